@@ -1,0 +1,49 @@
+# Everything that the README tells people to type. `make help` lists it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up test check format bench lock clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## A virtual environment with devloop and what its tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "devloop needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+up: setup ## Run the example in the TUI
+	$(BIN)/devloop up
+
+test: setup ## The tests that need nothing but this machine
+	$(BIN)/python -m pytest -n 2 -m 'not cluster' tests
+
+check: setup ## Lint, format, types, import contracts, then the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+format: setup ## Put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## The figures that the README quotes, beside their peers
+	$(BIN)/python -m benchmarks
+
+lock: ## Write constraints.txt anew from the newest versions that pyproject.toml allows
+	rm -rf .lock && $(PYTHON) -m venv .lock
+	.lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	(echo '# Exact versions that CI runs with; made by `make lock`.'; \
+	 .lock/bin/python -m pip freeze --exclude-editable) > constraints.txt
+	rm -rf .lock
+
+clean: ## Remove what was built here
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .devloop build *.egg-info

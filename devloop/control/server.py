@@ -1,0 +1,237 @@
+"""The engine's end of the control socket.
+
+A subscriber is told the newest state, not each step: what has not been sent yet is replaced by what is newer,
+logs are read from the ring when the client is ready for them, and what it was too slow for is counted. So a
+slow client costs the engine a few kilobytes and no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from devloop.control import wire
+from devloop.errors import DevloopError, UsageError
+from devloop.protocol import (
+    LogBatch,
+    LogLine,
+    Loop,
+    Notice,
+    ServiceStatus,
+    Snapshot,
+    StopProgress,
+)
+
+FLUSH_INTERVAL = 0.04
+"""Seconds between two writes to one subscriber: 25 a second are more than an eye can tell apart."""
+LOG_LINES_PER_FLUSH = 500
+"""So a subscriber is sent at most 12,500 lines a second, whatever the service prints."""
+
+
+class LogSource(Protocol):
+    """Where subscribers read log lines from; `devloop.local.logs.LogBook` is the real one."""
+
+    def tail(self, services: Sequence[str] | None, lines: int) -> list[LogLine]:
+        """The last lines of these services (None: all), oldest first."""
+
+    def since(
+        self, services: Sequence[str] | None, cursor: int, limit: int
+    ) -> tuple[list[LogLine], int, int]:
+        """The newest `limit` lines after `cursor`, the new cursor, and how many were passed over."""
+
+    @property
+    def cursor(self) -> int:
+        """The number of lines ever logged."""
+
+
+class Backend(Protocol):
+    """What the server serves: the engine, or a fake of it."""
+
+    @property
+    def logs(self) -> LogSource:
+        """The log rings."""
+
+    def snapshot(self) -> Snapshot:
+        """The whole state now."""
+
+    async def call(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out one of `devloop.protocol.METHODS`. Raises DevloopError."""
+
+
+class _Subscriber:
+    """One connection: answers at once, events when it is ready for them."""
+
+    def __init__(self, server: ControlServer, writer: asyncio.StreamWriter) -> None:
+        self.server = server
+        self.writer = writer
+        self.subscribed = False
+        self.log_services: Sequence[str] | None = None
+        self.wants_logs = False
+        self.cursor = 0
+        self.needs_snapshot = False
+        self.services: dict[str, ServiceStatus] = {}
+        self.loops: deque[Loop] = deque(maxlen=500)
+        self.notices: deque[Notice] = deque(maxlen=100)
+        self.progress: StopProgress | None = None
+        self.wake = asyncio.Event()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        self.writer.write(wire.encode(message))
+
+    def subscribe(self, params: Mapping[str, Any]) -> None:
+        logs = params.get("logs")
+        tail = params.get("tail", 0)
+        if not (logs is None or logs == "*" or isinstance(logs, list)) or not isinstance(tail, int):
+            raise UsageError("subscribe takes logs: [service] | '*' | null, and tail: a number of lines")
+        source = self.server.backend.logs
+        self.wants_logs = logs is not None
+        self.log_services = None if logs == "*" else logs
+        self.cursor = source.cursor
+        self.subscribed = True
+        self.send({"method": "snapshot", "params": self.server.backend.snapshot().to_json()})
+        if self.wants_logs and tail:
+            self.send_logs(source.tail(self.log_services, tail), 0)
+
+    def send_logs(self, lines: Sequence[LogLine], dropped: int) -> None:
+        self.send({"method": "logs", "params": LogBatch(tuple(lines), dropped).to_json()})
+
+    async def pump(self) -> None:
+        """Write what is pending, at most once in FLUSH_INTERVAL and never ahead of the client."""
+        while True:
+            await self.wake.wait()
+            self.wake.clear()
+            self.flush()
+            await self.writer.drain()
+            await asyncio.sleep(FLUSH_INTERVAL)
+
+    def flush(self) -> None:
+        if self.needs_snapshot:
+            self.needs_snapshot = False
+            self.services.clear()
+            self.send({"method": "snapshot", "params": self.server.backend.snapshot().to_json()})
+        if self.wants_logs:
+            lines, self.cursor, dropped = self.server.backend.logs.since(
+                self.log_services, self.cursor, LOG_LINES_PER_FLUSH
+            )
+            if lines or dropped:
+                self.send_logs(lines, dropped)
+        for status in self.services.values():
+            self.send({"method": "service", "params": status.to_json()})
+        self.services.clear()
+        while self.loops:
+            self.send({"method": "loop", "params": self.loops.popleft().to_json()})
+        while self.notices:
+            self.send({"method": "notice", "params": self.notices.popleft().to_json()})
+        if self.progress is not None:
+            self.send({"method": "stop_progress", "params": self.progress.to_json()})
+            self.progress = None
+
+
+class ControlServer:
+    """Serves one backend on one Unix socket."""
+
+    def __init__(self, path: Path, backend: Backend) -> None:
+        self.path = path
+        self.backend = backend
+        self._subscribers: set[_Subscriber] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen. A socket left by a dead engine is replaced: the caller holds the project's lock."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        self._server = await asyncio.start_unix_server(self._accept, self.path, limit=wire.LIMIT)
+        # No one can connect between bind and chmod: the folder is 0700.
+        self.path.chmod(0o600)
+
+    async def close(self) -> None:
+        """Send what is pending, hang up on everyone and remove the socket."""
+        if self._server is not None:
+            self._server.close()
+        for subscriber in self._subscribers:
+            subscriber.flush()
+            subscriber.writer.close()
+        for task in tuple(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+
+    @property
+    def follows_logs(self) -> bool:
+        """Whether anyone reads logs now."""
+        return any(s.wants_logs for s in self._subscribers)
+
+    def publish(self, event: ServiceStatus | Loop | Notice | StopProgress) -> None:
+        """Tell every subscriber, soon."""
+        for subscriber in self._subscribers:
+            if not subscriber.subscribed:
+                continue
+            match event:
+                case ServiceStatus():
+                    subscriber.services[event.name] = event
+                case Loop():
+                    subscriber.loops.append(event)
+                case Notice():
+                    subscriber.notices.append(event)
+                case StopProgress():
+                    subscriber.progress = event
+            subscriber.wake.set()
+
+    def publish_snapshot(self) -> None:
+        """Tell every subscriber the whole state anew: the set of services has changed."""
+        for subscriber in self._subscribers:
+            if subscriber.subscribed:
+                subscriber.needs_snapshot = True
+                subscriber.wake.set()
+
+    def logs_arrived(self) -> None:
+        """There is something new in the log rings."""
+        for subscriber in self._subscribers:
+            if subscriber.wants_logs:
+                subscriber.wake.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        subscriber = _Subscriber(self, writer)
+        self._subscribers.add(subscriber)
+        try:
+            async with asyncio.TaskGroup() as group:
+                pump = group.create_task(subscriber.pump())
+                while line := await reader.readline():
+                    group.create_task(self._answer(subscriber, line))
+                pump.cancel()
+        except* (OSError, ValueError, asyncio.CancelledError):
+            # A client that is gone, or a line over the limit. asyncio's own wrapper would log a cancelled
+            # handler as an error (python/cpython#110894), so the cancellation ends here.
+            pass
+        finally:
+            self._subscribers.discard(subscriber)
+            self._connections.discard(task)
+            writer.close()
+
+    async def _answer(self, subscriber: _Subscriber, line: bytes) -> None:
+        number: Any = None
+        try:
+            message = wire.decode(line)
+            number, method, params = message.get("id"), message.get("method"), message.get("params", {})
+            if not isinstance(method, str) or not isinstance(params, dict):
+                raise UsageError("a request has a method and an object of params", where="control socket")
+            if method == "subscribe":
+                subscriber.subscribe(params)
+                result: dict[str, Any] = {}
+            else:
+                result = await self.backend.call(method, params)
+            answer: dict[str, Any] = {"id": number, "result": result}
+        except DevloopError as error:
+            answer = {"id": number, "error": wire.encode_error(error)}
+        subscriber.send(answer)
+        with contextlib.suppress(OSError):
+            await subscriber.writer.drain()

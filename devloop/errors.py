@@ -1,0 +1,53 @@
+"""The tree of errors, drawn once.
+
+Each error says what went wrong, where, and what to do next; its class carries the exit code that the
+command line ends with, so that the mapping is in one place.
+"""
+
+from __future__ import annotations
+
+
+class DevloopError(Exception):
+    """Anything that devloop itself reports. Shown on stderr without a traceback.
+
+    `what` is a sentence without a full stop; `where` names the file, service or host, if there is one;
+    `hint` says what to do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}\n  {self.hint}" if self.hint else text
+
+
+class UsageError(DevloopError):
+    """The command line, or a request on the control socket, asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class ConfigError(DevloopError):
+    """devloop.toml can't be used as it is; `devloop.config.load` raises it with every problem at once."""
+
+    exit_code = 2
+
+
+class EngineError(DevloopError):
+    """The engine is not there, is there already, or stopped answering."""
+
+
+class ServiceError(DevloopError):
+    """A service, build or command of the user's failed."""
+
+
+class RemoteError(DevloopError):
+    """The remote refused, or can't be reached."""
+
+    exit_code = 3

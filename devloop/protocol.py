@@ -1,0 +1,265 @@
+"""The words that the engine and its clients share: what goes over the control socket, as typed data.
+
+JSON-RPC 2.0 messages, one a line. A client calls `METHODS`; after `subscribe` it gets one `snapshot`
+notification and then events. This module is plain dataclasses and imports next to nothing: the TUI, the
+command line and the engine all build on it.
+
+All times are in nanoseconds. `*_at` are Unix times; stamps of a loop count from its first stamp.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from functools import cache
+from itertools import pairwise
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+
+PHASES = ("edited", "detected", "settled", "built", "stopped", "spawned", "ready", "served")
+"""The stamps of a loop, in the order in which a restart with a build passes them."""
+
+
+class State(StrEnum):
+    """Where a service is in its life."""
+
+    OFF = "off"  # not wanted here, or never started
+    WAITING = "waiting"  # for its dependencies
+    BUILDING = "building"  # nothing runs; the build does
+    STARTING = "starting"  # a process runs and is not ready yet
+    READY = "ready"
+    STOPPING = "stopping"
+    STOPPED = "stopped"  # by the user
+    COMPLETED = "completed"  # exited with 0 and is not to be restarted
+    FAILED = "failed"
+    BACKOFF = "backoff"  # waits before the next attempt
+    CRASH_LOOP = "crash-loop"  # failed too often; waits for a change or a key
+    REMOTE = "remote"
+
+
+class Cause(StrEnum):
+    """Why a loop began."""
+
+    START = "start"
+    CHANGE = "change"
+    MANUAL = "manual"
+    CRASH = "crash"
+    CONFIG = "config"
+
+
+class Outcome(StrEnum):
+    """How a loop ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+class _Wire:
+    """JSON in and out for the dataclasses below."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON types, with every field."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The reverse. Unknown keys, from a newer engine, are passed over; raises TypeError if one lacks."""
+        hints = _hints(cls)
+        return cls(**{key: _decode(hints[key], value) for key, value in data.items() if key in hints})
+
+
+@cache
+def _hints(cls: Hashable) -> dict[str, Any]:
+    assert isinstance(cls, type)
+    names = {f.name for f in fields(cls)}
+    return {name: hint for name, hint in get_type_hints(cls).items() if name in names}
+
+
+def _decode(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Union or origin is types.UnionType:
+        return _decode(next(a for a in args if a is not type(None)), value)
+    if origin is tuple:
+        return tuple(_decode(args[0], v) for v in value)
+    if origin is dict:
+        return {key: _decode(args[1], v) for key, v in value.items()}
+    if isinstance(hint, type) and issubclass(hint, _Wire):
+        return hint.from_json(value)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return hint(value)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Loop(_Wire):
+    """One trip from an edit, a key or a crash to a service that is ready again."""
+
+    id: int
+    service: str
+    cause: Cause
+    outcome: Outcome
+    started_at: int
+    """Unix time of the first stamp."""
+    stamps: dict[str, int]
+    """Phase → nanoseconds since the first stamp, in the order in which they happened."""
+    files: tuple[str, ...] = ()
+    """Changed files, relative to the project's folder."""
+    detail: str = ""
+    """For a failed loop: what failed."""
+
+    @property
+    def total(self) -> int:
+        """Nanoseconds from the first stamp to the last."""
+        return max(self.stamps.values(), default=0)
+
+    def spans(self) -> list[tuple[str, int, int]]:
+        """(phase that the span ends with, begin, end), by time; the first stamp has no span."""
+        ordered = sorted(self.stamps.items(), key=lambda item: item[1])
+        return [(name, before, at) for (_, before), (name, at) in pairwise(ordered)]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus(_Wire):
+    """All that a client shows of a service."""
+
+    name: str
+    mode: str
+    state: State
+    reason: str
+    """Why it is in this state, in words for a person; empty if the state says it all."""
+    since_at: int
+    pid: int | None = None
+    exit_code: int | None = None
+    """Of the last process; negative for a signal, as in `subprocess`."""
+    restarts: int = 0
+    """Starts after the first, for any cause, since the engine started."""
+    ports: dict[str, int] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    task: bool = False
+    has_build: bool = False
+    stale: bool = False
+    """Files have changed that the process has not seen (`reload = "manual"`, or a failed build)."""
+    opened_at: int | None = None
+    """Unix time at which the loop that is under way began."""
+    last_loop: Loop | None = None
+    loops: int = 0
+    """Loops that ended ok in the engine's history (at most the last 200)."""
+    p50: int | None = None
+    p95: int | None = None
+    history: tuple[int, ...] = ()
+    """Totals of the last ok loops, oldest first, at most 32: for a sparkline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(_Wire):
+    """Something that the engine has to tell a person, outside any service's log."""
+
+    level: str
+    """info, warning or error."""
+    text: str
+    at: int
+    service: str | None = None
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(_Wire):
+    """The whole state, sent first to a subscriber and printed by `devloop status --json`."""
+
+    project: str
+    root: str
+    file: str
+    engine_pid: int
+    version: str
+    started_at: int
+    services: tuple[ServiceStatus, ...]
+    notices: tuple[Notice, ...] = ()
+    remote: str | None = None
+    stopping: bool = False
+    config_error: str = ""
+    """Why the newest devloop.toml on disk is not in force; empty if it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine(_Wire):
+    """One line of a service's output, without its line end; ANSI sequences are kept."""
+
+    service: str
+    at: int
+    stream: str
+    """out, err, build or devloop (the engine's own words on that service)."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogBatch(_Wire):
+    """Lines that a subscriber has not seen yet, oldest first."""
+
+    lines: tuple[LogLine, ...]
+    dropped: int = 0
+    """Lines passed over before these because the client read too slowly."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Rows instead of objects: this is the one message that comes by the thousand."""
+        rows = [(line.service, line.at, line.stream, line.text) for line in self.lines]
+        return {"rows": rows, "dropped": self.dropped}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The reverse."""
+        return cls(tuple(LogLine(*row) for row in data["rows"]), data["dropped"])
+
+
+@dataclass(frozen=True, slots=True)
+class Variable(_Wire):
+    """One variable of a service's environment."""
+
+    name: str
+    value: str
+    origin: str
+    """Where it comes from: host, an env file's path, devloop.toml, or devloop."""
+    secret: bool = False
+    """Its name looks like a secret's; shown masked until asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopProgress(_Wire):
+    """Who is still alive during a shutdown."""
+
+    alive: tuple[str, ...]
+    """Services that have not ended yet."""
+    survivors: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Service → processes ("pid name") that even SIGKILL did not end."""
+    done: bool = False
+
+
+METHODS: Mapping[str, str] = {
+    "subscribe": "{logs: [service] | '*' | null, tail: lines} → a snapshot, then events on this connection",
+    "status": "→ Snapshot",
+    "toggle": "{service, mode: local|remote|off|null} → {mode}; null moves to the next mode it can have",
+    "start": "{services} → {}; starts them, and what they depend on",
+    "stop": "{services} → {}",
+    "restart": "{services} → {}",
+    "build": "{services} → {}; builds, and restarts if the build succeeds",
+    "logs": "{services: [name] | null, tail: lines} → {lines: [LogLine]}",
+    "env": "{service, reveal: bool} → {variables: [Variable]}",
+    "reload_config": "→ {changed: [service]}",
+    "shutdown": "→ {}; progress comes as `stop_progress` events",
+}
+"""What a client may call: method → parameters and result."""
+
+EVENTS: Mapping[str, type[_Wire]] = {
+    "snapshot": Snapshot,
+    "service": ServiceStatus,
+    "loop": Loop,
+    "logs": LogBatch,
+    "notice": Notice,
+    "stop_progress": StopProgress,
+}
+"""What a subscriber gets: notification's method → the type of its params. A `snapshot` may come again, after
+a configuration change or when a client has read too slowly to be told each step."""

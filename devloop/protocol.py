@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
 from itertools import pairwise
-from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Self, Union, cast, get_args, get_origin, get_type_hints
 
 PHASES = ("edited", "detected", "settled", "built", "stopped", "spawned", "ready", "served")
 """The stamps of a loop, in the order in which a restart with a build passes them."""
@@ -66,7 +66,7 @@ class _Wire:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The reverse. Unknown keys, from a newer engine, are passed over; raises TypeError if one lacks."""
-        hints = _hints(cls)
+        hints = _hints(cast(Hashable, cls))
         return cls(**{key: _decode(hints[key], value) for key, value in data.items() if key in hints})
 
 
@@ -248,6 +248,7 @@ METHODS: Mapping[str, str] = {
     "build": "{services} → {}; builds, and restarts if the build succeeds",
     "logs": "{services: [name] | null, tail: lines} → {lines: [LogLine]}",
     "env": "{service, reveal: bool} → {variables: [Variable]}",
+    "loops": "{service, limit} → {loops: [Loop]}, oldest first, from the history that survives restarts",
     "reload_config": "→ {changed: [service]}",
     "shutdown": "→ {}; progress comes as `stop_progress` events",
 }

@@ -112,3 +112,14 @@ class StateFolder:
         finally:
             os.close(fd)
         return None
+
+    def wait_unlocked(self) -> None:
+        """Block until no engine runs for the project."""
+        try:
+            fd = os.open(self.path / "engine.lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        finally:
+            os.close(fd)

@@ -1,0 +1,135 @@
+"""The command line: the parser, and errors turned into messages and exit codes.
+
+`devloop --help` must feel instant, so nothing is imported here but argparse; each command lives in a module
+of `devloop.commands`, which is imported when that command is what was asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from devloop import __version__
+from devloop.errors import DevloopError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as a shell gives it."""
+
+_EPILOG = "Exit codes: 0 done; 1 a service or command failed; 2 bad usage or configuration; 3 the remote \
+refused or can't be reached; 130 interrupted. Documentation: README.md and docs/."
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line. Also what shell completion is made from."""
+    top = argparse.ArgumentParser(
+        prog="devloop",
+        description="Run the services you work on here, reloaded as you type, and time every loop.",
+        epilog=_EPILOG,
+    )
+    top.add_argument("--version", action="version", version=f"devloop {__version__}")
+    top.add_argument(
+        "-f", "--file", metavar="FILE", help="project file (default: devloop.toml, here or above)"
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, module: str, text: str, *, json: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(run=f"devloop.commands.{module}:{name}")
+        if json:
+            sub.add_argument("--json", action="store_true", help="print JSON")
+        return sub
+
+    up = add("up", "up", "start services, and open the TUI on them")
+    up.add_argument(
+        "services", nargs="*", metavar="SERVICE", help="services or groups (default: all local ones)"
+    )
+    how = up.add_mutually_exclusive_group()
+    how.add_argument("--headless", action="store_true", help="no TUI: print the logs until Ctrl-C")
+    how.add_argument("--detach", "-d", action="store_true", help="leave the engine running and return")
+    up.add_argument(
+        "--wait",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="with --detach: how long to wait for services to be ready (default: 60)",
+    )
+
+    add("down", "control", "stop all services and the engine")
+
+    status = add("status", "inspect", "show the services and their state", json=True)
+    status.add_argument("services", nargs="*", metavar="SERVICE")
+
+    toggle = add("toggle", "control", "move a service between local, remote and off")
+    toggle.add_argument("service", metavar="SERVICE")
+    toggle.add_argument("mode", nargs="?", choices=["local", "remote", "off"], help="default: the next one")
+
+    restart = add("restart", "control", "restart services")
+    restart.add_argument("services", nargs="+", metavar="SERVICE")
+    restart.add_argument("--build", action="store_true", help="build first")
+
+    logs = add("logs", "inspect", "show what services print", json=True)
+    logs.add_argument("services", nargs="*", metavar="SERVICE")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
+    logs.add_argument("-n", "--tail", type=int, default=200, metavar="LINES", help="lines to begin with")
+
+    stats = add("stats", "inspect", "show how long feedback loops take, by phase", json=True)
+    stats.add_argument("services", nargs="*", metavar="SERVICE")
+    stats.add_argument("--since", default="90d", metavar="AGE", help="such as 30m, 12h, 7d (default: 90d)")
+    stats.add_argument("--last", type=int, default=100, metavar="N", help="single loops to give with --json")
+
+    export = add("export", "inspect", "write the history of loops for other tools")
+    export.add_argument("services", nargs="*", metavar="SERVICE")
+    export.add_argument("--format", choices=["chrome", "otlp", "csv"], default="chrome")
+    export.add_argument("--since", default="90d", metavar="AGE", help="such as 30m, 12h, 7d (default: 90d)")
+    export.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+
+    execute = add("exec", "project", "run a command as a service sees the world")
+    execute.add_argument("service", metavar="SERVICE")
+    execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+
+    env = add("env", "inspect", "show a service's environment, and where it comes from", json=True)
+    env.add_argument("service", metavar="SERVICE")
+    env.add_argument("--format", choices=["table", "dotenv", "json", "shell", "docker"], default="table")
+    env.add_argument("--all", action="store_true", help="with what is inherited from this terminal")
+    env.add_argument("--reveal", action="store_true", help="show secrets in the table")
+
+    add("check", "project", "check devloop.toml")
+    add("schema", "project", "print the JSON schema of devloop.toml")
+    init = add("init", "project", "write a devloop.toml from a Procfile, a compose file or the folder")
+    init.add_argument("--force", action="store_true", help="replace the file that is there")
+    init.add_argument("--stdout", action="store_true", help="print it instead")
+    add("doctor", "doctor", "tell what works on this machine, and how to mend what does not", json=True)
+    completion = add("completion", "project", "print a completion script for your shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+
+    engine = commands.add_parser("engine")  # what `up` starts; not listed
+    engine.set_defaults(run="devloop.commands.engine:engine")
+    engine.add_argument("--report", type=int, required=True, metavar="FD")
+    engine.add_argument("services", nargs="*")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    args = parser().parse_args(argv)
+    module, _, name = args.run.partition(":")
+    try:
+        code = getattr(importlib.import_module(module), name.replace("exec", "execute"))(args)
+        sys.stdout.flush()
+    except DevloopError as error:
+        print(f"devloop: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has had enough (`devloop logs | head`). Python would complain once more at exit.
+        sys.stderr.close()
+        return 0
+    assert isinstance(code, int)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

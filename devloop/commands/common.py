@@ -1,0 +1,62 @@
+"""What commands share: the project that is meant, its engine, and tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from devloop.errors import UsageError
+from devloop.state import StateFolder
+
+PROJECT_FILE = "devloop.toml"
+
+
+def project_file(args: argparse.Namespace) -> Path:
+    """The project file that is meant. Raises UsageError if there is none.
+
+    Doesn't read it, and imports no configuration: `devloop status` has to be quick.
+    """
+    if args.file is not None:
+        path = Path(args.file).absolute()
+        path = path / PROJECT_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise UsageError("no such project file", where=str(path), hint="write one with `devloop init`")
+        return path
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / PROJECT_FILE).is_file():
+            return folder / PROJECT_FILE
+    raise UsageError(
+        f"no {PROJECT_FILE} here or above",
+        where=str(here),
+        hint="write one with `devloop init`, or name it: -f",
+    )
+
+
+def state_folder(args: argparse.Namespace) -> StateFolder:
+    """The state folder of the project that is meant."""
+    return StateFolder(project_file(args).parent)
+
+
+def print_json(data: Any) -> None:
+    """Indented for a person at a terminal, one line for a program."""
+    print(json.dumps(data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def age(text: str) -> int:
+    """Nanoseconds of "30m", "12h" or "7d". Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if match is None:
+        raise UsageError(f"{text!r} is no age", hint="a number and one of s, m, h, d, w: 30m, 12h, 7d")
+    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}[match[2]]
+    return int(float(match[1]) * seconds * 1_000_000_000)
+
+
+def colour() -> bool:
+    """Whether to use colour on stdout (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

@@ -1,0 +1,162 @@
+"""`devloop doctor`: what works on this machine, and how to mend what does not."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from devloop import __version__
+from devloop.commands.common import colour, print_json, project_file
+from devloop.errors import DevloopError, UsageError
+from devloop.state import StateFolder
+
+MIN_WATCHES = 65_536
+"""Fewer inotify watches than this are soon used up by one editor and one large repository."""
+MIN_FILES = 4_096
+"""An engine with 100 services holds some 600 descriptors; browsers of logs and probes come on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    level: str
+    """ok, warning or error."""
+    text: str
+    hint: str = ""
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """`devloop doctor`. Exit code 1 if something keeps devloop from working."""
+    findings = list(_examine(args))
+    if args.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        marks = {"ok": ("✓", "\x1b[32m"), "warning": ("!", "\x1b[33m"), "error": ("✗", "\x1b[31m")}
+        width = max(len(finding.what) for finding in findings)
+        for finding in findings:
+            mark, sgr = marks[finding.level]
+            shown = f"{sgr}{mark}\x1b[0m" if colour() else mark
+            print(f"{shown} {finding.what:{width}}  {finding.text}")
+            if finding.hint:
+                print(f"  {'':{width}}  → {finding.hint}")
+    return int(any(finding.level == "error" for finding in findings))
+
+
+def _examine(args: argparse.Namespace) -> Iterator[Finding]:
+    checks: list[Callable[[], Iterator[Finding]]] = [_versions, _watching, _descriptors, _holders, _terminal]
+    for check in checks:
+        yield from check()
+    yield from _project(args)
+
+
+def _versions() -> Iterator[Finding]:
+    python = platform.python_version()
+    yield Finding("devloop", "ok", f"{__version__}, Python {python}, SQLite {sqlite3.sqlite_version}")
+    system = f"{platform.system()} {platform.release()}"
+    if sys.platform == "linux":
+        yield Finding("system", "ok", system)
+    else:
+        yield Finding(
+            "system",
+            "warning",
+            f"{system}: double-forked children of a service can't be found here when it stops",
+            "keep servers in the foreground",
+        )
+
+
+def _watching() -> Iterator[Finding]:
+    if sys.platform != "linux":
+        yield Finding("watching", "ok", "by watchfiles")
+        return
+    try:
+        limit = int(Path("/proc/sys/fs/inotify/max_user_watches").read_text())
+        instances = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    except (OSError, ValueError):
+        yield Finding(
+            "watching", "warning", "no inotify here: files are polled", "use a file system of this host"
+        )
+        return
+    if limit < MIN_WATCHES:
+        mend = f"sudo sysctl fs.inotify.max_user_watches={8 * MIN_WATCHES}"
+        yield Finding("watching", "warning", f"inotify, only {limit} watches for this user", mend)
+    else:
+        yield Finding("watching", "ok", f"inotify, {limit} watches and {instances} instances for this user")
+
+
+def _descriptors() -> Iterator[Finding]:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < MIN_FILES <= hard or hard == resource.RLIM_INFINITY:
+        yield Finding("open files", "ok", f"{soft}, raised as needed")
+    elif soft < MIN_FILES:
+        yield Finding(
+            "open files", "warning", f"only {soft}", f"ulimit -n {MIN_FILES}, if you have many services"
+        )
+    else:
+        yield Finding("open files", "ok", str(soft))
+
+
+def _holders() -> Iterator[Finding]:
+    if sys.platform != "linux":
+        return
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    if children.exists():
+        yield Finding("process trees", "ok", "child subreaper, and the kernel's list of children")
+    else:
+        text = "the kernel has no list of children (CONFIG_PROC_CHILDREN): each reload scans /proc"
+        yield Finding("process trees", "warning", text, "works, some milliseconds slower")
+
+
+def _terminal() -> Iterator[Finding]:
+    if not sys.stdout.isatty():
+        yield Finding("terminal", "ok", "none: use --headless or --detach")
+        return
+    size = shutil.get_terminal_size()
+    encoding = (sys.stdout.encoding or "").lower()
+    if "utf" not in encoding:
+        yield Finding("terminal", "warning", f"encoding {encoding}", "export LANG=C.UTF-8")
+    else:
+        yield Finding("terminal", "ok", f"{size.columns}×{size.lines}, {os.environ.get('TERM', 'no TERM')}")
+
+
+def _project(args: argparse.Namespace) -> Iterator[Finding]:
+    try:
+        file = project_file(args)
+    except UsageError as error:
+        yield Finding("project", "warning", error.what, error.hint or "")
+        return
+    state = StateFolder(file.parent)
+    try:
+        state.create()
+    except DevloopError as error:
+        yield Finding("state folder", "error", str(error), error.hint or "")
+    else:
+        yield Finding("state folder", "ok", str(state.path))
+    pid = state.engine_pid()
+    yield Finding("engine", "ok", "not running" if pid is None else f"running, pid {pid}")
+    from devloop.config.load import load
+
+    try:
+        project = load(file, os.environ)
+    except DevloopError as error:
+        yield Finding("project", "error", str(error), "devloop check")
+        return
+    yield Finding("project", "ok", f"{file}: {len(project.services)} services")
+    if pid is None:
+        from devloop.local import ports
+
+        for service in project.services.values():
+            for name, port in service.ports.items():
+                if ports.taken(port):
+                    who, hint = ports.holder_of(port)
+                    yield Finding(f"port {port}", "error", f"{service.name}.{name}: taken by {who}", hint)

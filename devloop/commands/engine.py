@@ -1,0 +1,65 @@
+"""The engine as a process of its own: what `devloop up` starts, with or without a TUI on it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from devloop.commands.common import project_file
+from devloop.errors import DevloopError
+from devloop.state import StateFolder
+
+
+def engine(args: argparse.Namespace) -> int:
+    """`devloop engine` (hidden). Tells through the descriptor `--report` whether it is up, or why not."""
+
+    def report(message: dict[str, object]) -> None:
+        os.write(args.report, json.dumps(message).encode())
+        os.close(args.report)
+
+    try:
+        run_engine(project_file(args), args.services, up=lambda: report({"up": os.getpid()}))
+    except DevloopError as error:
+        try:
+            report({"error": str(error), "exit_code": error.exit_code})
+        except OSError:
+            raise error from None  # it was up already: the log gets it
+        return error.exit_code
+    return 0
+
+
+def run_engine(
+    file: Path,
+    services: list[str],
+    *,
+    up: Callable[[], None] = lambda: None,
+    on_engine: Callable[[object], None] = lambda _: None,
+) -> bool:
+    """Load the project and run its engine here until it is shut down. True if a signal asked for that."""
+    from devloop.engine.engine import Engine, load_project
+
+    project = load_project(file, os.environ, services)
+    interrupted = False
+
+    async def main() -> None:
+        it = Engine(project, StateFolder(project.root), dict(os.environ))
+        on_engine(it)
+
+        def stop() -> None:
+            nonlocal interrupted
+            if interrupted:
+                it.abandon()  # asked twice: don't wait for services that take their time
+            interrupted = True
+            it.shut_down()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        await it.run(services or None, up)
+
+    asyncio.run(main())
+    return interrupted

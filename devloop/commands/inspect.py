@@ -1,0 +1,231 @@
+"""Commands that print data: status, logs, stats, export, env."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from devloop.commands.common import age, colour, print_json, project_file, state_folder
+from devloop.control import client
+from devloop.errors import DevloopError, EngineError, UsageError
+from devloop.protocol import LogBatch, LogLine, Loop, ServiceStatus, Snapshot, State, Variable
+
+_GOOD, _BUSY, _BAD, _DIM, _PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
+_COLOURS = {
+    State.READY: _GOOD,
+    State.COMPLETED: _GOOD,
+    State.FAILED: _BAD,
+    State.CRASH_LOOP: _BAD,
+    State.BACKOFF: _BAD,
+    State.OFF: _DIM,
+    State.STOPPED: _DIM,
+}
+_PREFIXES = ("\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m")
+
+
+def status(args: argparse.Namespace) -> int:
+    """`devloop status`. Exit code 1 if a service has failed."""
+    snapshot = Snapshot.from_json(client.call(state_folder(args).socket, "status"))
+    known = {service.name for service in snapshot.services}
+    for name in args.services:
+        if name not in known:
+            raise UsageError(f"there is no service {name!r}", hint=f"there are: {', '.join(sorted(known))}")
+    services = [s for s in snapshot.services if not args.services or s.name in args.services]
+    if args.json:
+        data = snapshot.to_json()
+        data["services"] = [service.to_json() for service in services]
+        print_json(data)
+    else:
+        print(status_table(services))
+        if snapshot.config_error:
+            print(f"\nNot in force yet:\n{snapshot.config_error}")
+    return int(any(service.state in (State.FAILED, State.CRASH_LOOP) for service in services))
+
+
+def status_table(services: Sequence[ServiceStatus]) -> str:
+    """One line a service."""
+    from devloop.metrics.table import columns, duration
+
+    head = ("SERVICE", "MODE", "STATE", "LAST LOOP", "P50", "P95", "RESTARTS", "PORTS", "")
+    rows = [
+        (
+            s.name,
+            s.mode,
+            s.state.value,
+            duration(s.last_loop.total) if s.last_loop else "",
+            duration(s.p50) if s.p50 is not None else "",
+            duration(s.p95) if s.p95 is not None else "",
+            str(s.restarts),
+            " ".join(f"{name}:{port}" if name != str(port) else name for name, port in s.ports.items()),
+            s.reason,
+        )
+        for s in services
+    ]
+    first, *lines = columns(head, rows, "<<<>>>><<").splitlines()
+    if colour():
+        lines = [
+            line.replace(s.state.value, f"{_COLOURS.get(s.state, _BUSY)}{s.state.value}{_PLAIN}", 1)
+            for line, s in zip(lines, services, strict=True)
+        ]
+    return "\n".join([first, *lines])
+
+
+def logs(args: argparse.Namespace) -> int:
+    """`devloop logs`: from the engine, or from the files that the last one has left."""
+    state = state_folder(args)
+    printer = LinePrinter(json=args.json)
+    services = args.services or None
+    if args.follow:
+        asyncio.run(_follow(state.socket, services, args.tail, printer))
+        return 0
+    try:
+        answer = client.call(state.socket, "logs", services=services, tail=args.tail)
+    except EngineError:
+        _print_files(state.logs, args.services, args.tail)
+        return 0
+    printer.print(LogLine.from_json(line) for line in answer["lines"])
+    return 0
+
+
+async def _follow(socket: Path, services: Sequence[str] | None, tail: int, printer: LinePrinter) -> None:
+    async with await client.ControlClient.connect(socket) as connection:
+        await connection.subscribe(logs=services or "*", tail=tail)
+        async for event in connection.events():
+            if isinstance(event, Snapshot):
+                printer.width = max((len(s.name) for s in event.services), default=0)
+            elif isinstance(event, LogBatch):
+                if event.dropped:
+                    print(f"devloop: {event.dropped} lines came too quickly to be shown", file=sys.stderr)
+                printer.print(event.lines)
+
+
+def _print_files(folder: Path, services: Sequence[str], tail: int) -> None:
+    names = services or sorted(path.stem for path in folder.glob("*.log"))
+    for name in names:
+        path = folder / f"{name}.log"
+        if not path.is_file():
+            raise UsageError(f"there is no log of {name!r}", where=str(folder))
+        for line in path.read_bytes().splitlines()[-tail:] if tail else ():
+            prefix = b"" if len(names) == 1 else f"{name} | ".encode()
+            sys.stdout.buffer.write(prefix + line + b"\n")
+
+
+class LinePrinter:
+    """Prints log lines, each behind its service's name."""
+
+    def __init__(self, *, json: bool = False, width: int = 0) -> None:
+        self.width = width
+        self._json = json
+        self._colour = colour()
+        self._colours: dict[str, str] = {}
+
+    def print(self, lines: Iterable[LogLine]) -> None:
+        """Print them, oldest first."""
+        if self._json:
+            for line in lines:
+                print_json(line.to_json())
+        else:
+            sys.stdout.write("".join(map(self._format, lines)))
+        sys.stdout.flush()
+
+    def _format(self, line: LogLine) -> str:
+        self.width = max(self.width, len(line.service))
+        mark = {"build": "build ", "devloop": "devloop "}.get(line.stream, "")
+        if not self._colour:
+            return f"{line.service:{self.width}} | {mark}{line.text}\n"
+        prefix = self._colours.setdefault(line.service, _PREFIXES[len(self._colours) % len(_PREFIXES)])
+        return (
+            f"{prefix}{line.service:{self.width}} |{_PLAIN} {_DIM if mark else ''}{mark}{line.text}{_PLAIN}\n"
+        )
+
+
+def _loops(args: argparse.Namespace) -> list[Loop]:
+    from devloop.metrics.store import read_loops
+
+    loops = read_loops(state_folder(args).database, time.time_ns() - age(args.since))
+    return [loop for loop in loops if not args.services or loop.service in args.services]
+
+
+def stats(args: argparse.Namespace) -> int:
+    """`devloop stats`."""
+    from devloop.metrics import stats as statistics
+    from devloop.metrics.table import stats_table
+
+    loops = _loops(args)
+    if args.json:
+        print_json(statistics.report(loops, time.time_ns(), args.last))
+    elif loops:
+        print(stats_table(statistics.summarise(loops, time.time_ns())))
+    else:
+        print("no loops yet: save a watched file while `devloop up` runs")
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """`devloop export`."""
+    from devloop.metrics import export as exporters
+
+    loops = _loops(args)
+    project = project_file(args).parent.name
+    if args.format == "csv":
+        text = exporters.csv_text(loops)
+    else:
+        make = exporters.otlp if args.format == "otlp" else exporters.chrome_trace
+        text = json.dumps(make(loops, project), ensure_ascii=False) + "\n"
+    if args.output:
+        Path(args.output).write_text(text)
+        print(f"{len(loops)} loops written to {args.output}", file=sys.stderr)
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def env(args: argparse.Namespace) -> int:
+    """`devloop env`: needs no engine."""
+    from devloop.engine.engine import load_project
+    from devloop.local import environment
+
+    project = load_project(project_file(args), os.environ, [args.service])
+    if args.service not in project.services:
+        raise UsageError(f"{args.service} is a group", hint="name one service")
+    own = {"DEVLOOP_PROJECT": project.name, "DEVLOOP_SERVICE": args.service}
+    variables = environment.resolve(project.services[args.service], os.environ, own)
+    shown = [v for v in variables if args.all or v.origin != "host"]
+    if args.json or args.format == "json":
+        print_json({v.name: v.value for v in shown} if not args.json else [v.to_json() for v in shown])
+    else:
+        print(_environment_text(shown, args.format, reveal=args.reveal))
+    return 0
+
+
+def _environment_text(variables: Sequence[Variable], form: str, *, reveal: bool) -> str:
+    from devloop.local.environment import masked
+    from devloop.metrics.table import columns
+
+    if form == "table":
+        shown = variables if reveal else list(map(masked, variables))
+        rows = [(v.name, v.value.replace("\n", "\\n"), v.origin) for v in shown]
+        return columns(("VARIABLE", "VALUE", "ORIGIN"), rows, "<<<")
+    if form == "shell":
+        return "\n".join(f"export {v.name}={shlex.quote(v.value)}" for v in variables)
+    if form == "dotenv":
+        return "\n".join(f"{v.name}={_dotenv(v.value)}" for v in variables)
+    several = [v.name for v in variables if "\n" in v.value]
+    if several:
+        raise DevloopError(
+            f"docker's --env-file can't hold values of several lines: {', '.join(several)}",
+            hint="use --format dotenv or shell",
+        )
+    return "\n".join(f"{v.name}={v.value}" for v in variables)
+
+
+def _dotenv(value: str) -> str:
+    """Quoted so that python-dotenv, and most others, read back what was there."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,85 @@
+"""Commands about the project file: check, schema, init, exec, completion."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from devloop.commands.common import PROJECT_FILE, print_json, project_file
+from devloop.errors import DevloopError, ServiceError, UsageError
+
+
+def check(args: argparse.Namespace) -> int:
+    """`devloop check`: every problem, or a summary. Problems are raised, and so end with 2."""
+    from devloop.config.load import load
+
+    file = project_file(args)
+    project = load(file, os.environ)
+    count = len(project.services)
+    others = len(project.files) - 1
+    more = f" and {others} more file{'s' if others > 1 else ''}" if others else ""
+    print(f"{file}{more}: {count} service{'' if count == 1 else 's'}, no problems")
+    return 0
+
+
+def schema(_: argparse.Namespace) -> int:
+    """`devloop schema`."""
+    from devloop.config.json_schema import json_schema
+
+    print_json(json_schema())
+    return 0
+
+
+def init(args: argparse.Namespace) -> int:
+    """`devloop init`."""
+    from devloop.scaffold import generate
+
+    folder = Path.cwd()
+    text = generate(folder)
+    if args.stdout:
+        sys.stdout.write(text)
+        return 0
+    target = folder / PROJECT_FILE
+    if target.exists() and not args.force:
+        raise UsageError("there is one already", where=str(target), hint="`devloop init --force` replaces it")
+    target.write_text(text)
+    print(f"{target} written: look through it, then `devloop check` and `devloop up`")
+    return 0
+
+
+def execute(args: argparse.Namespace) -> int:
+    """`devloop exec`: this process becomes the command, in the service's folder and environment."""
+    from devloop.engine.engine import load_project
+    from devloop.local import environment
+
+    argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
+    if not argv:
+        raise UsageError("no command", hint=f"devloop exec {args.service} -- COMMAND")
+    project = load_project(project_file(args), os.environ, [args.service])
+    service = project.services.get(args.service)
+    if service is None:
+        raise UsageError(f"{args.service} is a group", hint="name one service")
+    own = {"DEVLOOP_PROJECT": project.name, "DEVLOOP_SERVICE": service.name}
+    variables = {v.name: v.value for v in environment.resolve(service, os.environ, own)}
+    try:
+        os.chdir(service.cwd)
+        os.execvpe(argv[0], argv, variables)
+    except FileNotFoundError:
+        raise ServiceError(f"no such program: {argv[0]}", hint="is it installed, and on PATH?") from None
+    except OSError as error:
+        raise ServiceError(f"can't run {argv[0]}: {error.strerror}") from None
+
+
+def completion(args: argparse.Namespace) -> int:
+    """`devloop completion`."""
+    import shtab
+
+    from devloop.cli import parser
+
+    try:
+        print(shtab.complete(parser(), shell=args.shell))
+    except NotImplementedError as error:
+        raise DevloopError(f"no completion for {args.shell}: {error}") from None
+    return 0

@@ -1,0 +1,192 @@
+"""`devloop up`: the engine, and what is opened on it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devloop.commands.common import project_file
+from devloop.control import client
+from devloop.errors import DevloopError, EngineError, ServiceError
+from devloop.protocol import Notice, ServiceStatus, Snapshot, State
+from devloop.state import StateFolder
+
+if TYPE_CHECKING:
+    from devloop.engine.engine import Engine
+
+_SETTLED = (
+    State.READY,
+    State.COMPLETED,
+    State.FAILED,
+    State.CRASH_LOOP,
+    State.OFF,
+    State.STOPPED,
+    State.REMOTE,
+)
+_BAD = (State.FAILED, State.CRASH_LOOP)
+
+
+def up(args: argparse.Namespace) -> int:
+    """`devloop up`."""
+    file = project_file(args)
+    state = StateFolder(file.parent)
+    if args.headless:
+        return _headless(file, args.services)
+    if not args.detach and not sys.stdout.isatty():
+        raise DevloopError("the TUI needs a terminal", hint="use `devloop up --headless` or `--detach`")
+    running = state.engine_pid() is not None
+    if running and args.services:
+        client.call(state.socket, "start", services=args.services)
+    elif not running:
+        start_engine(file, state, args.services)
+    return asyncio.run(_wait_until_ready(state.socket, args.wait)) if args.detach else _tui(state)
+
+
+def start_engine(file: Path, state: StateFolder, services: list[str]) -> None:
+    """Start the engine in the background; returns when clients can connect. Raises what keeps it from that."""
+    state.create()
+    read, write = os.pipe()
+    with state.engine_log.open("wb") as log:
+        command = [sys.executable, "-m", "devloop.cli", "-f", str(file), "engine", "--report", str(write)]
+        process = subprocess.Popen(
+            [*command, *services],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[write],
+            start_new_session=True,
+        )
+    os.close(write)
+    with os.fdopen(read, "rb") as report:
+        text = report.read()
+    if not text:
+        raise EngineError(
+            f"the engine did not start (exit code {process.wait()})",
+            where=str(state.engine_log),
+            hint="its last words are there; please report them",
+        )
+    answer = json.loads(text)
+    if "error" in answer:
+        process.wait()
+        raise _RefusedError(answer["error"], answer["exit_code"])
+    process.returncode = 0  # it goes on without us: subprocess shall not complain
+
+
+class _RefusedError(DevloopError):
+    """What the engine has to say about its own start, ready for the screen."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+def _tui(state: StateFolder) -> int:
+    from tui.app import Outcome, run
+
+    def hang_up(*_: object) -> None:
+        """The terminal was closed: nobody is left to stop the services."""
+        client.call(state.socket, "shutdown")
+        sys.exit(129)
+
+    signal.signal(signal.SIGHUP, hang_up)
+    outcome = run(state.socket)
+    if outcome is Outcome.DETACHED:
+        print("The services go on: `devloop up` opens them again, `devloop down` stops them.")
+    elif outcome is Outcome.LOST:
+        raise EngineError(
+            "the engine is gone",
+            where=str(state.engine_log),
+            hint="its services were ended with it; `devloop up` starts anew",
+        )
+    return 0
+
+
+async def _wait_until_ready(socket: Path, seconds: float) -> int:
+    from devloop.commands.inspect import status_table
+
+    services: dict[str, ServiceStatus] = {}
+    async with await client.ControlClient.connect(socket) as connection:
+        await connection.subscribe()
+        try:
+            async with asyncio.timeout(seconds):
+                async for event in connection.events():
+                    if isinstance(event, Snapshot):
+                        services = {service.name: service for service in event.services}
+                    elif isinstance(event, ServiceStatus):
+                        services[event.name] = event
+                    elif isinstance(event, Notice) and event.level == "error":
+                        print(f"{event.service or 'devloop'}: {event.text}\n  {event.hint}", file=sys.stderr)
+                    if services and all(s.state in _SETTLED for s in services.values()):
+                        break
+        except TimeoutError:
+            late = [s.name for s in services.values() if s.state not in _SETTLED]
+            print(status_table(list(services.values())))
+            raise ServiceError(
+                f"not ready after {seconds:g} s: {', '.join(late)}",
+                hint="they go on; see `devloop logs`, or stop them with `devloop down`",
+            ) from None
+    print(status_table(list(services.values())))
+    return int(any(s.state in _BAD for s in services.values()))
+
+
+def _headless(file: Path, services: list[str]) -> int:
+    from devloop.cli import INTERRUPTED
+    from devloop.commands.engine import run_engine
+    from devloop.commands.inspect import LinePrinter
+
+    began = time.monotonic()
+    printer = LinePrinter()
+    echo: list[_Echo] = []
+
+    def on_engine(it: object) -> None:
+        from devloop.engine.engine import Engine
+
+        assert isinstance(it, Engine)
+        printer.width = max(map(len, it.project.services))
+        echo.append(_Echo(it, printer))
+
+    interrupted = run_engine(file, services, on_engine=on_engine)
+    for each in echo:
+        each.print()
+    print(f"devloop: all stopped after {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return INTERRUPTED if interrupted else 0
+
+
+class _Echo:
+    """Prints the engine's logs as they come, at most some times a second."""
+
+    INTERVAL = 0.03
+    """Seconds between two looks."""
+    LINES = 5_000
+    """At one look; what comes quicker is counted, and lies in the log files."""
+
+    def __init__(self, engine: Engine, printer: object) -> None:
+        from devloop.commands.inspect import LinePrinter
+
+        assert isinstance(printer, LinePrinter)
+        self._engine = engine
+        self._printer = printer
+        self._cursor = 0
+        self._due = False
+        engine.on_logs = self._arrived
+
+    def _arrived(self) -> None:
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_later(self.INTERVAL, self.print)
+
+    def print(self) -> None:
+        """Print what has come since the last time."""
+        self._due = False
+        lines, self._cursor, dropped = self._engine.logs.since(None, self._cursor, self.LINES)
+        if dropped:
+            print(f"devloop: {dropped} lines came too quickly to be shown", file=sys.stderr)
+        self._printer.print(lines)

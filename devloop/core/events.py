@@ -1,0 +1,174 @@
+"""What the outside tells the core. A `run` numbers the process or build it is about; old ones are ignored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from devloop.config.model import Mode, Project
+from devloop.protocol import Cause
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequested:
+    """These services, and what they depend on, shall run; those that do already are left alone."""
+
+    services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """These services shall not run."""
+
+    services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRequested:
+    """A new process for this service, with a build before it if it has one and `build` is set."""
+
+    service: str
+    cause: Cause = Cause.MANUAL
+    build: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModeRequested:
+    """The service moves here, there or off."""
+
+    service: str
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class FilesChanged:
+    """The content of watched files has changed; more may follow before `FilesSettled`."""
+
+    service: str
+    files: tuple[str, ...]
+    edited: int
+    """When the first of them was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilesSettled:
+    """The burst that `FilesChanged` began is over."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildEnded:
+    """The build succeeded (`failure` is empty) or failed. Not sent for a build that was cancelled."""
+
+    service: str
+    run: int
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted:
+    """The new process runs its first instruction."""
+
+    service: str
+    run: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessNotStarted:
+    """It could not be started: no such program, a port that is taken, a folder that is gone."""
+
+    service: str
+    run: int
+    failure: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnded:
+    """The process and all that descends from it have ended, except the `survivors`."""
+
+    service: str
+    run: int
+    code: int
+    """Exit code; negative for a signal."""
+    left_behind: int = 0
+    """Processes that outlived the main one, and were ended."""
+    survivors: tuple[str, ...] = ()
+    """Processes ("pid name") that SIGKILL did not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class BecameReady:
+    """The readiness probe passed; with no probe, sent when the process has started."""
+
+    service: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotReadyInTime:
+    """The readiness probe still fails after its grace. It goes on."""
+
+    service: str
+    run: int
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotAlive:
+    """The liveness probe failed as often in a row as it may."""
+
+    service: str
+    run: int
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadEnded:
+    """The signal was sent, or the command of `reload = "exec: …"` has ended."""
+
+    service: str
+    run: int
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackoffEnded:
+    """The time of a `SetBackoff` has come."""
+
+    service: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectChanged:
+    """A new devloop.toml is in force."""
+
+    project: Project
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    """Everything stops, dependents before what they depend on."""
+
+
+Event = (
+    StartRequested
+    | StopRequested
+    | RestartRequested
+    | ModeRequested
+    | FilesChanged
+    | FilesSettled
+    | BuildEnded
+    | ProcessStarted
+    | ProcessNotStarted
+    | ProcessEnded
+    | BecameReady
+    | NotReadyInTime
+    | NotAlive
+    | ReloadEnded
+    | BackoffEnded
+    | ProjectChanged
+    | ShutdownRequested
+)

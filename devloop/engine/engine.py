@@ -1,0 +1,390 @@
+"""Wires everything: feeds the core with events, carries out its commands, and publishes what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from devloop import __version__
+from devloop.config.load import load
+from devloop.config.model import SECOND, Mode, Project, Service
+from devloop.control.server import ControlServer
+from devloop.core import commands as do
+from devloop.core import events as ev
+from devloop.core.debounce import Debounce
+from devloop.core.supervisor import Supervisor
+from devloop.engine.board import HISTORY, Board, unix
+from devloop.engine.requests import Requests, expand
+from devloop.errors import ConfigError, UsageError
+from devloop.local import git, sweep
+from devloop.local.logs import LogBook
+from devloop.local.process import RUN_VARIABLE, Holders
+from devloop.local.runner import ServiceRunner
+from devloop.local.watch.scope import WatchSpec
+from devloop.local.watch.watcher import Watcher
+from devloop.metrics.store import LoopStore
+from devloop.protocol import Cause, Loop, Notice, Snapshot, StopProgress
+from devloop.state import StateFolder
+
+CONFIG = ""
+"""The name that the project's own files are watched under; no service can have it."""
+CONFIG_QUIET = 20_000_000
+"""Quiet time of the project's own files, in nanoseconds."""
+
+
+class Engine:
+    """One project's engine. `run` is its whole life."""
+
+    def __init__(self, project: Project, state: StateFolder, environ: Mapping[str, str]) -> None:
+        self.project = project
+        self.environ = environ
+        self.supervisor = Supervisor(project)
+        self.on_logs: Callable[[], None] | None = None
+        """Called when a service has printed: for `up --headless`, which reads the logs in this process."""
+        self._state = state
+        self._run_id = uuid.uuid4().hex
+        self._started_at = time.time_ns()
+        self._holders = Holders(self._run_id)
+        self._runners: dict[str, ServiceRunner] = {}
+        self._board = Board()
+        self._requests = Requests(self)
+        self._watcher = Watcher(project.root, self._files_changed, self._watch_trouble)
+        self._debounces: dict[str, Debounce] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._backoffs: dict[str, asyncio.TimerHandle] = {}
+        self._git = git.Repository(project.root)
+        self._notices: deque[Notice] = deque(maxlen=50)
+        self._survivors: dict[str, tuple[str, ...]] = {}
+        self._config_error = ""
+        self._events: deque[ev.Event] = deque()
+        self._dirty: dict[str, None] = {}
+        self._finished = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, services: Sequence[str] | None, up: Callable[[], None]) -> None:
+        """Start these services (None: all that are local) and live until the shutdown is complete.
+
+        `up` is called once clients can connect. Raises EngineError if the project has an engine already.
+        """
+        chosen = None if services is None else expand(services, self.project.services, self.project.groups)
+        self._state.create()
+        self._state.lock()
+        try:
+            swept = sweep.sweep(self._state.processes)
+            sweep.note(self._state.processes, self._run_id)
+            await self._holders.open()
+            self.logs = LogBook(self._state.logs, self._logged)
+            self._server = ControlServer(self._state.socket, self)
+            await self._server.start()
+            self._store = LoopStore(self._state.database, self._notice_from_thread())
+            self._remember_history()
+            if swept:
+                self.notice("warning", f"ended {swept} processes that an engine which was killed had left")
+            up()
+            self._task(self._watch())
+            names = [n for n, s in self.project.services.items() if s.mode is Mode.LOCAL]
+            self.dispatch(ev.StartRequested(tuple(names) if chosen is None else chosen))
+            await self._finished.wait()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for timer in (*self._timers.values(), *self._backoffs.values()):
+            timer.cancel()
+        await self._watcher.close()
+        for runner in self._runners.values():
+            await runner.close()
+        await self._holders.close()
+        if hasattr(self, "_server"):
+            await self._server.close()
+        if hasattr(self, "_store"):
+            self._store.close()
+        if hasattr(self, "logs"):
+            self.logs.close()
+        self._state.processes.unlink(missing_ok=True)
+        self._state.unlock()
+
+    # The core: events in, commands out.
+
+    def dispatch(self, event: ev.Event) -> None:
+        """Feed the core, and carry out what follows; events that come of that are fed in their turn."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return  # called by a command below: the loop there takes it
+        while self._events:
+            event = self._events[0]
+            if isinstance(event, ev.ProcessEnded) and event.survivors:
+                self._survivors[event.service] = event.survivors
+            try:
+                for command in self.supervisor.handle(event, time.monotonic_ns()):
+                    self._carry_out(command)
+            finally:
+                self._events.popleft()
+        self._publish_statuses()
+
+    def _carry_out(self, command: do.Command) -> None:
+        match command:
+            case do.StartProcess(service, run):
+                self._runner(service).start_process(run)
+            case do.StopProcess(service, run):
+                self._runner(service).stop_process(run)
+            case do.StartBuild(service, run):
+                self._runner(service).start_build(run)
+            case do.CancelBuild(service):
+                self._runner(service).cancel_build()
+            case do.ReloadProcess(service, run):
+                self._runner(service).reload_process(run)
+            case do.StartProbes(service, run):
+                self._runner(service).start_probes(run)
+            case do.StopProbes(service):
+                self._runner(service).stop_probes()
+            case do.SetBackoff(service, run, at):
+                self._clear_backoff(service)
+                delay = max(0, at - time.monotonic_ns()) / SECOND
+                self._backoffs[service] = asyncio.get_running_loop().call_later(
+                    delay, self.dispatch, ev.BackoffEnded(service, run)
+                )
+            case do.ClearBackoff(service):
+                self._clear_backoff(service)
+            case do.IgnoreFiles(service, files):
+                self._watcher.quarantine(service, files)
+            case do.WatchAgain(service):
+                self._watcher.release(service)
+            case do.PublishStatus(service):
+                self._dirty[service] = None
+            case do.RecordLoop():
+                self._record(command)
+            case do.Tell(level, service, text, hint):
+                self.notice(level, text, hint=hint, service=service)
+                self.logs.say(service, text)
+            case do.Forget(service):
+                self._forget(service)
+            case do.Finish():
+                self._finished.set()
+
+    def _runner(self, service: str) -> ServiceRunner:
+        spec = self.supervisor.services[service].spec
+        runner = self._runners.get(service)
+        if runner is None:
+            own = self.own_variables(service)
+            runner = ServiceRunner(spec, self._holders, self.logs, self.environ, own, self.dispatch)
+            self._runners[service] = runner
+        runner.spec = spec
+        return runner
+
+    def own_variables(self, service: str) -> dict[str, str]:
+        """What devloop adds to a service's environment."""
+        return {
+            RUN_VARIABLE: self._run_id,
+            "DEVLOOP_PROJECT": self.project.name,
+            "DEVLOOP_SERVICE": service,
+        }
+
+    def _clear_backoff(self, service: str) -> None:
+        timer = self._backoffs.pop(service, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _forget(self, service: str) -> None:
+        runner = self._runners.pop(service, None)
+        if runner is not None:
+            self._task(runner.close())
+        self.logs.forget(service)
+        self._server.publish_snapshot()
+
+    def _record(self, command: do.RecordLoop) -> None:
+        first = min(command.stamps.values())
+        stamps = {phase: at - first for phase, at in command.stamps.items()}
+        files, detail = command.files[:100], command.detail
+        loop = Loop(0, command.service, command.cause, command.outcome, unix(first), stamps, files, detail)
+        loop = self._store.add(loop)
+        self._board.remember([loop])
+        self._dirty[command.service] = None
+        self._server.publish(loop)
+
+    def _remember_history(self) -> None:
+        for name in self.project.services:
+            self._board.remember(self._store.recent(name, HISTORY))
+
+    # Files.
+
+    async def _watch(self) -> None:
+        await self._watcher.watch([*map(_watch_spec, self.project.services.values()), self._config_spec()])
+
+    def _config_spec(self) -> WatchSpec:
+        return WatchSpec(CONFIG, self.project.root, self.project.files, gitignore=False)
+
+    def _files_changed(self, name: str, files: tuple[str, ...], edited: int, detected: int) -> None:
+        debounce = self._debounces.get(name)
+        if debounce is None:
+            quiet = CONFIG_QUIET if name == CONFIG else self.project.services[name].debounce
+            debounce = self._debounces[name] = Debounce(max(quiet, self._watcher.quiet))
+        deadline = debounce.feed(files, detected)
+        if name != CONFIG:
+            self.dispatch(ev.FilesChanged(name, files, edited))
+        self._settle_at(name, deadline)
+
+    def _settle_at(self, name: str, deadline: int) -> None:
+        timer = self._timers.get(name)
+        if timer is not None:
+            timer.cancel()
+        delay = max(0, deadline - time.monotonic_ns()) / SECOND
+        self._timers[name] = asyncio.get_running_loop().call_later(delay, self._settle, name)
+
+    def _settle(self, name: str) -> None:
+        debounce = self._debounces[name]
+        now = time.monotonic_ns()
+        again = self._git.busy_until(now) if debounce.pending else None
+        if again is not None:
+            self._settle_at(name, again)
+            return
+        burst = debounce.settle(now)
+        if burst is None:
+            if debounce.pending:
+                self._settle_at(name, debounce.deadline)
+        elif name == CONFIG:
+            self._task(self._config_changed(burst.files))
+        else:
+            self.dispatch(ev.FilesSettled(name))
+
+    def _watch_trouble(self, text: str, hint: str) -> None:
+        self.notice("warning", text, hint=hint)
+
+    # Configuration.
+
+    async def _config_changed(self, files: tuple[str, ...]) -> None:
+        await self.reload_config()
+        paths = {self.project.root / file for file in files}
+        for name, service in self.project.services.items():
+            life = self.supervisor.services[name]
+            if life.wanted and not paths.isdisjoint(path.resolve() for path in service.env_files):
+                self.dispatch(ev.RestartRequested(name, Cause.CONFIG))
+
+    async def reload_config(self) -> list[str]:
+        """Put the devloop.toml on disk in force; if it is broken, say so and keep the one that is.
+
+        Returns the services that were added, removed or changed.
+        """
+        try:
+            project = await asyncio.to_thread(load, self.project.file, self.environ)
+        except ConfigError as error:
+            self._config_error = str(error)
+            self.notice(
+                "error", f"{self.project.file.name} is broken; the running state is kept", hint=str(error)
+            )
+            self._server.publish_snapshot()
+            return []
+        before, self.project = self.project, project
+        had_error, self._config_error = bool(self._config_error), ""
+        changed = [
+            name
+            for name in {**before.services, **project.services}
+            if before.services.get(name) != project.services.get(name)
+        ]
+        for name, debounce in self._debounces.items():
+            if name in project.services:
+                debounce.quiet = max(project.services[name].debounce, self._watcher.quiet)
+        self.dispatch(ev.ProjectChanged(project))
+        if changed:
+            self.notice("info", f"{project.file.name}: {', '.join(changed)} changed")
+        if changed or had_error:
+            self._server.publish_snapshot()
+        await self._watch()
+        return changed
+
+    # What clients see.
+
+    def snapshot(self) -> Snapshot:
+        """The whole state."""
+        return Snapshot(
+            project=self.project.name,
+            root=str(self.project.root),
+            file=str(self.project.file),
+            engine_pid=os.getpid(),
+            version=__version__,
+            started_at=self._started_at,
+            services=tuple(map(self._board.status, self.supervisor.services.values())),
+            notices=tuple(self._notices),
+            stopping=self.supervisor.stopping,
+            config_error=self._config_error,
+        )
+
+    async def call(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """A request from the control socket."""
+        return await self._requests.answer(method, params)
+
+    def shut_down(self) -> None:
+        """Stop everything in order; `run` returns when that is done."""
+        if not self.supervisor.stopping:
+            self.dispatch(ev.ShutdownRequested())
+            self._server.publish_snapshot()
+
+    def abandon(self) -> None:
+        """Don't wait for an orderly end: the holders end what is left within seconds."""
+        self._finished.set()
+
+    def notice(self, level: str, text: str, *, hint: str = "", service: str | None = None) -> None:
+        """Tell a person something."""
+        self._publish_notice(Notice(level, text, time.time_ns(), service, hint))
+
+    def _publish_notice(self, notice: Notice) -> None:
+        self._notices.append(notice)
+        self._server.publish(notice)
+        if notice.service is None:
+            print(f"devloop: {notice.level}: {notice.text}", notice.hint, sep="\n  ", file=sys.stderr)
+
+    def _notice_from_thread(self) -> Callable[[Notice], None]:
+        loop = asyncio.get_running_loop()
+
+        def tell(notice: Notice) -> None:
+            loop.call_soon_threadsafe(self._publish_notice, notice)
+
+        return tell
+
+    def _publish_statuses(self) -> None:
+        dirty, self._dirty = self._dirty, {}
+        for name in dirty:
+            life = self.supervisor.services.get(name)
+            if life is not None:
+                self._server.publish(self._board.status(life))
+        if self.supervisor.stopping and dirty:
+            alive = tuple(name for name, life in self.supervisor.services.items() if not life.gone)
+            self._server.publish(StopProgress(alive, dict(self._survivors), self._finished.is_set()))
+
+    def _logged(self, _: str) -> None:
+        self._server.logs_arrived()
+        if self.on_logs is not None:
+            self.on_logs()
+
+    def _task(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.result()
+
+
+def _watch_spec(service: Service) -> WatchSpec:
+    return WatchSpec(service.name, service.cwd, service.watch, service.ignore, service.gitignore)
+
+
+def load_project(file: Path, environ: Mapping[str, str], services: Sequence[str]) -> Project:
+    """The project, with the names that were asked for checked. Raises ConfigError or UsageError."""
+    project = load(file, environ)
+    if not project.services:
+        raise UsageError("the project has no services", where=str(file), hint="add a [services.NAME]")
+    expand(services, project.services, project.groups)
+    return project

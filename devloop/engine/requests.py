@@ -1,0 +1,107 @@
+"""What clients may ask of the engine over the control socket: `devloop.protocol.METHODS`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from devloop.config.model import Mode
+from devloop.core import events as ev
+from devloop.errors import UsageError
+from devloop.local import environment
+
+if TYPE_CHECKING:
+    from devloop.engine.engine import Engine
+
+
+class Requests:
+    """Answers one request after the other for an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def answer(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry it out. Raises UsageError for what can't be asked, else what comes of it."""
+        match method:
+            case "status":
+                return self._engine.snapshot().to_json()
+            case "toggle":
+                return {"mode": self._toggle(self._service(params), params.get("mode"))}
+            case "start":
+                self._engine.dispatch(ev.StartRequested(self._names(params)))
+            case "stop":
+                self._engine.dispatch(ev.StopRequested(self._names(params)))
+            case "restart" | "build":
+                for name in self._names(params):
+                    self._engine.dispatch(ev.RestartRequested(name, build=method == "build"))
+            case "logs":
+                names = params.get("services")
+                chosen = None if names is None else self._names(params)
+                lines = self._engine.logs.tail(chosen, int(params.get("tail", 100)))
+                return {"lines": [line.to_json() for line in lines]}
+            case "env":
+                return self._env(self._service(params), bool(params.get("reveal", False)))
+            case "reload_config":
+                return {"changed": await self._engine.reload_config()}
+            case "shutdown":
+                self._engine.shut_down()
+            case _:
+                raise UsageError(f"there is no method {method!r}", where="control socket")
+        return {}
+
+    def _toggle(self, name: str, wanted: str | None) -> str:
+        life = self._engine.supervisor.services[name]
+        if wanted is None:
+            mode = Mode.OFF if life.mode is Mode.LOCAL else Mode.LOCAL
+        else:
+            try:
+                mode = Mode(wanted)
+            except ValueError:
+                raise UsageError(f"there is no mode {wanted!r}", hint="local, remote or off") from None
+        if mode is Mode.REMOTE:
+            raise UsageError(
+                f"{name} can't be remote: this project has no remote",
+                where=str(self._engine.project.file),
+                hint="it can be `local` or `off`",
+            )
+        self._engine.dispatch(ev.ModeRequested(name, mode))
+        return mode.value
+
+    def _env(self, name: str, reveal: bool) -> dict[str, Any]:
+        variables = environment.resolve(
+            self._engine.project.services[name], self._engine.environ, self._engine.own_variables(name)
+        )
+        shown = variables if reveal else map(environment.masked, variables)
+        return {"variables": [variable.to_json() for variable in shown]}
+
+    def _service(self, params: Mapping[str, Any]) -> str:
+        return self._known([params.get("service")])[0]
+
+    def _names(self, params: Mapping[str, Any]) -> tuple[str, ...]:
+        names = params.get("services")
+        if not isinstance(names, list):
+            raise UsageError("`services` is a list of names", where="control socket")
+        return self._known(names)
+
+    def _known(self, names: Iterable[Any]) -> tuple[str, ...]:
+        services = self._engine.project.services
+        return expand(names, services, self._engine.project.groups)
+
+
+def expand(
+    names: Iterable[Any], services: Mapping[str, Any], groups: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """Names of services and groups as names of services, each once. Raises UsageError for an unknown one."""
+    found: dict[str, None] = {}
+    for name in names:
+        if name in services:
+            found[name] = None
+        elif name in groups:
+            found.update(dict.fromkeys(groups[name]))
+        else:
+            known = [*services, *groups]
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+            raise UsageError(f"there is no service {name!r}", hint=hint)
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Services on this machine: their processes, files, probes, ports and logs."""

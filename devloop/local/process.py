@@ -1,0 +1,225 @@
+"""Processes of services, through the holders (`devloop.local.holder`).
+
+A `Holder` is the engine's end of one service's holder. `start` gives a `Job`, whose life is told to a
+listener; everything happens on the event loop and nothing blocks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from devloop.errors import EngineError
+from devloop.local import holder
+
+RUN_VARIABLE = "DEVLOOP_RUN"
+"""Every process of an engine carries the engine's run id in this variable, to be found if all else fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a job ended."""
+
+    code: int
+    """Exit code; negative for a signal."""
+    left_behind: int
+    survivors: tuple[str, ...]
+    at: int
+    """Monotonic nanoseconds at which its first process was reaped."""
+
+
+class JobListener(Protocol):
+    """Who is told of a job. `job_started` or `job_failed` comes first, after the former `job_ended`."""
+
+    def job_started(self, pid: int, at: int) -> None:
+        """It runs since `at`, monotonic nanoseconds."""
+
+    def job_failed(self, error: str, hint: str) -> None:
+        """It could not be started."""
+
+    def job_ended(self, ended: Ended) -> None:
+        """It has ended, and everything that descends from it."""
+
+
+class Holder:
+    """One service's holder, from the engine's side."""
+
+    def __init__(self, service: str, sock: socket.socket, lost: Callable[[str], None]) -> None:
+        self.service = service
+        self._sock = sock
+        self._lost = lost
+        self._jobs: dict[str, tuple[JobListener, Sequence[str], Path]] = {}
+        self._buffer = bytearray()
+        sock.setblocking(False)
+        # Large environments do not fit the default buffer, and a send must not block the loop.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 1024 * 1024)
+        asyncio.get_running_loop().add_reader(sock, self._readable)
+
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """Names of the jobs that have not ended."""
+        return tuple(self._jobs)
+
+    def start(
+        self,
+        job: str,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        output: tuple[int, int],
+        listener: JobListener,
+        main: bool = False,
+    ) -> None:
+        """Start a process in a session of its own.
+
+        `output` are descriptors for its stdout and stderr; the caller keeps and closes its own. `main` marks
+        the service's own process, to which orphans are counted that can't be told apart.
+        """
+        self._jobs[job] = (listener, argv, cwd)
+        message = {
+            "op": "spawn",
+            "job": job,
+            "argv": list(argv),
+            "cwd": str(cwd),
+            "env": dict(env),
+            "main": main,
+        }
+        self._send(message, output)
+
+    def signal(self, job: str, number: int) -> None:
+        """Send a signal to the job's first process. One that has ended is passed over."""
+        self._send({"op": "signal", "job": job, "signal": number})
+
+    def stop(self, job: str, number: int, timeout: float) -> None:
+        """Ask its process group to end; after `timeout` seconds SIGKILL ends the whole tree."""
+        self._send({"op": "stop", "job": job, "signal": number, "timeout": timeout})
+
+    def close(self) -> None:
+        """Let go: the holder ends what it still holds, and itself."""
+        asyncio.get_running_loop().remove_reader(self._sock)
+        self._sock.close()
+
+    def _send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        # A holder that is gone is noticed by the reader, which tells every listener.
+        with contextlib.suppress(OSError):
+            holder.send(self._sock, message, fds)
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._was_lost()
+            return
+        self._buffer += data
+        for message in holder.frames(self._buffer):
+            self._told(message)
+
+    def _told(self, message: dict[str, Any]) -> None:
+        name = message["job"]
+        listener, argv, cwd = self._jobs[name]
+        match message["ev"]:
+            case "spawned":
+                listener.job_started(message["pid"], message["at"])
+            case "failed":
+                del self._jobs[name]
+                listener.job_failed(*_explain(message, argv, cwd))
+            case "ended":
+                del self._jobs[name]
+                survivors = tuple(message["survivors"])
+                listener.job_ended(Ended(message["code"], message["left"], survivors, message["at"]))
+
+    def _was_lost(self) -> None:
+        self.close()
+        jobs, self._jobs = self._jobs, {}
+        self._lost(self.service)
+        for listener, _, _ in jobs.values():
+            listener.job_ended(Ended(-9, 0, (), time.monotonic_ns()))
+
+
+def _explain(message: Mapping[str, Any], argv: Sequence[str], cwd: Path) -> tuple[str, str]:
+    if message["cwd"]:
+        return f"its folder is gone: {cwd}", "mend `cwd`"
+    if message["errno"] == 2:
+        return f"no such program: {argv[0]}", "is it installed, and on PATH? A path is taken from `cwd`"
+    return f"can't run {argv[0]}: {message['error']}", "is it an executable file?"
+
+
+class Holders:
+    """All holders of an engine, and the root holder above them."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._sock: socket.socket | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._holders: dict[str, Holder] = {}
+
+    async def open(self) -> None:
+        """Start the root holder. Cheap to call before anything else is ready: it starts side by side."""
+        ours, theirs = socket.socketpair()
+        env = {RUN_VARIABLE: self._run_id, "PATH": os.environ.get("PATH", os.defpath)}
+        arguments = ("-I", "-S", holder.__file__, str(theirs.fileno()))
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *arguments,
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                env=env,
+                cwd="/",
+            )
+        self._sock = ours
+
+    @property
+    def root_pid(self) -> int | None:
+        """The root holder's pid, once it is open."""
+        return self._process.pid if self._process is not None else None
+
+    def get(self, service: str) -> Holder:
+        """The service's holder; made if there is none. Raises EngineError if the root holder is gone."""
+        found = self._holders.get(service)
+        if found is None:
+            if self._sock is None:
+                raise EngineError("the holders are not open")
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    holder.send(self._sock, {"op": "hold", "service": service}, (theirs.fileno(),))
+                except OSError:
+                    ours.close()
+                    raise EngineError(
+                        "the process that holds the services was killed", hint="restart devloop"
+                    ) from None
+            found = self._holders[service] = Holder(service, ours, self._lost)
+        return found
+
+    def release(self, service: str) -> None:
+        """The service is gone for good: so goes its holder."""
+        found = self._holders.pop(service, None)
+        if found is not None:
+            found.close()
+
+    async def close(self) -> None:
+        """End whatever is still held. Returns when the root holder has ended."""
+        for service in tuple(self._holders):
+            self.release(service)
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        if self._process is not None:
+            await self._process.wait()
+
+    def _lost(self, service: str) -> None:
+        self._holders.pop(service, None)

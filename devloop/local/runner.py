@@ -1,0 +1,301 @@
+"""Carries out, for one service, what the core asks: processes, builds, reloads and probes.
+
+What comes of it is told as events of `devloop.core.events`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from devloop.config.model import SECOND, Command, ExecCheck, LogCheck, Probe, ReloadKind, Service
+from devloop.core import events as ev
+from devloop.errors import DevloopError
+from devloop.local import environment, ports, probes
+from devloop.local.logs import BUILD, DEVLOOP, ERR, OUT, LogBook, PipeReader
+from devloop.local.process import Ended, Holder, Holders
+
+CANCEL_TIMEOUT = 0.5
+"""Seconds that a superseded build has to end by itself."""
+RELOAD_TIMEOUT = 60.0
+"""Seconds that the command of `reload = "exec: …"` may take."""
+
+Tell = Callable[[ev.Event], None]
+
+
+class Run:
+    """One process from its start to its end: a job's listener, with its pipes."""
+
+    def __init__(
+        self,
+        runner: ServiceRunner,
+        streams: tuple[str, str] | None,
+        started: Callable[[int, int], None],
+        failed: Callable[[str, str], None],
+        ended: Callable[[Ended], None],
+    ) -> None:
+        self._readers = [PipeReader(runner.logs, runner.name, stream) for stream in streams or ()]
+        self._started = started
+        self._failed = failed
+        self._ended = ended
+
+    @property
+    def output(self) -> tuple[int, int] | None:
+        """Descriptors for its stdout and stderr; None if nobody reads them."""
+        return (self._readers[0].write_end, self._readers[1].write_end) if self._readers else None
+
+    def handed_over(self) -> None:
+        """The descriptors are with the holder."""
+        for reader in self._readers:
+            reader.handed_over()
+
+    def _close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+
+    def job_started(self, pid: int, at: int) -> None:
+        """See JobListener."""
+        self._started(pid, at)
+
+    def job_failed(self, error: str, hint: str) -> None:
+        """See JobListener."""
+        self._close()
+        self._failed(error, hint)
+
+    def job_ended(self, ended: Ended) -> None:
+        """See JobListener. What it printed last is read before its end is told."""
+        self._close()
+        self._ended(ended)
+
+
+class ServiceRunner:
+    """One service's processes. `own` are the variables that devloop itself sets."""
+
+    def __init__(
+        self,
+        spec: Service,
+        holders: Holders,
+        logs: LogBook,
+        host: Mapping[str, str],
+        own: Mapping[str, str],
+        tell: Tell,
+    ) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.logs = logs
+        self._holders = holders
+        self._host = host
+        self._own = own
+        self._tell = tell
+        self._numbers = itertools.count(1)
+        self._started_run = 0
+        self._matched_run = 0
+        self._build: str | None = None
+        self._build_over = asyncio.Event()
+        self._build_over.set()
+        self._probing: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Commands of the core.
+
+    def start_process(self, run: int) -> None:
+        """See devloop.core.commands.StartProcess."""
+        spec = self.spec
+        for name, port in spec.ports.items():
+            if ports.taken(port):
+                who, hint = ports.holder_of(port)
+                failure = f"port {port} ({name}) is taken by {who}"
+                self._say(failure)
+                self._tell(ev.ProcessNotStarted(spec.name, run, failure, hint))
+                return
+
+        def started(pid: int, _: int) -> None:
+            self._started_run = run
+            self._tell(ev.ProcessStarted(spec.name, run, pid))
+            if self._matched_run == run:
+                self._tell(ev.BecameReady(spec.name, run))
+
+        def failed(error: str, hint: str) -> None:
+            self._say(error)
+            self._tell(ev.ProcessNotStarted(spec.name, run, error, hint))
+
+        def ended(how: Ended) -> None:
+            self._tell(ev.ProcessEnded(spec.name, run, how.code, how.left_behind, how.survivors))
+
+        if spec.ready is not None and isinstance(spec.ready.check, LogCheck):
+            # Before the start, so that no line is missed.
+            self.logs.when(spec.name, spec.ready.check.pattern, lambda: self._matched(run))
+        self._start(f"main-{run}", spec.command, Run(self, (OUT, ERR), started, failed, ended), main=True)
+
+    def _matched(self, run: int) -> None:
+        """The line that means ready was printed; perhaps before the holder's word that the process runs."""
+        self._matched_run = run
+        if self._started_run == run:
+            self._tell(ev.BecameReady(self.name, run))
+
+    def stop_process(self, run: int) -> None:
+        """See StopProcess."""
+        stop = self.spec.stop
+        self._holder.stop(f"main-{run}", stop.signal, stop.timeout / SECOND)
+
+    def start_build(self, run: int) -> None:
+        """See StartBuild. Waits for the end of one that was cancelled: both write the same files."""
+        assert self.spec.build is not None
+        job = self._build = f"build-{run}-{next(self._numbers)}"
+        self._spawn_task(self._run_build(job, run, self.spec.build))
+
+    def cancel_build(self) -> None:
+        """See CancelBuild."""
+        job, self._build = self._build, None
+        if job is not None and job in self._holder.jobs:
+            self._holder.stop(job, signal.SIGTERM, CANCEL_TIMEOUT)
+
+    def reload_process(self, run: int) -> None:
+        """See ReloadProcess."""
+        how = self.spec.reload
+        if how.kind is ReloadKind.SIGNAL:
+            self._holder.signal(f"main-{run}", how.signal)
+            # Told from the loop, as everything else is: the core is still at its last event.
+            asyncio.get_running_loop().call_soon(self._tell, ev.ReloadEnded(self.name, run))
+        else:
+            assert how.command is not None
+            self._spawn_task(self._run_reload(run, how.command))
+
+    def start_probes(self, run: int) -> None:
+        """See StartProbes."""
+        self.stop_probes()
+        self._probing = self._spawn_task(self._probe(run, self.spec.ready, self.spec.live))
+
+    def stop_probes(self) -> None:
+        """See StopProbes."""
+        if self._probing is not None:
+            self._probing.cancel()
+            self._probing = None
+
+    # What others ask.
+
+    def environment(self) -> dict[str, str]:
+        """The variables that a process of this service gets. Raises ServiceError."""
+        return {v.name: v.value for v in environment.resolve(self.spec, self._host, self._own)}
+
+    async def close(self) -> None:
+        """End what is left, and the holder with it."""
+        self.logs.never_mind(self.name)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._holders.release(self.name)
+
+    # How.
+
+    @property
+    def _holder(self) -> Holder:
+        return self._holders.get(self.name)
+
+    def _start(self, job: str, command: Command, listener: Run, *, main: bool = False) -> None:
+        output = listener.output
+        null = None if output else os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._holder.start(
+                job,
+                command.argv,
+                cwd=self.spec.cwd,
+                env=self.environment(),
+                output=output or (null, null),  # type: ignore[arg-type]
+                listener=listener,
+                main=main,
+            )
+        except DevloopError as error:
+            listener.job_failed(str(error), error.hint or "")
+        finally:
+            listener.handed_over()
+            if null is not None:
+                os.close(null)
+
+    async def _run(
+        self, job: str, command: Command, streams: tuple[str, str] | None, timeout: float | None = None
+    ) -> int:
+        """Run to the end. The exit code; 127 if it could not be started.
+
+        Raises TimeoutError after `timeout` seconds. Its tree is ended then, and when this is cancelled.
+        """
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def end(code: int) -> None:
+            if not ended.done():
+                ended.set_result(code)
+
+        def failed(error: str, _: str) -> None:
+            self._say(error)
+            end(127)
+
+        self._start(job, command, Run(self, streams, lambda *_: None, failed, lambda e: end(e.code)))
+        try:
+            async with asyncio.timeout(timeout):
+                return await ended
+        finally:
+            if job in self._holder.jobs:
+                self._holder.stop(job, signal.SIGKILL, 0.0)
+
+    async def _run_build(self, job: str, run: int, command: Command) -> None:
+        await self._build_over.wait()
+        if self._build != job:
+            return
+        self._build_over.clear()
+        self.logs.add(self.name, BUILD, [f"$ {command.text}".encode()])
+        try:
+            code = await self._run(job, command, (BUILD, BUILD))
+        finally:
+            self._build_over.set()
+        if self._build == job:
+            self._build = None
+            self._tell(ev.BuildEnded(self.name, run, "" if code == 0 else f"build exited with {code}"))
+
+    async def _run_reload(self, run: int, command: Command) -> None:
+        try:
+            job = f"reload-{next(self._numbers)}"
+            code = await self._run(job, command, (DEVLOOP, DEVLOOP), RELOAD_TIMEOUT)
+            failure = "" if code == 0 else f"`{command.text}` exited with {code}"
+        except TimeoutError:
+            failure = f"`{command.text}` took longer than {RELOAD_TIMEOUT:g} s"
+        self._tell(ev.ReloadEnded(self.name, run, failure))
+
+    async def _probe(self, run: int, ready: Probe | None, live: Probe | None) -> None:
+        async def command(check: ExecCheck, timeout: float) -> int:
+            return await self._run(f"probe-{next(self._numbers)}", check.command, None, timeout)
+
+        def late(failure: str) -> None:
+            self._tell(ev.NotReadyInTime(self.name, run, failure))
+
+        if ready is None:
+            self._tell(ev.BecameReady(self.name, run))
+        elif not isinstance(ready.check, LogCheck):
+            await probes.until_ready(ready, command, late)
+            self._tell(ev.BecameReady(self.name, run))
+        elif self._matched_run != run:
+            # Told by the log itself; only its lateness is left to see to.
+            await asyncio.sleep(ready.grace / SECOND)
+            if self._matched_run != run:
+                late(f"no line matches {ready.check.pattern!r}")
+        if live is not None:
+            failure = await probes.until_dead(live, command)
+            self._tell(ev.NotAlive(self.name, run, failure))
+
+    def _say(self, text: str) -> None:
+        self.logs.say(self.name, text)
+
+    def _spawn_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        with contextlib.suppress(asyncio.CancelledError):
+            task.result()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import shlex
 import sys
@@ -174,11 +173,7 @@ def export(args: argparse.Namespace) -> int:
 
     loops = _loops(args)
     project = project_file(args).parent.name
-    if args.format == "csv":
-        text = exporters.csv_text(loops)
-    else:
-        make = exporters.otlp if args.format == "otlp" else exporters.chrome_trace
-        text = json.dumps(make(loops, project), ensure_ascii=False) + "\n"
+    text = exporters.FORMATS[args.format](loops, project)
     if args.output:
         Path(args.output).write_text(text)
         print(f"{len(loops)} loops written to {args.output}", file=sys.stderr)

@@ -51,7 +51,7 @@ def up(args: argparse.Namespace) -> int:
 
 
 def start_engine(file: Path, state: StateFolder, services: list[str]) -> None:
-    """Start the engine in the background; returns when clients can connect. Raises what keeps it from that."""
+    """Start the engine in the background; returns when clients can connect. Raises what prevents that."""
     state.create()
     read, write = os.pipe()
     with state.engine_log.open("wb") as log:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import sys
 import time
 import uuid
@@ -73,6 +75,7 @@ class Engine:
 
         `up` is called once clients can connect. Raises EngineError if the project has an engine already.
         """
+        asyncio.get_running_loop().set_exception_handler(self._bug)
         chosen = None if services is None else expand(services, self.project.services, self.project.groups)
         self._state.create()
         self._state.lock()
@@ -80,6 +83,7 @@ class Engine:
             swept = sweep.sweep(self._state.processes)
             sweep.note(self._state.processes, self._run_id)
             await self._holders.open()
+            _raise_descriptor_limit()
             self.logs = LogBook(self._state.logs, self._logged)
             self._server = ControlServer(self._state.socket, self)
             await self._server.start()
@@ -173,13 +177,15 @@ class Engine:
                 self._finished.set()
 
     def _runner(self, service: str) -> ServiceRunner:
-        spec = self.supervisor.services[service].spec
         runner = self._runners.get(service)
+        life = self.supervisor.services.get(service)  # None: it has just been forgotten
         if runner is None:
+            assert life is not None
             own = self.own_variables(service)
-            runner = ServiceRunner(spec, self._holders, self.logs, self.environ, own, self.dispatch)
+            runner = ServiceRunner(life.spec, self._holders, self.logs, self.environ, own, self.dispatch)
             self._runners[service] = runner
-        runner.spec = spec
+        if life is not None:
+            runner.spec = life.spec
         return runner
 
     def own_variables(self, service: str) -> dict[str, str]:
@@ -337,6 +343,12 @@ class Engine:
         """Tell a person something."""
         self._publish_notice(Notice(level, text, time.time_ns(), service, hint))
 
+    def _bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that nobody caught: said to the user, and in full in the engine's log."""
+        loop.default_exception_handler(context)
+        what = context.get("exception") or context["message"]
+        self.notice("error", f"a fault in devloop itself: {what!r}", hint="please report it; the rest goes on")
+
     def _publish_notice(self, notice: Notice) -> None:
         self._notices.append(notice)
         self._server.publish(notice)
@@ -375,6 +387,14 @@ class Engine:
         self._tasks.discard(task)
         if not task.cancelled():
             task.result()
+
+
+def _raise_descriptor_limit() -> None:
+    """As many descriptors as this user may have. The holders, and so the services, keep the usual limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # macOS refuses what is above OPEN_MAX
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _watch_spec(service: Service) -> WatchSpec:

@@ -24,19 +24,24 @@ class Fingerprints:
     def __init__(self) -> None:
         self._known: dict[Path, bytes] = {}
 
-    def learn(self, files: Iterable[Path]) -> None:
-        """Read files in advance. Safe to run in a thread while `changed` is used."""
+    def learn(self, files: Iterable[Path], since: int) -> list[Path]:
+        """Read files in advance. Safe to run in a thread while `changed` is used.
+
+        Returns those that were modified at or after `since`, a Unix time in nanoseconds.
+        """
+        modified = []
         for path in files:
-            if len(self._known) >= MAX_FILES:
-                return
             try:
-                if time.time_ns() - path.stat().st_mtime_ns < FRESH:
-                    continue
+                at = path.stat().st_mtime_ns
             except OSError:
                 continue
-            digest = _digest(path)
-            if digest is not None:
-                self._known.setdefault(path, digest)
+            if at >= since:
+                modified.append(path)
+            if time.time_ns() - at >= FRESH and len(self._known) < MAX_FILES:
+                digest = _digest(path)
+                if digest is not None:
+                    self._known.setdefault(path, digest)
+        return modified
 
     def changed(self, path: Path) -> bool:
         """Whether the content differs from what it was when last asked; a file never seen before differs."""

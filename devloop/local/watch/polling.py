@@ -32,6 +32,7 @@ class WatchfilesSource:
         self._stop = asyncio.Event()
         if self._roots:
             self._task = asyncio.create_task(self._run(self._stop), name="watchfiles")
+            self._task.add_done_callback(_raise)
 
     def pause(self) -> None:
         """Deliver no events until `resume`; those between are lost."""
@@ -56,6 +57,10 @@ class WatchfilesSource:
             stop_event=stop,
             force_polling=self._poll,
             poll_delay_ms=POLL_INTERVAL,
-            raise_interrupt=False,
         ):
             self._on_files([Path(path) for _, path in changes])
+
+
+def _raise(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.result()

@@ -16,6 +16,8 @@ from devloop.local.watch.source import Source, WatchLimitError
 PLAUSIBLE = 2_000_000_000
 """A modification time further back than this, in nanoseconds, was not set by the save that is reported: the
 file was moved or copied here."""
+CLOCK_TICK = 10_000_000
+"""The clock of modification times may lag this far behind, in nanoseconds (CONFIG_HZ=100)."""
 UNWHOLE_QUIET = 60_000_000
 """Shortest quiet time where the source can't tell that a file is whole, in nanoseconds."""
 
@@ -49,16 +51,22 @@ class Watcher:
         return 0 if self._source is None or self._source.whole_files else UNWHOLE_QUIET
 
     async def watch(self, specs: Iterable[WatchSpec]) -> None:
-        """Watch exactly this. Returns when every change from now on will be seen."""
+        """Watch exactly this. Returns when the kernel reports every change.
+
+        Changes between the call and its return are not missed: they are found by their modification time.
+        """
+        began = time.time_ns() - CLOCK_TICK
         async with self._lock:
             before = self._scopes
             self._scopes = {}
             for spec in specs:
                 known = before.get(spec.name)
                 self._scopes[spec.name] = known if known and known.spec == spec else Scope(spec)
-            if self._source is not None:
+            if self._source is None:
+                self._source = await asyncio.to_thread(self._open_source)
+            else:
                 self._source.pause()
-            self._source = await self._arm(self._source)
+            await self._arm(began)
             self._source.resume()
 
     async def close(self) -> None:
@@ -80,21 +88,24 @@ class Watcher:
         if service in self._scopes:
             self._scopes[service].quarantine.clear()
 
-    async def _arm(self, source: Source | None) -> Source:
-        if source is None:
-            source = await asyncio.to_thread(self._open_source)
+    async def _arm(self, began: int) -> None:
+        assert self._source is not None
         files: list[Path] = []
         folders: list[Path] = []
         await asyncio.to_thread(self._survey, folders, files)
         try:
-            await asyncio.to_thread(source.add, folders)
+            await asyncio.to_thread(self._source.add, folders)
         except WatchLimitError as error:
-            source.close()
-            source = self._polling_instead(error.name)
-            source.add(folders)
+            self._source.close()
+            self._source = self._polling_instead(error.name)
+            self._source.add(folders)
         # Learned after the watch is armed, so that nothing is missed between; see FRESH.
-        self._learning = asyncio.create_task(asyncio.to_thread(self._prints.learn, files))
-        return source
+        self._learning = asyncio.create_task(self._learn(files, began))
+
+    async def _learn(self, files: list[Path], began: int) -> None:
+        modified = await asyncio.to_thread(self._prints.learn, files, began)
+        if modified:
+            self._changed(modified)
 
     def _survey(self, folders: list[Path], files: list[Path]) -> None:
         seen: set[Path] = set()

@@ -126,7 +126,9 @@ def _terminal() -> Iterator[Finding]:
     if "utf" not in encoding:
         yield Finding("terminal", "warning", f"encoding {encoding}", "export LANG=C.UTF-8")
     else:
-        yield Finding("terminal", "ok", f"{size.columns} by {size.lines}, {os.environ.get('TERM', 'no TERM')}")
+        yield Finding(
+            "terminal", "ok", f"{size.columns} by {size.lines}, {os.environ.get('TERM', 'no TERM')}"
+        )
 
 
 def _project(args: argparse.Namespace) -> Iterator[Finding]:

@@ -163,6 +163,8 @@ class Service:
     groups: tuple[str, ...]
     debounce: int
     """Shortest quiet time after a whole save before it counts as settled, in nanoseconds."""
+    file_env: Mapping[Path, Mapping[str, str]] = field(default_factory=dict)
+    """What each of `env_files` said at loading. Later files win, and `env` over all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,9 @@ class Project:
     """Every file that was read for it: the project file, its includes and the env files."""
     services: Mapping[str, Service]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Group → its services, in the order of `services`."""
+    missing: tuple[Path, ...] = ()
+    """Files that are not there and would change the project if they were: its .env, optional env files."""
 
     @property
     def root(self) -> Path:

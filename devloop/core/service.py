@@ -69,7 +69,8 @@ class ServiceLife:
     @property
     def started(self) -> bool:
         """For `depends_on`: a process runs, or has run to its end."""
-        return self.state in (State.STARTING, State.READY, State.COMPLETED)
+        runs = self.state is State.STARTING and self.pid is not None
+        return runs or self.state in (State.READY, State.COMPLETED)
 
     @property
     def ready(self) -> bool:
@@ -208,7 +209,7 @@ class ServiceLife:
             self.timeline.stamp("spawned", now)
         if self._stopping:
             return self._flush()  # asked to end while it was being started
-        self._become(State.STARTING, now, "the task runs" if self.spec.task else "")
+        self._publish()
         if not self.spec.task:
             self._out.append(do.StartProbes(self.spec.name, run))
         return self._advance(now)
@@ -361,6 +362,7 @@ class ServiceLife:
             self._alive = True
             self._sick = ""
             self.run += 1
+            self._become(State.STARTING, now, "the task runs" if self.spec.task else "")
             self._out.append(do.StartProcess(self.spec.name, self.run))
 
     def _want_process(self, *, build: bool) -> None:

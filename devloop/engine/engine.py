@@ -32,7 +32,7 @@ from devloop.local.runner import ServiceRunner
 from devloop.local.watch.scope import WatchSpec
 from devloop.local.watch.watcher import Watcher
 from devloop.metrics.store import LoopStore
-from devloop.protocol import Cause, Loop, Notice, Snapshot, StopProgress
+from devloop.protocol import Loop, Notice, Snapshot, StopProgress
 from devloop.state import StateFolder
 
 CONFIG = ""
@@ -100,12 +100,12 @@ class Engine:
             await self._close()
 
     async def _close(self) -> None:
+        await self._watcher.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for timer in (*self._timers.values(), *self._backoffs.values()):
             timer.cancel()
-        await self._watcher.close()
         for runner in self._runners.values():
             await runner.close()
         await self._holders.close()
@@ -228,7 +228,8 @@ class Engine:
         await self._watcher.watch([*map(_watch_spec, self.project.services.values()), self._config_spec()])
 
     def _config_spec(self) -> WatchSpec:
-        return WatchSpec(CONFIG, self.project.root, self.project.files, gitignore=False)
+        files = (*self.project.files, *self.project.missing)
+        return WatchSpec(CONFIG, self.project.root, files, gitignore=False)
 
     def _files_changed(self, name: str, files: tuple[str, ...], edited: int, detected: int) -> None:
         debounce = self._debounces.get(name)
@@ -259,7 +260,7 @@ class Engine:
             if debounce.pending:
                 self._settle_at(name, debounce.deadline)
         elif name == CONFIG:
-            self._task(self._config_changed(burst.files))
+            self._task(self.reload_config())
         else:
             self.dispatch(ev.FilesSettled(name))
 
@@ -267,14 +268,6 @@ class Engine:
         self.notice("warning", text, hint=hint)
 
     # Configuration.
-
-    async def _config_changed(self, files: tuple[str, ...]) -> None:
-        await self.reload_config()
-        paths = {self.project.root / file for file in files}
-        for name, service in self.project.services.items():
-            life = self.supervisor.services[name]
-            if life.wanted and not paths.isdisjoint(path.resolve() for path in service.env_files):
-                self.dispatch(ev.RestartRequested(name, Cause.CONFIG))
 
     async def reload_config(self) -> list[str]:
         """Put the devloop.toml on disk in force; if it is broken, say so and keep the one that is.
@@ -347,7 +340,9 @@ class Engine:
         """An exception that nobody caught: said to the user, and in full in the engine's log."""
         loop.default_exception_handler(context)
         what = context.get("exception") or context["message"]
-        self.notice("error", f"a fault in devloop itself: {what!r}", hint="please report it; the rest goes on")
+        self.notice(
+            "error", f"a fault in devloop itself: {what!r}", hint="please report it; the rest goes on"
+        )
 
     def _publish_notice(self, notice: Notice) -> None:
         self._notices.append(notice)

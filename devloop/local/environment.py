@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from devloop.config.envfile import read_env_file
 from devloop.config.model import Service
-from devloop.config.problems import Findings
-from devloop.errors import ServiceError
 from devloop.protocol import Variable
 
 _SECRET = re.compile(
@@ -22,24 +19,11 @@ def resolve(service: Service, host: Mapping[str, str], own: Mapping[str, str]) -
     """The variables, by name; each says where its value comes from.
 
     The host's environment, then the env files in their order, then `env`, then devloop's `own`: the later
-    wins. Env files are read anew each time. Raises ServiceError if one is gone or can't be read.
+    wins.
     """
-    values: dict[str, tuple[str, str]] = {name: (value, "host") for name, value in host.items()}
-    for file in service.env_files:
-        findings = Findings()
-        known = {name: value for name, (value, _) in values.items()}
-        try:
-            found = read_env_file(file, known, findings)
-        except OSError as error:
-            raise ServiceError(
-                f"can't read its env file: {error.strerror}", where=str(file), hint="mend `env_file`"
-            ) from None
-        if findings:
-            problem = findings.problems({})[0]
-            raise ServiceError(problem.message, where=f"{file}:{problem.line}", hint=problem.hint)
-        values.update({name: (value, str(file)) for name, value in found.items()})
-    values.update({name: (value, "devloop.toml") for name, value in service.env.items()})
-    values.update({name: (value, "devloop") for name, value in own.items()})
+    sources = {"host": host, **{str(f): service.file_env.get(f, {}) for f in service.env_files}}
+    sources |= {"devloop.toml": service.env, "devloop": own}
+    values = {name: (value, origin) for origin, found in sources.items() for name, value in found.items()}
     return [
         Variable(name, value, origin, is_secret(name, value))
         for name, (value, origin) in sorted(values.items())

@@ -35,7 +35,7 @@ async def check_once(check: HttpCheck | TcpCheck | ExecCheck, timeout: float, ru
                 case HttpCheck():
                     await _http(check)
                 case TcpCheck():
-                    _, writer = await asyncio.open_connection(check.host, check.port)
+                    _, writer = await _connect(check.host, check.port)
                     writer.close()
                     with contextlib.suppress(OSError):
                         await writer.wait_closed()
@@ -55,8 +55,21 @@ def _address(check: HttpCheck | TcpCheck | ExecCheck) -> str:
     return check.command.text if isinstance(check, ExecCheck) else f"{check.host}:{check.port}"
 
 
+async def _connect(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """`localhost` is both loopback addresses, without asking a resolver (RFC 6761, 6.3)."""
+    if host != "localhost":
+        return await asyncio.open_connection(host, port)
+    try:
+        return await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        try:
+            return await asyncio.open_connection("::1", port)
+        except OSError:
+            raise ConnectionRefusedError from None
+
+
 async def _http(check: HttpCheck) -> None:
-    reader, writer = await asyncio.open_connection(check.host, check.port)
+    reader, writer = await _connect(check.host, check.port)
     try:
         connection = h11.Connection(h11.CLIENT)
         host = f"{check.host}:{check.port}"

@@ -180,7 +180,7 @@ class ServiceRunner:
     # What others ask.
 
     def environment(self) -> dict[str, str]:
-        """The variables that a process of this service gets. Raises ServiceError."""
+        """The variables that a process of this service gets."""
         return {v.name: v.value for v in environment.resolve(self.spec, self._host, self._own)}
 
     async def close(self) -> None:

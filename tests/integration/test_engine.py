@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -332,7 +331,7 @@ async def test_devloop_toml_is_followed_and_a_broken_one_changes_nothing(project
 
 async def test_a_changed_env_file_restarts_its_service(project: Project) -> None:
     project.config(
-        '[services.api]\ncommand = "sh -c \'echo $$GREETING; exec sleep 600\'"\nenv_file = "my.env"\nwatch = []'
+        '[services.api]\ncommand = "sh -c \'echo $$GREETING; exec sleep 600\'"\nenv_file = "my.env"'
     )
     project.write("my.env", "GREETING=hello\n")
     async with project.up():
@@ -426,5 +425,5 @@ async def test_a_repository_that_is_busy_is_waited_for(project: Project) -> None
             lambda: project.services["api"].state is State.STOPPING or not project.services["api"].pid
         )
         assert not project.loops or project.loops[-1].cause != "change"
-        Path(lock).unlink()
+        lock.unlink()
         await project.until_line("api", "two")

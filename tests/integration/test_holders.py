@@ -101,7 +101,7 @@ async def test_a_stop_ends_double_forked_daemons_too(bench: Bench) -> None:
     script = "(setsid sh -c 'sleep 600 & exec sleep 600' &); exec sleep 600"
     listener = bench.start(script)
     await listener.pid
-    while len(psutil.Process(bench.holders.root_pid).children(recursive=True)) < 4:
+    while len(psutil.Process(bench.holders.root_pid).children(recursive=True)) < 4:  # noqa: ASYNC110 - the process table has no events
         await asyncio.sleep(0.005)
     bench.stop(5)
     ended = await listener.ended

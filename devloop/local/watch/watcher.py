@@ -16,8 +16,6 @@ from devloop.local.watch.source import Source, WatchLimitError
 PLAUSIBLE = 2_000_000_000
 """A modification time further back than this, in nanoseconds, was not set by the save that is reported: the
 file was moved or copied here."""
-CLOCK_TICK = 10_000_000
-"""The clock of modification times may lag this far behind, in nanoseconds (CONFIG_HZ=100)."""
 UNWHOLE_QUIET = 60_000_000
 """Shortest quiet time where the source can't tell that a file is whole, in nanoseconds."""
 
@@ -55,7 +53,7 @@ class Watcher:
 
         Changes between the call and its return are not missed: they are found by their modification time.
         """
-        began = time.time_ns() - CLOCK_TICK
+        began = time.time_ns()
         async with self._lock:
             before = self._scopes
             self._scopes = {}
@@ -71,12 +69,13 @@ class Watcher:
 
     async def close(self) -> None:
         """Stop watching."""
-        if self._learning is not None:
-            self._learning.cancel()
-            await asyncio.gather(self._learning, return_exceptions=True)
-        if self._source is not None:
-            self._source.close()
-            self._source = None
+        async with self._lock:  # a thread that is opening the source can't be interrupted
+            if self._learning is not None:
+                self._learning.cancel()
+                await asyncio.gather(self._learning, return_exceptions=True)
+            if self._source is not None:
+                self._source.close()
+                self._source = None
 
     def quarantine(self, service: str, files: Iterable[str]) -> None:
         """Pass over these files for this service."""

@@ -1,0 +1,225 @@
+"""What a value of devloop.toml may look like: the forms that a key takes, and what each turns into.
+
+A form is a type for pydantic: the validators that widen a shorthand (`ports = 8081`) to the long form and
+check it, and the JSON schema that tells an editor the same. To the type checker it is what comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, datetime, time
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, WrapValidator
+
+from devloop.config import values
+from devloop.config.model import MS, Command, Mode, Reload, Restart
+from devloop.config.words import describe, quoted
+
+VARIABLE: dict[str, Any] = {"type": "string", "pattern": r"\$\{"}
+"""What an editor lets pass wherever a string of some form stands: its value is known to `load` only."""
+
+
+def _shape(*forms: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema(forms[0] if len(forms) == 1 else {"anyOf": list(forms)})
+
+
+def _text(value: str) -> str:
+    if not value:
+        raise values.wrong("expected a string that is not empty")
+    return value
+
+
+def _strings(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list):
+        return tuple(value)
+    raise values.unexpected("a string or an array of strings", value)
+
+
+def _scalar(value: Any) -> str:
+    match value:
+        case str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return str(value)
+        case datetime() | date() | time():
+            return value.isoformat()
+    raise values.unexpected("a string, a number, true or false", value)
+
+
+def _variable_name(name: str) -> str:
+    if not name or "=" in name or "\0" in name:
+        raise values.wrong(f"{quoted(name)} can't be the name of a variable")
+    return name
+
+
+def _command(value: Any, items: Callable[[Any], Any]) -> Command:
+    if isinstance(value, str):
+        return values.command_line(value)
+    if isinstance(value, list):
+        return values.command_words(items(tuple(value)))
+    raise values.unexpected("a command: a string or an array of strings", value)
+
+
+def _ports(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        value = [value]
+    if isinstance(value, list):
+        # A port without a name is named by its number; `locate` finds the element by what it says.
+        return {(describe(p) if isinstance(p, bool | list | dict) else str(p)): p for p in value}
+    raise values.unexpected("a port, an array of ports or a table of names and ports", value)
+
+
+def _depends_on(value: Any) -> Any:
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list):
+        # What is not a name keeps its index as the key, and is then refused there.
+        return {(d if isinstance(d, str) else i): "ready" for i, d in enumerate(value)}
+    if isinstance(value, dict):
+        return value
+    raise values.unexpected('a service, an array of services or a table such as { store = "ready" }', value)
+
+
+def short(key: str, expected: str) -> Callable[[Any], Any]:
+    """A string stands for a table with this one key."""
+
+    def widen(value: Any) -> Any:
+        if isinstance(value, str):
+            return {key: value}
+        if isinstance(value, dict):
+            return value
+        raise values.unexpected(expected, value)
+
+    return widen
+
+
+def switch(value: Any, table: Callable[[Any], Any]) -> Any:
+    """`false` switches a probe off: the field is then given, and None."""
+    if value is False:
+        return None
+    if isinstance(value, dict):
+        return table(value)
+    raise values.unexpected('a table such as { http = "/healthz" }, or false', value)
+
+
+def _endpoint(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(values.port(value))
+    if isinstance(value, str) and value:
+        return value
+    raise values.unexpected("the name or number of a port", value)
+
+
+def _duration(least: int) -> BeforeValidator:
+    return BeforeValidator(lambda value: values.duration(value, least))
+
+
+_DURATION = {"type": "string", "pattern": values.DURATION_PATTERN}
+_NOT_ZERO = {**_DURATION, "pattern": _DURATION["pattern"].replace("^", "^(?=.*[1-9])", 1)}
+_SIGNAL_NAMES = f"(SIG)?({'|'.join(values.SIGNALS)})"
+_NAMED_PORT = {"type": "string", "pattern": values.LABEL_PATTERN}
+_PORT_NUMBER = {"type": "integer", "minimum": 1, "maximum": 65535}
+_PORT_TEXT = {"type": "string", "pattern": r"^0*[1-9][0-9]{0,4}$"}
+_PORT_FORMS = {"anyOf": [_PORT_NUMBER, _PORT_TEXT, VARIABLE]}
+_NONEMPTY = {"type": "string", "minLength": 1}
+_COMMAND = _shape({"type": "string", "pattern": r"\S"}, {"type": "array", "items": _NONEMPTY, "minItems": 1})
+_STRINGS = _shape(_NONEMPTY, {"type": "array", "items": _NONEMPTY})
+_LABELS = {"anyOf": [{"type": "string", "pattern": values.LABEL_PATTERN}, VARIABLE]}
+
+# What the resolver reads is the type after validation; what pydantic reads is the way there.
+if TYPE_CHECKING:
+    Text: TypeAlias = str
+    Span: TypeAlias = int
+    Pause: TypeAlias = int
+    Strings: TypeAlias = tuple[str, ...]
+    Groups: TypeAlias = tuple[str, ...]
+    CommandLine: TypeAlias = Command
+    Env: TypeAlias = dict[str, str]
+    Ports: TypeAlias = dict[str, int]
+    Signal: TypeAlias = int
+    ReloadAction: TypeAlias = Reload
+    Regex: TypeAlias = str
+    HttpTarget: TypeAlias = str
+    Endpoint: TypeAlias = str
+else:
+    Text = Annotated[str, AfterValidator(_text), _shape(_NONEMPTY)]
+    Span = Annotated[int, _duration(1 * MS), _shape(_NOT_ZERO, VARIABLE)]
+    Pause = Annotated[int, _duration(0), _shape(_DURATION, VARIABLE)]
+    Strings = Annotated[tuple[Text, ...], BeforeValidator(_strings), _STRINGS]
+    Groups = Annotated[
+        tuple[Annotated[Text, AfterValidator(lambda name: values.label(name, "group names"))], ...],
+        BeforeValidator(_strings),
+        _shape(_LABELS, {"type": "array", "items": _LABELS}),
+    ]
+    CommandLine = Annotated[tuple[str, ...], WrapValidator(_command), _COMMAND]
+    Env = Annotated[
+        dict[Annotated[str, AfterValidator(_variable_name)], Annotated[str, BeforeValidator(_scalar)]],
+        _shape(
+            {
+                "type": "object",
+                "propertyNames": {"pattern": "^[^=]+$"},
+                "additionalProperties": {"type": ["string", "number", "boolean"]},
+            }
+        ),
+    ]
+    Ports = Annotated[
+        dict[
+            Annotated[str, AfterValidator(lambda name: values.label(name, "port names"))],
+            Annotated[int, BeforeValidator(values.port)],
+        ],
+        BeforeValidator(_ports),
+        _shape(
+            *_PORT_FORMS["anyOf"],
+            {"type": "array", "items": _PORT_FORMS},
+            {
+                "type": "object",
+                "propertyNames": {"pattern": values.LABEL_PATTERN},
+                "additionalProperties": _PORT_FORMS,
+            },
+        ),
+    ]
+    Signal = Annotated[
+        str,
+        AfterValidator(values.signal_number),
+        _shape({"type": "string", "pattern": f"^{_SIGNAL_NAMES}$"}, VARIABLE),
+    ]
+    ReloadAction = Annotated[
+        str,
+        AfterValidator(values.reload),
+        _shape(
+            {"enum": ["restart", "manual"]},
+            {"type": "string", "pattern": rf"^\s*signal\s*:\s*{_SIGNAL_NAMES}\s*$"},
+            {"type": "string", "pattern": r"^\s*exec\s*:\s*\S"},
+            VARIABLE,
+        ),
+    ]
+    HttpTarget = Annotated[
+        Text, _shape({"type": "string", "pattern": r"^(/|:[0-9]{1,5}(/|$)|http://[^/:])"}, VARIABLE)
+    ]
+    Regex = Annotated[Text, AfterValidator(values.regex)]
+    Endpoint = Annotated[str, BeforeValidator(_endpoint), _shape(_NONEMPTY, _PORT_NUMBER)]
+
+ModeName = Annotated[Literal["local", "remote", "off"], _shape({"enum": list(Mode)}, VARIABLE)]
+PolicyName = Annotated[Literal["never", "on-failure", "always"], _shape({"enum": list(Restart)}, VARIABLE)]
+ConditionName = Literal["started", "ready", "completed"]
+_CONDITION = {"anyOf": [{"enum": ["started", "ready", "completed"]}, VARIABLE]}
+
+if TYPE_CHECKING:
+    Dependencies: TypeAlias = dict[str, ConditionName]
+else:
+    Dependencies = Annotated[
+        dict[str, ConditionName],
+        BeforeValidator(_depends_on),
+        _shape(
+            _NONEMPTY,
+            {"type": "array", "items": _NONEMPTY},
+            {"type": "object", "additionalProperties": _CONDITION},
+        ),
+    ]

@@ -1,0 +1,115 @@
+"""devloop.toml → `model.Project`, or every problem with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic_core import PydanticCustomError
+
+from devloop.config import graph
+from devloop.config.explain import shaped
+from devloop.config.model import Project
+from devloop.config.problems import ConfigProblems, Findings, Place
+from devloop.config.read import Sources, read
+from devloop.config.resolve import EnvFiles, Scope, resolve
+from devloop.config.schema import Defaults, ProjectTable
+from devloop.config.schema import Service as ServiceTable
+from devloop.config.values import label
+from devloop.config.words import describe
+from devloop.errors import ConfigError
+
+FILE_NAME = "devloop.toml"
+
+
+def find(start: Path) -> Path:
+    """The devloop.toml of this folder or of the nearest one above it. Raises ConfigError if there is none."""
+    folder = start.absolute()
+    for candidate in (folder, *folder.parents):
+        if (candidate / FILE_NAME).is_file():
+            return candidate / FILE_NAME
+    raise ConfigError(
+        f"there is no {FILE_NAME} in this folder or above it",
+        where=str(start),
+        hint="devloop init writes one",
+    )
+
+
+def load(file: Path, environ: Mapping[str, str]) -> Project:
+    """The project that the file and its includes describe. `environ` is for `${VAR}` and `~`.
+
+    Raises `ConfigProblems` with every problem at once, and ConfigError if the file can't be read at all.
+    """
+    file = file.resolve()
+    findings = Findings()
+    try:
+        sources = read(file, environ, findings)
+    except FileNotFoundError:
+        raise ConfigError(
+            "the file does not exist", where=str(file), hint="devloop init writes one"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"can't be read: {error.strerror}", where=str(file)) from error
+    env_files = EnvFiles(environ, findings)
+    project = _project(file, sources, env_files, findings)
+    if findings:
+        texts = dict.fromkeys(sources.named, "") | {source.file: source.text for source in sources.files}
+        looked_at = dict.fromkeys((*texts, *project.files, *project.missing))
+        raise ConfigProblems(findings.problems(texts), tuple(looked_at))
+    return project
+
+
+def _project(file: Path, sources: Sources, env_files: EnvFiles, findings: Findings) -> Project:
+    main = sources.files[0].data if sources.files else {}
+    place = Place(file)
+    table, _ = shaped(ProjectTable, main.get("project", {}), place.at("project"), findings)
+    entries = _services(sources, main.get("defaults", {}), place.at("defaults"), env_files, findings)
+    if not entries and sources.complete and not findings:
+        findings.add(place, "the project has no services", 'add one: [services.web] with command = "…"')
+    graph.check(entries, findings, complete=sources.complete)
+    services = {name: entry.service for name, entry in entries.items()}
+    groups: dict[str, tuple[str, ...]] = {}
+    for name, service in services.items():
+        for group in service.groups:
+            groups[group] = (*groups.get(group, ()), name)
+    toml_files = (source.file for source in sources.files)
+    return Project(
+        name=table.name or file.parent.name or "devloop",
+        file=file,
+        files=tuple(dict.fromkeys((*toml_files, *sources.extra, *env_files.read))),
+        services=services,
+        groups=groups,
+        missing=tuple(sorted({*sources.missing, *env_files.missing})),
+    )
+
+
+def _services(
+    sources: Sources, defaults: object, defaults_place: Place, env_files: EnvFiles, findings: Findings
+) -> dict[str, graph.Entry]:
+    shared, _ = shaped(Defaults, defaults, defaults_place, findings)
+    entries: dict[str, graph.Entry] = {}
+    for source in sources.files:
+        raw = source.data.get("services", {})
+        place = source.place.at("services")
+        if not isinstance(raw, dict):
+            findings.add(place, f"services: expected tables such as [services.web], not {describe(raw)}")
+            continue
+        for name, table in raw.items():
+            here = place.at(name)
+            if name in entries:
+                what = f"services.{name} is defined twice: here and at {{other}}"
+                findings.add(here.key(), what, "remove or rename one", other=entries[name].place.key())
+                continue
+            _check_name(name, here, findings)
+            own, broken = shaped(ServiceTable, table, here, findings)
+            scope = Scope(name, own, broken, here, shared, defaults_place, env_files, findings)
+            entries[name] = graph.Entry(resolve(scope), scope)
+    return entries
+
+
+def _check_name(name: str, place: Place, findings: Findings) -> None:
+    try:
+        label(name, "service names")
+    except PydanticCustomError as error:
+        context = error.context or {}
+        findings.add(place.key(), context["what"], context["hint"])

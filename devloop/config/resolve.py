@@ -1,0 +1,259 @@
+"""One service's table and the defaults → `model.Service`, with the checks that need one service only."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devloop.config.envfile import read_env_file
+from devloop.config.model import (
+    MS,
+    SECOND,
+    Command,
+    Condition,
+    Mode,
+    Probe,
+    Reload,
+    Restart,
+    RestartPolicy,
+    Service,
+    StopPolicy,
+    TcpCheck,
+)
+from devloop.config.probe import HOST, probe, rhythm
+from devloop.config.problems import Findings, Place
+from devloop.config.schema import Common, Defaults, Table
+from devloop.config.schema import Service as ServiceTable
+from devloop.config.words import dotted, quoted
+
+DEBOUNCE = 4 * MS
+STOP_TIMEOUT = 5 * SECOND
+_NONE = Command(("true",), "")
+"""Stands for a command that is missing, so that the rest is still checked."""
+
+
+@dataclass(slots=True)
+class EnvFiles:
+    """The env files of a project; each is read once, for many services name the same."""
+
+    environ: Mapping[str, str]
+    findings: Findings
+    read: dict[Path, dict[str, str]] = field(default_factory=dict)
+    missing: set[Path] = field(default_factory=set)
+    """Those that are not there."""
+
+    def at(self, file: Path, place: Place, hint: str | None) -> dict[str, str] | None:
+        """What the file says, or None if it is missing, which is a finding unless there is no `hint`."""
+        if file in self.read:
+            return self.read[file]
+        try:
+            self.read[file] = read_env_file(file, self.environ, self.findings)
+            return self.read[file]
+        except FileNotFoundError:
+            self.missing.add(file)
+            if hint is not None:
+                self.findings.add(place, f"{dotted(place.path)}: there is no file {file}", hint)
+        except OSError as error:
+            self.findings.add(place, f"{dotted(place.path)}: {file} can't be read: {error.strerror}")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A service's table, where it stands, and the defaults behind it."""
+
+    name: str
+    table: ServiceTable
+    broken: frozenset[str]
+    """Its keys that were left out because they are wrong."""
+    place: Place
+    defaults: Defaults
+    defaults_place: Place
+    env_files: EnvFiles
+    findings: Findings
+
+    def holder(self, key: str) -> tuple[Common, Place]:
+        """The table that decides on a key that is replaced as a whole, and the place of its value."""
+        if getattr(self.table, key) is not None or key in self.broken:
+            return self.table, self.place.at(key)
+        return self.defaults, self.defaults_place.at(key)
+
+    def path(self, text: str, folder: Path) -> Path:
+        """A path as it is written in a file, made absolute."""
+        if text == "~" or text.startswith("~/"):
+            text = self.env_files.environ.get("HOME", "~") + text[1:]
+        path = folder / text
+        # Following links costs system calls, and without `..` it changes nothing.
+        return path.resolve() if ".." in path.parts else path
+
+
+def resolve(scope: Scope) -> Service:
+    """The service. What is wrong becomes a finding, and a value that lets the other checks go on."""
+    table, defaults = scope.table, scope.defaults
+    if table.command is None and "command" not in scope.broken:
+        scope.findings.add(
+            scope.place.key(),
+            f"{dotted(scope.place.path)}: has no command",
+            'add command = "…": what it runs',
+        )
+    task = bool(table.task)
+    cwd = _cwd(scope)
+    env_files = _env_files(scope, cwd)
+    watch = table.watch if table.watch is not None else (() if task else (".",))
+    gitignore = scope.holder("gitignore")[0].gitignore
+    debounce = scope.holder("debounce")[0].debounce
+    ports = table.ports or {}
+    return Service(
+        name=scope.name,
+        command=table.command or _NONE,
+        cwd=cwd,
+        env={**(defaults.env or {}), **(table.env or {})},
+        env_files=tuple(env_files),
+        watch=tuple(_watch(scope, index, text, cwd) for index, text in enumerate(watch)),
+        ignore=scope.holder("ignore")[0].ignore or (),
+        gitignore=True if gitignore is None else gitignore,
+        build=table.build,
+        reload=scope.holder("reload")[0].reload or Reload(),
+        ports=ports,
+        ready=_ready(scope, task),
+        live=_live(scope, task),
+        depends_on={name: Condition(condition) for name, condition in (table.depends_on or {}).items()},
+        restart=_restart(scope, task),
+        stop=_stop(scope),
+        task=task,
+        mode=_mode(scope),
+        groups=tuple(dict.fromkeys(scope.holder("groups")[0].groups or ())),
+        debounce=DEBOUNCE if debounce is None else debounce,
+        file_env=env_files,
+    )
+
+
+def _cwd(scope: Scope) -> Path:
+    folder = scope.place.file.parent
+    text = scope.table.cwd
+    if text is None:
+        return folder
+    cwd = scope.path(text, folder)
+    if not cwd.is_dir():
+        what = "is not a folder" if cwd.exists() else "does not exist"
+        place = scope.place.at("cwd")
+        scope.findings.add(
+            place, f"{dotted(place.path)}: the folder {quoted(text)} {what}", f"it is looked for in {folder}"
+        )
+    return cwd
+
+
+def _env_files(scope: Scope, cwd: Path) -> dict[Path, Mapping[str, str]]:
+    holder, place = scope.holder("env_file")
+    found: dict[Path, Mapping[str, str]] = {}
+    for index, text in enumerate(holder.env_file or ()):
+        optional = text.endswith("?")
+        file = scope.path(text.removesuffix("?"), place.file.parent)
+        hint = None if optional else 'a "?" at the end of the name says that it may be missing'
+        if hint and scope.table.cwd and (scope.path(text, cwd)).is_file():
+            hint = f"it is relative to this file, so {quoted(f'{scope.table.cwd}/{text}')} would be the one"
+        values = scope.env_files.at(file, place.at(index), hint)
+        if values is not None:
+            found[file] = values
+    return found
+
+
+def _watch(scope: Scope, index: int, text: str, cwd: Path) -> Path:
+    path = scope.path(text, cwd)
+    if "*" in text and not path.exists():
+        place = scope.place.at("watch", index)
+        hint = "watch the folder above it; `ignore` leaves files out"
+        scope.findings.add(place, f"{dotted(place.path)}: watch takes folders and files, not patterns", hint)
+    return path
+
+
+def _ready(scope: Scope, task: bool) -> Probe | None:
+    table, ports = scope.table, scope.table.ports or {}
+    if "ready" in table.model_fields_set:
+        if table.ready is None or _on_task(scope, "ready", task):
+            return None
+        timing = rhythm(TcpCheck(HOST, 0), table.ready, scope.defaults.ready)
+        known = None if "ports" in scope.broken else ports
+        return probe(
+            table.ready,
+            timing,
+            known,
+            scope.place.at("ready"),
+            scope.findings,
+            complete="ready" not in scope.broken,
+        )
+    if ports and not task:
+        return rhythm(TcpCheck(HOST, next(iter(ports.values()))), scope.defaults.ready)
+    return None
+
+
+def _live(scope: Scope, task: bool) -> Probe | None:
+    table = scope.table
+    if table.live is None or _on_task(scope, "live", task):
+        return None
+    timing = rhythm(TcpCheck(HOST, 0), table.live, scope.defaults.live, live=True)
+    known = None if "ports" in scope.broken else table.ports or {}
+    return probe(
+        table.live, timing, known, scope.place.at("live"), scope.findings, complete="live" not in scope.broken
+    )
+
+
+def _on_task(scope: Scope, key: str, task: bool) -> bool:
+    if task:
+        place = scope.place.key(key)
+        what = f"{dotted(place.path)}: a task has no probes; it is completed by its exit code"
+        scope.findings.add(place, what, f"remove {key}, or task = true")
+    return task
+
+
+def _restart(scope: Scope, task: bool) -> RestartPolicy:
+    own, shared, base = scope.table.restart, scope.defaults.restart, RestartPolicy()
+    written = own.policy if own else None
+    # A default that keeps services up would run a finished migration again.
+    policy = written or ("never" if task else (shared.policy if shared else None) or base.policy)
+    if task and written == "always":
+        place = scope.place.at("restart", "policy")
+        what = f"{dotted(scope.place.path)}.restart: a task that is always restarted is never completed"
+        scope.findings.add(place, what, 'use "on-failure" to try again until it succeeds')
+    delay = _merged(own, shared, "delay", base.delay)
+    given = _merged(own, shared, "max_delay", 0)
+    max_delay = given or max(base.max_delay, delay)
+    if given and given < delay:
+        place = (scope.place if own else scope.defaults_place).at("restart", "max_delay")
+        what = f"max_delay is {given / SECOND:g} s, and delay {delay / SECOND:g} s"
+        scope.findings.add(place, f"{dotted(place.path[:-1])}: {what}", "max_delay is the longer one")
+    return RestartPolicy(
+        policy=Restart(policy),
+        delay=delay,
+        max_delay=max_delay,
+        limit=_merged(own, shared, "limit", base.limit),
+        window=_merged(own, shared, "window", base.window),
+    )
+
+
+def _stop(scope: Scope) -> StopPolicy:
+    own, shared = scope.table.stop, scope.defaults.stop
+    return StopPolicy(
+        signal=_merged(own, shared, "signal", int(signal.SIGTERM)),
+        timeout=_merged(own, shared, "timeout", STOP_TIMEOUT),
+    )
+
+
+def _merged(own: Table | None, shared: Table | None, key: str, default: int) -> int:
+    """A key of a table that services and defaults both have: tables are merged key by key."""
+    for table in (own, shared):
+        value: int | None = getattr(table, key, None)
+        if value is not None:
+            return value
+    return default
+
+
+def _mode(scope: Scope) -> Mode:
+    holder, place = scope.holder("mode")
+    mode = Mode(holder.mode or Mode.LOCAL)
+    if mode is Mode.REMOTE:
+        what = f"{dotted(place.path)}: this project has no remote, so nothing can run there"
+        scope.findings.add(place, what, 'use "local", or "off"')
+    return mode

@@ -1,0 +1,260 @@
+"""The tables of devloop.toml: which keys there are, and what they say to an editor.
+
+One pydantic model per table. A shorthand (`restart = "never"`) is turned into the long form before it is
+checked, so that no `Union` blurs what is expected where. Every field is None if it was not given: the
+defaults are `resolve`'s, after `[defaults]` has had its say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator
+
+from devloop.config.forms import (
+    CommandLine,
+    Dependencies,
+    Endpoint,
+    Env,
+    Groups,
+    HttpTarget,
+    ModeName,
+    Pause,
+    PolicyName,
+    Ports,
+    Regex,
+    ReloadAction,
+    Signal,
+    Span,
+    Strings,
+    Text,
+    short,
+    switch,
+)
+
+
+class Table(BaseModel):
+    """A table of the file. TOML has types, so nothing is converted unless a validator above does it."""
+
+    # Built at its first use: a table inside another is part of that one's validator.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+
+class Timings(Table):
+    """The rhythm of a probe."""
+
+    period: Span | None = Field(
+        None, description="Time between two attempts. Default: 250ms (ready), 2s (live)."
+    )
+    timeout: Span | None = Field(None, description="How long one attempt may take. Default: 1s.")
+    grace: Pause | None = Field(
+        None, description="How long failures after the start do not count. Default: 30s (ready), 0s (live)."
+    )
+    failures: int | None = Field(
+        None, ge=1, description="Failures in a row that count as failed. Default: 3."
+    )
+
+
+class LiveProbe(Timings):
+    """How to tell that the service still works. One of http, tcp and exec."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [k]} for k in ("http", "tcp", "exec")],
+            "dependentRequired": {"port": ["http"]},
+        }
+    )
+
+    http: HttpTarget | None = Field(
+        None, description='A path on the first port, ":PORT/path" or a URL; a status from 200 to 399 is well.'
+    )
+    tcp: Endpoint | None = Field(
+        None, description="A port's name or number, or host:port; a connection is well."
+    )
+    exec: CommandLine | None = Field(
+        None, description="A command in the service's folder; exit code 0 is well."
+    )
+    port: Endpoint | None = Field(
+        None, description="The port, by name or number, that the path in `http` is for."
+    )
+
+
+class ReadyProbe(LiveProbe):
+    """How to tell that the service can be used. One of http, tcp, exec and log."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [k]} for k in ("http", "tcp", "exec", "log")],
+            "dependentRequired": {"port": ["http"]},
+        }
+    )
+
+    log: Regex | None = Field(None, description="A regular expression that a line of output must match.")
+
+
+class RestartTable(Table):
+    """Which exits start the service again, and how soon."""
+
+    policy: PolicyName | None = Field(
+        None, description="never, on-failure or always. Default: on-failure; for tasks never."
+    )
+    delay: Span | None = Field(
+        None, description="Before the first attempt; doubled at each one. Default: 100ms."
+    )
+    max_delay: Span | None = Field(None, description="The longest delay. Default: 10s.")
+    limit: int | None = Field(None, ge=1, description="Failures in a row that make a crash loop. Default: 5.")
+    window: Span | None = Field(
+        None, description="A failure later than this after its start begins a new count. Default: 10s."
+    )
+
+
+class StopTable(Table):
+    """How the service is asked to end."""
+
+    signal: Signal | None = Field(None, description="The signal that asks. Default: TERM.")
+    timeout: Span | None = Field(None, description="How long until the whole tree is killed. Default: 5s.")
+
+
+# Tables with a shorthand. The type checker sees the table; pydantic, the way to it.
+if TYPE_CHECKING:
+    Ready: TypeAlias = ReadyProbe
+    Live: TypeAlias = LiveProbe
+    RestartRule: TypeAlias = RestartTable
+    StopRule: TypeAlias = StopTable
+else:
+    Ready = Annotated[
+        ReadyProbe | None, WrapValidator(switch, json_schema_input_type=ReadyProbe | Literal[False])
+    ]
+    Live = Annotated[
+        LiveProbe | None, WrapValidator(switch, json_schema_input_type=LiveProbe | Literal[False])
+    ]
+    RestartRule = Annotated[
+        RestartTable,
+        BeforeValidator(
+            short("policy", '"never", "on-failure", "always" or a table'),
+            json_schema_input_type=PolicyName | RestartTable,
+        ),
+    ]
+    StopRule = Annotated[
+        StopTable,
+        BeforeValidator(
+            short("signal", 'a signal such as "TERM", or a table'), json_schema_input_type=Signal | StopTable
+        ),
+    ]
+
+
+class Common(Table):
+    """The keys that `[defaults]` has too."""
+
+    env: Env | None = Field(None, description="Environment variables; numbers and booleans become strings.")
+    env_file: Strings | None = Field(
+        None, description='Files of NAME=value lines; one whose name ends in "?" may be missing.'
+    )
+    ignore: Strings | None = Field(
+        None, description="Files that are not watched, in gitignore syntax, besides the built-in ones."
+    )
+    gitignore: bool | None = Field(
+        None, description="Whether .gitignore and the usual build folders are left out. Default: true."
+    )
+    reload: ReloadAction | None = Field(
+        None,
+        description="What a change does: restart, manual, signal:NAME or exec: COMMAND. Default: restart.",
+    )
+    restart: RestartRule | None = Field(
+        None,
+        description="When the process is started again after it ended. Default: on-failure; for tasks never.",
+    )
+    stop: StopRule | None = Field(None, description="The signal that asks it to end, and for how long.")
+    mode: ModeName | None = Field(
+        None, description="Where it runs: local (here), remote (in the cluster) or off. Default: local."
+    )
+    groups: Groups | None = Field(None, description="Names that stand for several services.")
+    debounce: Span | None = Field(
+        None, description="Shortest quiet time after a change before it counts as settled. Default: 4ms."
+    )
+
+
+class Defaults(Common):
+    """What holds for every service that does not say otherwise."""
+
+    ready: Timings | None = Field(
+        None, description="Rhythm of the ready probes; the check is the service's own."
+    )
+    live: Timings | None = Field(
+        None, description="Rhythm of the live probes; the check is the service's own."
+    )
+
+
+_ALWAYS: Any = {"const": "always"}
+_OBJECT: Any = {"type": "object", "required": ["policy"]}
+
+
+class Service(Common):
+    """A process that devloop runs and reloads."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "required": ["command"],
+            "if": {"properties": {"task": {"const": True}}, "required": ["task"]},
+            "then": {
+                "properties": {
+                    "ready": {"const": False},
+                    "live": {"const": False},
+                    "restart": {"not": {"anyOf": [_ALWAYS, {"properties": {"policy": _ALWAYS}, **_OBJECT}]}},
+                }
+            },
+        }
+    )
+
+    command: CommandLine | None = Field(
+        None, description="What to run: as typed in a shell, or an array of words."
+    )
+    cwd: Text | None = Field(None, description="The folder it runs in. Default: the folder of this file.")
+    watch: Strings | None = Field(
+        None,
+        description='Folders and files whose changes matter, relative to cwd. Default: ["."]; for tasks [].',
+    )
+    build: CommandLine | None = Field(None, description="A command that must succeed before each start.")
+    ports: Ports | None = Field(None, description="The ports that it listens on, by name.")
+    ready: Ready | None = Field(
+        None, description="How to tell that it is ready. Default: the first port accepts a connection."
+    )
+    live: Live | None = Field(None, description="How to tell that it still works; a failure restarts it.")
+    depends_on: Dependencies | None = Field(
+        None, description="Services that must be started, ready (the default) or completed before it starts."
+    )
+    task: bool | None = Field(
+        None, description="Whether it runs once and completes by exit code 0. Default: false."
+    )
+
+
+class ProjectTable(Table):
+    """The project as a whole."""
+
+    name: Text | None = Field(None, description="Its name. Default: the folder's.")
+
+
+class Head(Table):
+    """What decides on the files of a project."""
+
+    include: Strings | None = Field(
+        None, description="Further files with services: paths or globs (*, **), relative to this file."
+    )
+
+
+class File(Head):
+    """A whole devloop.toml, or a file that it includes (which has services only)."""
+
+    project: ProjectTable | None = Field(None, description="The project as a whole.")
+    defaults: Defaults | None = Field(
+        None, description="What holds for every service that does not say otherwise."
+    )
+    services: dict[str, Service] | None = Field(None, description="The services, by name.")
+
+
+TABLES: Mapping[type[Table], Mapping[str, type[Table]]] = {
+    Service: {"ready": ReadyProbe, "live": LiveProbe, "restart": RestartTable, "stop": StopTable},
+    Defaults: {"ready": Timings, "live": Timings, "restart": RestartTable, "stop": StopTable},
+}
+"""The model of the table that a key holds, for the names that are valid in it."""

@@ -1,0 +1,208 @@
+"""The small languages inside string values: durations, commands, signals, reload actions, patterns.
+
+Each function takes what stands in the file and returns what it means, or raises a `PydanticCustomError`
+that says what was expected; `explain` turns that into a problem at the value's position.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+from typing import Any
+
+import durationpy
+from pydantic_core import PydanticCustomError
+
+from devloop.config.model import MS, Command, Reload, ReloadKind
+from devloop.config.words import describe, quoted, suggestion
+
+DURATION_PATTERN = (
+    r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))*$"
+)
+"""Go's time.ParseDuration without a sign. durationpy alone would also take days, months and years."""
+
+LABEL_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+"""A DNS label (RFC 1123), which Kubernetes asks of a Service's name."""
+
+SIGNALS = (
+    "HUP",
+    "INT",
+    "QUIT",
+    "ABRT",
+    "KILL",
+    "USR1",
+    "USR2",
+    "ALRM",
+    "TERM",
+    "CONT",
+    "STOP",
+    "TSTP",
+    "WINCH",
+)
+"""The signals that a service can be sent, by their POSIX names."""
+
+_DURATION = re.compile(DURATION_PATTERN)
+_LABEL = re.compile(LABEL_PATTERN)
+_NUMBER = re.compile(r"^[0-9.]+$")
+
+
+def wrong(what: str, hint: str = "") -> PydanticCustomError:
+    """The error for a value that can't be used. `what` is the whole sentence."""
+    return PydanticCustomError("devloop", "{what}", {"what": what, "hint": hint})
+
+
+def unexpected(expected: str, value: object, hint: str = "") -> PydanticCustomError:
+    """The same, as `expected …, not …`."""
+    return wrong(f"expected {expected}, not {describe(value)}", hint)
+
+
+def duration(value: Any, least: int) -> int:
+    """Nanoseconds, to the microsecond. `least` is the smallest that makes sense, in nanoseconds."""
+    expected = 'a duration such as "250ms" or "1m30s"'
+    if (isinstance(value, int | float) and not isinstance(value, bool)) or (
+        isinstance(value, str) and _NUMBER.fullmatch(value)
+    ):
+        hint = f'add the unit: "{value}ms" is milliseconds, "{value}s" seconds'
+        raise unexpected(expected, value, hint)
+    if not isinstance(value, str):
+        raise unexpected(expected, value)
+    if not _DURATION.fullmatch(value):
+        if value.startswith("-") and _DURATION.fullmatch(value[1:]):
+            raise unexpected("a duration that is not negative", value)
+        raise unexpected(expected, value, "units are h, m, s, ms, us and ns, with no space before them")
+    try:
+        nanoseconds = round(durationpy.from_str(value).total_seconds() * 1_000_000) * 1_000
+    except durationpy.DurationError:
+        raise unexpected("a duration of at most some years", value) from None
+    if nanoseconds < least:
+        raise unexpected(f"a duration of at least {least // MS} ms", value)
+    return nanoseconds
+
+
+def label(name: str, what: str) -> str:
+    """The name if it is a DNS label; `what` is the plural, such as "service names"."""
+    if _LABEL.fullmatch(name):
+        return name
+    fixed = re.sub(r"-{2,}", "-", re.sub(r"[^a-z0-9-]", "-", name.lower())).strip("-")[:63].strip("-")
+    rule = f"{what} are made of a-z, 0-9 and - (at most 63, no - at either end), as in Kubernetes"
+    hint = f"{quoted(fixed)} would do" if fixed and fixed != name else ""
+    raise wrong(f"{rule}; {quoted(name)} is not", hint)
+
+
+def port(value: Any) -> int:
+    """A TCP port. Digits in a string count too: that is what `"${PORT}"` becomes."""
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 65535:
+        raise unexpected("a port from 1 to 65535", value)
+    return number
+
+
+def signal_number(name: str) -> int:
+    """The number of `TERM` or `SIGTERM`."""
+    bare = name.removeprefix("SIG")
+    if bare not in SIGNALS:
+        upper = name.upper().removeprefix("SIG")
+        raise wrong(f"there is no signal {quoted(name)}", suggestion(upper, SIGNALS, kind="signals"))
+    return int(getattr(signal, f"SIG{bare}"))
+
+
+def regex(text: str) -> str:
+    """The text if it is a regular expression of Python's."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        at = f" at character {error.pos + 1}" if error.pos is not None else ""
+        raise wrong(
+            f"not a regular expression: {error.msg}{at}", "a \\ before ( [ . * + ? takes it as it is"
+        ) from None
+    return text
+
+
+def reload(text: str) -> Reload:
+    """`restart`, `manual`, `signal:NAME` or `exec: COMMAND`."""
+    kind, colon, rest = text.partition(":")
+    rest = rest.strip()
+    match kind.strip():
+        case "restart" if not colon:
+            return Reload(ReloadKind.RESTART)
+        case "manual" if not colon:
+            return Reload(ReloadKind.MANUAL)
+        case "signal" if rest:
+            return Reload(ReloadKind.SIGNAL, signal=signal_number(rest))
+        case "exec" if rest:
+            return Reload(ReloadKind.EXEC, command=command_line(rest))
+        case "signal" | "exec" as missing:
+            what = (
+                'a signal, as in "signal:HUP"'
+                if missing == "signal"
+                else 'a command, as in "exec: make reload"'
+            )
+            raise unexpected(what, text)
+    kinds = ("restart", "manual", "signal:HUP", "exec: COMMAND")
+    hint = suggestion(text, ("restart", "manual"), kind="forms") if not colon else ""
+    raise unexpected(", ".join(quoted(k) for k in kinds[:-1]) + f" or {quoted(kinds[-1])}", text, hint)
+
+
+def command_line(text: str) -> Command:
+    """A command as it is typed: split into words if no shell is needed, else for /bin/sh."""
+    line = text.strip()
+    if not line:
+        raise wrong("expected a command, not an empty string")
+    if needs_shell(line):
+        return Command(("/bin/sh", "-c", line), line)
+    try:
+        # shlex reads a character at a time, which 100 services notice.
+        argv = tuple(shlex.split(line) if any(c in line for c in "\"'\\") else line.split())
+    except ValueError as error:
+        raise wrong(
+            f"not a command line: {str(error).lower()}", "close the quote, or give the words as an array"
+        ) from None
+    if not argv or not argv[0]:
+        raise wrong("expected a command, not an empty string")
+    return Command(argv, line)
+
+
+def command_words(words: tuple[str, ...]) -> Command:
+    """A command given as its words; no shell looks at them."""
+    if not words or not words[0]:
+        raise wrong("expected a command: the first word is the program")
+    return Command(words, shlex.join(words))
+
+
+_SHELL_WORDS = frozenset(
+    # Reserved words, and built-ins that are no program of their own (POSIX, 2.4 and 2.14).
+    """
+    ! { } case do done elif else esac fi for function if in select then time until while . : alias bg break cd
+    command continue eval exec exit export fg getopts hash jobs local popd pushd read readonly return set
+    shift shopt source times trap type ulimit umask unalias unset wait
+    """.split()  # noqa: SIM905 - as a list it is a page
+)
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+
+
+def needs_shell(line: str) -> bool:
+    """Whether a shell would do more with the line than split it into words."""
+    first = line.split(None, 1)[0]
+    if first in _SHELL_WORDS or _ASSIGNMENT.match(first):
+        return True
+    quote, at_word_start, position = "", True, 0
+    while position < len(line):
+        char = line[position]
+        if quote == "'":
+            quote = "" if char == "'" else quote
+        elif char == "\\":
+            if line[position + 1 : position + 2] == "\n":
+                return True
+            position += 1
+        elif quote:
+            if char in "$`":
+                return True
+            quote = "" if char == '"' else quote
+        elif char in "'\"":
+            quote = char
+        elif char in "|&;<>()$`*?[{\n" or (char in "~#" and at_word_start):
+            return True
+        at_word_start = char.isspace() and not quote
+        position += 1
+    return False

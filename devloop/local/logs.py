@@ -135,7 +135,7 @@ class LogBook:
         found.sort(key=lambda pair: pair[0][0])
         lines = [_decode(name, chunk, line) for (_, chunk, line), name in found[-limit:] if limit]
         new = self._total - cursor if services is None else sum(self._newer(n, cursor) for n in names)
-        return lines, self._total, max(0, new - len(lines)) if cursor else 0
+        return lines, self._total, max(0, new - len(lines))
 
     def _newer(self, name: str, cursor: int) -> int:
         return sum(

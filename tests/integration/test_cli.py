@@ -1,0 +1,276 @@
+"""The command line as a user meets it: real processes, exit codes, messages without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devloop.cli import parser
+from devloop.protocol import Snapshot
+from tests.integration.conftest import DEADLINE, wait_gone
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """\
+[project]
+name = "demo"
+[services.api]
+command = "sh -c 'echo hello; exec sleep 600'"
+env = { GREETING = "good day", API_TOKEN = "hunter2" }
+groups = ["back"]
+[services.web]
+command = "sh -c 'echo web; exec sleep 600'"
+depends_on = ["api"]
+"""
+
+
+class Cli:
+    """Runs devloop in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *args: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, "-m", "devloop.cli", *args],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
+        assert result.returncode == code, result.stdout + result.stderr
+        assert "Traceback" not in result.stderr
+        return result
+
+    def popen(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "devloop.cli", *args],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def devloop(tmp_path: Path) -> Iterator[Cli]:
+    (tmp_path / "devloop.toml").write_text(CONFIG)
+    cli = Cli(tmp_path)
+    yield cli
+    subprocess.run(
+        [sys.executable, "-m", "devloop.cli", "down"], cwd=tmp_path, check=False, capture_output=True
+    )
+    wait_gone(str(tmp_path))
+
+
+def test_a_day_in_the_terminal(devloop: Cli) -> None:
+    up = devloop("up", "--detach").stdout
+    assert up.splitlines()[0].split()[:3] == ["SERVICE", "MODE", "STATE"]
+    assert [line.split()[:3] for line in up.splitlines()[1:]] == [
+        ["api", "local", "ready"],
+        ["web", "local", "ready"],
+    ]
+    snapshot = Snapshot.from_json(json.loads(devloop("status", "--json").stdout))
+    assert (snapshot.project, len(snapshot.services)) == ("demo", 2)
+    assert devloop("logs", "api").stdout == "api | hello\n"
+    assert json.loads(devloop("logs", "api", "--json").stdout)["text"] == "hello"
+    assert "off now" in devloop("toggle", "web", "off").stdout
+    devloop("restart", "api")
+    (devloop.folder / "x.py").write_text("1")
+    deadline = time.monotonic() + DEADLINE
+    while not (report := json.loads(devloop("stats", "--json").stdout))["services"][0]["count"]:
+        assert time.monotonic() < deadline
+    assert report["loops"][-1]["service"] == "api"
+    assert "nothing runs" not in devloop("down").stdout
+    assert "nothing runs" in devloop("down").stdout
+    assert devloop("logs", "api").stdout.startswith("hello\n"), "from the file, with no engine"
+    assert "api" in devloop("stats").stdout
+    for form in ("chrome", "otlp", "csv"):
+        assert "api" in devloop("export", "--format", form).stdout
+    devloop("export", "-o", "out.json")
+    assert (devloop.folder / "out.json").exists()
+
+
+def test_headless_prints_the_logs_and_ctrl_c_ends_with_130(devloop: Cli) -> None:
+    process = devloop.popen("up", "--headless", "api")
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "api | hello\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(DEADLINE) == 130
+    assert "all stopped" in process.stderr.read()
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_follow_goes_on_until_the_engine_ends(devloop: Cli) -> None:
+    devloop("up", "--detach")
+    follow = devloop.popen("logs", "-f", "api")
+    assert follow.stdout is not None and follow.stderr is not None
+    assert follow.stdout.readline() == "api | hello\n"
+    devloop("restart", "api")
+    assert follow.stdout.readline() == "api | hello\n"
+    devloop("down")
+    assert follow.wait(DEADLINE) == 0
+    follow.stdout.close()
+    follow.stderr.close()
+
+
+def test_up_names_services_and_groups_and_joins_a_running_engine(devloop: Cli) -> None:
+    devloop("up", "--detach", "back")
+    states = {
+        s.name: s.state for s in Snapshot.from_json(json.loads(devloop("status", "--json").stdout)).services
+    }
+    assert states == {"api": "ready", "web": "off"}
+    devloop("up", "--detach", "web")
+    assert "ready" in devloop("status", "web").stdout
+
+
+def test_a_failed_service_is_exit_code_1(devloop: Cli) -> None:
+    (devloop.folder / "devloop.toml").write_text(
+        '[services.api]\ncommand = "sh -c \'exit 3\'"\nrestart = "never"\n'
+    )
+    assert "exited with 3" in devloop("up", "--detach", code=1).stdout
+    devloop("status", code=1)
+
+
+def test_exec_and_env_show_the_world_of_a_service(devloop: Cli) -> None:
+    assert devloop("exec", "api", "--", "sh", "-c", "echo $GREETING; exit 5", code=5).stdout == "good day\n"
+    table = devloop("env", "api").stdout
+    assert "good day" in table and "hunter2" not in table
+    assert "hunter2" in devloop("env", "api", "--reveal").stdout
+    assert json.loads(devloop("env", "api", "--format", "json").stdout)["API_TOKEN"] == "hunter2"
+    script = devloop("env", "api", "--format", "shell").stdout + "echo $GREETING"
+    assert subprocess.run(["sh", "-c", script], capture_output=True, text=True).stdout == "good day\n"
+    assert "GREETING=good day" in devloop("env", "api", "--format", "docker").stdout
+    assert "PATH" not in table
+    assert "PATH" in devloop("env", "api", "--all").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["up", "--headless", "apy"], 2, "did you mean 'api'?"),
+        (["up", "--detach", "apy"], 2, "did you mean 'api'?"),
+        (["up"], 1, "--headless"),
+        (["status"], 1, "devloop up"),
+        (["-f", "nowhere.toml", "status"], 2, "no such project file"),
+        (["stats", "--since", "yesterday"], 2, "30m, 12h, 7d"),
+        (["exec", "api"], 2, "no command"),
+        (["exec", "api", "--", "no-such-program"], 1, "no such program"),
+        (["exec", "back", "--", "true"], 2, "is a group"),
+        (["init"], 2, "--force"),
+        (["dance"], 2, "invalid choice"),
+    ],
+)
+def test_mistakes_say_what_and_what_to_do(devloop: Cli, args: list[str], code: int, words: str) -> None:
+    assert words in devloop(*args, code=code).stderr
+
+
+def test_check_reports_every_problem_with_its_place(devloop: Cli) -> None:
+    assert "2 services, no problems" in devloop("check").stdout
+    (devloop.folder / "devloop.toml").write_text(
+        '[services.api]\ncomand = "x"\ndepends_on = ["wep"]\n[services.web]\ncommand = "x"\n'
+    )
+    for command in (["check"], ["up", "--headless"], ["up", "--detach"]):
+        stderr = devloop(*command, code=2).stderr
+        assert "devloop.toml:2:1: " in stderr and '"command"' in stderr
+        assert "devloop.toml:3:15: " in stderr and '"web"' in stderr
+
+
+def test_no_project_file_is_a_hint_to_init(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    assert "devloop init" in cli("status", code=2).stderr
+    (tmp_path / "Procfile").write_text("web: python3 -m http.server 8099\n")
+    assert "http.server" in cli("init", "--stdout").stdout
+    cli("init")
+    assert "no problems" in cli("check").stdout
+
+
+def test_schema_doctor_and_completion(devloop: Cli) -> None:
+    assert json.loads(devloop("schema").stdout)["$schema"]
+    assert "inotify" in devloop("doctor").stdout
+    assert all(finding["level"] for finding in json.loads(devloop("doctor", "--json").stdout))
+    script = devloop("completion", "bash").stdout
+    assert "toggle" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy(devloop: Cli) -> None:
+    text = devloop("--help").stdout
+    for command in (
+        "up",
+        "down",
+        "status",
+        "toggle",
+        "restart",
+        "logs",
+        "stats",
+        "export",
+        "exec",
+        "env",
+        "doctor",
+    ):
+        assert f"\n    {command} " in text
+    code = "import sys; from devloop.cli import parser; parser().format_help(); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+    assert not {"asyncio", "pydantic", "textual", "sqlite3", "json", "subprocess"} & set(modules)
+    assert parser().prog == "devloop"
+
+
+def test_the_tui_on_a_terminal_of_80_by_24_and_q_stops_everything(devloop: Cli) -> None:
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.chdir(devloop.folder)
+        os.environ.update(TERM="xterm-256color", LINES="24", COLUMNS="80")
+        os.execv(sys.executable, [sys.executable, "-m", "devloop.cli", "up"])
+    screen = b""
+
+    def until(text: bytes) -> None:
+        nonlocal screen
+        deadline = time.monotonic() + DEADLINE
+        while text not in screen:
+            assert time.monotonic() < deadline, screen[-2000:]
+            if select.select([fd], [], [], 0.1)[0]:
+                screen += os.read(fd, 65536)
+
+    until(b"web")
+    until(b"ready")
+    os.write(fd, b"q")
+    deadline = time.monotonic() + DEADLINE
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        assert time.monotonic() < deadline
+        if select.select([fd], [], [], 0.05)[0]:
+            try:
+                screen += os.read(fd, 65536)
+            except OSError:
+                break
+    os.close(fd)
+    assert "nothing runs" in devloop("down").stdout
+
+
+def test_a_closed_terminal_stops_everything(devloop: Cli) -> None:
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.chdir(devloop.folder)
+        os.environ.update(TERM="xterm-256color")
+        os.execv(sys.executable, [sys.executable, "-m", "devloop.cli", "up"])
+    deadline = time.monotonic() + DEADLINE
+    screen = b""
+    while b"ready" not in screen:
+        assert time.monotonic() < deadline
+        if select.select([fd], [], [], 0.1)[0]:
+            screen += os.read(fd, 65536)
+    os.close(fd)  # the kernel sends SIGHUP, as it does when a terminal window is closed
+    os.waitpid(pid, 0)
+    wait_gone(str(devloop.folder))

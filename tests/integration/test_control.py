@@ -1,0 +1,147 @@
+"""The control socket: who may use it, and what a slow or broken client costs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devloop.control import client
+from devloop.control.server import LOG_LINES_PER_FLUSH, ControlServer
+from devloop.errors import DevloopError, EngineError, ServiceError
+from devloop.local.logs import LogBook
+from devloop.protocol import LogBatch, ServiceStatus, Snapshot, State
+
+
+class Backend:
+    """One service, and whatever is logged."""
+
+    def __init__(self) -> None:
+        self.logs = LogBook(None, lambda _: self.server.logs_arrived())
+        self.server: ControlServer
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot("p", "/p", "/p/devloop.toml", 1, "0", 1, (status(0),))
+
+    async def call(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        if method == "fail":
+            raise ServiceError("it failed", where="here", hint="do this")
+        return {"method": method, **params}
+
+
+def status(restarts: int) -> ServiceStatus:
+    return ServiceStatus("api", "local", State.READY, "", 1, restarts=restarts)
+
+
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[tuple[Backend, Path]]:
+    backend = Backend()
+    path = folder / "control.sock"
+    backend.server = ControlServer(path, backend)
+    await backend.server.start()
+    yield backend, path
+    await backend.server.close()
+    assert not path.exists()
+
+
+async def test_the_socket_is_the_users_alone(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_calls_and_errors_cross_it_whole(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, path):
+        async with await client.ControlClient.connect(path) as connection:
+            assert await connection.call("echo", a=[1, "é"]) == {"method": "echo", "a": [1, "é"]}
+            with pytest.raises(ServiceError) as error:
+                await connection.call("fail")
+            assert (error.value.what, error.value.where, error.value.hint) == ("it failed", "here", "do this")
+        answer = await asyncio.to_thread(client.call, path, "echo", b=2)
+        assert answer == {"method": "echo", "b": 2}
+
+
+async def test_no_engine_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no engine runs"):
+        await client.ControlClient.connect(tmp_path / "control.sock")
+    with pytest.raises(EngineError, match="no engine runs"):
+        client.call(tmp_path / "control.sock", "status")
+
+
+async def test_garbage_is_answered_and_does_not_end_the_server(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, path):
+        reader, writer = await asyncio.open_unix_connection(path)
+        for line in (
+            b"garbage\n",
+            b"[]\n",
+            b'{"id": 7}\n',
+            b'{"id": 8, "method": "subscribe", "params": {"logs": 3}}\n',
+        ):
+            writer.write(line)
+            answer = json.loads(await reader.readline())
+            assert answer["error"]["code"] == -32602
+        writer.close()
+        async with await client.ControlClient.connect(path) as connection:
+            assert await connection.call("echo") == {"method": "echo"}
+
+
+async def test_an_engine_that_hangs_up_ends_calls_and_events(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path):
+        connection = await client.ControlClient.connect(path)
+        await connection.subscribe()
+        await backend.server.close()
+        assert [type(event).__name__ async for event in connection.events()] == ["Snapshot"]
+        with pytest.raises(DevloopError):
+            await connection.call("echo")
+        await connection.close()
+
+
+async def test_a_subscriber_is_told_the_newest_state_and_not_each_step(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path), await client.ControlClient.connect(path) as connection:
+        await connection.subscribe()
+        for number in range(1, 10_001):
+            backend.server.publish(status(number))
+        seen: list[int] = []
+        async for event in connection.events():
+            if isinstance(event, ServiceStatus):
+                seen.append(event.restarts)
+                if event.restarts == 10_000:
+                    break
+        assert len(seen) < 10
+
+
+async def test_a_client_that_never_reads_costs_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b'{"id": 1, "method": "subscribe", "params": {"logs": "*"}}\n')
+        await reader.readline()
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        (subscriber,) = backend.server._subscribers
+        for _ in range(200):
+            backend.logs.add("api", "out", [b"x" * 1000] * 1000)
+            backend.server.publish(status(1))
+            await asyncio.sleep(0)
+        buffered = subscriber.writer.transport.get_write_buffer_size()
+        assert buffered < 4 * LOG_LINES_PER_FLUSH * 1100, "200 MB were logged"
+        writer.close()
+
+
+async def test_lines_that_come_too_quickly_are_counted(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path), await client.ControlClient.connect(path) as connection:
+        await connection.subscribe("*")
+        for number in range(100):
+            backend.logs.add("api", "out", [f"{number}-{i}".encode() for i in range(100)])
+        got = dropped = 0
+        async for event in connection.events():
+            if isinstance(event, LogBatch):
+                got += len(event.lines)
+                dropped += event.dropped
+                if got + dropped == 10_000:
+                    assert event.lines[-1].text == "99-99"
+                    break
+        assert dropped > 0

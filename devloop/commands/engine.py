@@ -41,13 +41,21 @@ def run_engine(
     on_engine: Callable[[object], None] = lambda _: None,
 ) -> bool:
     """Load the project and run its engine here until it is shut down. True if a signal asked for that."""
+    from devloop.local.process import Holders
+
+    holders = Holders()
+    holders.open()  # before the imports, which take longer than its start
     from devloop.engine.engine import Engine, load_project
 
-    project = load_project(file, os.environ, services)
     interrupted = False
 
     async def main() -> None:
-        it = Engine(project, StateFolder(project.root), dict(os.environ))
+        try:
+            project = load_project(file, os.environ, services)
+        except DevloopError:
+            await holders.close()
+            raise
+        it = Engine(project, StateFolder(project.root), dict(os.environ), holders)
         on_engine(it)
 
         def stop() -> None:

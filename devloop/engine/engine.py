@@ -8,7 +8,6 @@ import os
 import resource
 import sys
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,18 +41,19 @@ CONFIG_QUIET = 20_000_000
 
 
 class Engine:
-    """One project's engine. `run` is its whole life."""
+    """One project's engine. `run` is its whole life; the holders are open before it, and closed by it."""
 
-    def __init__(self, project: Project, state: StateFolder, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, project: Project, state: StateFolder, environ: Mapping[str, str], holders: Holders
+    ) -> None:
         self.project = project
         self.environ = environ
         self.supervisor = Supervisor(project)
         self.on_logs: Callable[[], None] | None = None
         """Called when a service has printed: for `up --headless`, which reads the logs in this process."""
         self._state = state
-        self._run_id = uuid.uuid4().hex
         self._started_at = time.time_ns()
-        self._holders = Holders(self._run_id)
+        self._holders = holders
         self._runners: dict[str, ServiceRunner] = {}
         self._board = Board()
         self._requests = Requests(self)
@@ -81,8 +81,7 @@ class Engine:
         self._state.lock()
         try:
             swept = sweep.sweep(self._state.processes)
-            sweep.note(self._state.processes, self._run_id)
-            await self._holders.open()
+            sweep.note(self._state.processes, self._holders.run_id)
             _raise_descriptor_limit()
             self.logs = LogBook(self._state.logs, self._logged)
             self._server = ControlServer(self._state.socket, self)
@@ -191,7 +190,7 @@ class Engine:
     def own_variables(self, service: str) -> dict[str, str]:
         """What devloop adds to a service's environment."""
         return {
-            RUN_VARIABLE: self._run_id,
+            RUN_VARIABLE: self._holders.run_id,
             "DEVLOOP_PROJECT": self.project.name,
             "DEVLOOP_SERVICE": service,
         }

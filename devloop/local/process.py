@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -160,24 +161,22 @@ def _explain(message: Mapping[str, Any], argv: Sequence[str], cwd: Path) -> tupl
 class Holders:
     """All holders of an engine, and the root holder above them."""
 
-    def __init__(self, run_id: str) -> None:
-        self._run_id = run_id
+    def __init__(self) -> None:
+        self.run_id = os.urandom(16).hex()
+        """Tells this engine's processes from all others (RUN_VARIABLE)."""
         self._sock: socket.socket | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._holders: dict[str, Holder] = {}
 
-    async def open(self) -> None:
-        """Start the root holder. Cheap to call before anything else is ready: it starts side by side."""
+    def open(self) -> None:
+        """Start the root holder. Needs no event loop: it comes up while the engine is still importing."""
         ours, theirs = socket.socketpair()
-        env = {RUN_VARIABLE: self._run_id, "PATH": os.environ.get("PATH", os.defpath)}
-        arguments = ("-I", "-S", holder.__file__, str(theirs.fileno()))
         with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *arguments,
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", holder.__file__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                env=env,
+                stdin=subprocess.DEVNULL,
+                env={RUN_VARIABLE: self.run_id, "PATH": os.environ.get("PATH", os.defpath)},
                 cwd="/",
             )
         self._sock = ours
@@ -219,7 +218,7 @@ class Holders:
             self._sock.close()
             self._sock = None
         if self._process is not None:
-            await self._process.wait()
+            await asyncio.to_thread(self._process.wait)
 
     def _lost(self, service: str) -> None:
         self._holders.pop(service, None)

@@ -15,6 +15,7 @@ import pytest
 
 from devloop.control.client import ControlClient
 from devloop.engine.engine import Engine, load_project
+from devloop.local.process import Holders
 from devloop.protocol import LogBatch, Loop, Notice, ServiceStatus, Snapshot, State
 from devloop.state import StateFolder
 
@@ -54,7 +55,10 @@ class Project:
         self.loops.clear()
         self.notices.clear()
         self.lines.clear()
-        self.engine = Engine(load_project(self.file, variables, services), StateFolder(self.root), variables)
+        loaded = load_project(self.file, variables, services)
+        holders = Holders()
+        holders.open()
+        self.engine = Engine(loaded, StateFolder(self.root), variables, holders)
         ready = asyncio.Event()
         running = asyncio.create_task(self.engine.run(list(services) or None, ready.set))
         waiting = asyncio.create_task(ready.wait())

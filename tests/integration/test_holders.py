@@ -46,8 +46,8 @@ class Bench:
     """Holders, and one line to start a job."""
 
     def __init__(self) -> None:
-        self.run_id = uuid.uuid4().hex
-        self.holders = Holders(self.run_id)
+        self.holders = Holders()
+        self.run_id = self.holders.run_id
 
     def start(self, script: str, *, job: str = "main", service: str = "api") -> Listener:
         listener = Listener()
@@ -69,7 +69,7 @@ class Bench:
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     bench = Bench()
-    await bench.holders.open()
+    bench.holders.open()
     yield bench
     await bench.holders.close()
     wait_gone(bench.run_id)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check format bench lock clean
+.PHONY: help setup up test check format bench bench-peers bench-smoke lock clean cluster cluster-down test-cluster
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,6 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "devloop needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m compileall -q devloop tui
 	@touch $@
 
 up: setup ## Run the example in the TUI
@@ -38,6 +39,12 @@ format: setup ## Put the code into its format
 bench: setup ## The figures that the README quotes, beside their peers
 	$(BIN)/python -m benchmarks
 
+bench-peers: setup ## Install what devloop is measured against, into a cache outside the checkout
+	$(BIN)/python -m benchmarks.peers --install
+
+bench-smoke: setup ## Each benchmark for one short round: that it works, not how fast it is
+	$(BIN)/python -m benchmarks --quick
+
 lock: ## Write constraints.txt anew from the newest versions that pyproject.toml allows
 	rm -rf .lock && $(PYTHON) -m venv .lock
 	.lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
@@ -47,3 +54,12 @@ lock: ## Write constraints.txt anew from the newest versions that pyproject.toml
 
 clean: ## Remove what was built here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .devloop build *.egg-info
+
+cluster: setup ## Build and start a real Kubernetes for the tests (as root; the first time takes minutes)
+	$(BIN)/python -m tests.cluster.kube up
+
+cluster-down: setup ## Stop it, and leave nothing of it behind
+	$(BIN)/python -m tests.cluster.kube down
+
+test-cluster: setup ## The tests that need a cluster: this one, or that of DEVLOOP_TEST_KUBECONFIG
+	$(BIN)/python -m pytest -m cluster tests/cluster

@@ -1,0 +1,1 @@
+"""What is known about loops: the store that keeps them, statistics and exporters."""

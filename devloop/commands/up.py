@@ -189,4 +189,9 @@ class _Echo:
         lines, self._cursor, dropped = self._engine.logs.since(None, self._cursor, self.LINES)
         if dropped:
             print(f"devloop: {dropped} lines came too quickly to be shown", file=sys.stderr)
-        self._printer.print(lines)
+        try:
+            self._printer.print(lines)
+        except BrokenPipeError:  # `devloop up --headless | head`: who read this has had enough
+            self._engine.on_logs = None
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._engine.shut_down()

@@ -19,12 +19,13 @@ from devloop.config.model import SECOND, Mode, Project, Service
 from devloop.control.server import ControlServer
 from devloop.core import commands as do
 from devloop.core import events as ev
-from devloop.core.debounce import Debounce
+from devloop.core.debounce import Burst
 from devloop.core.supervisor import Supervisor
 from devloop.engine.board import HISTORY, Board, unix
+from devloop.engine.bursts import Bursts
 from devloop.engine.requests import Requests, expand
 from devloop.errors import ConfigError, UsageError
-from devloop.local import git, sweep
+from devloop.local import sweep
 from devloop.local.logs import LogBook
 from devloop.local.process import RUN_VARIABLE, Holders
 from devloop.local.runner import ServiceRunner
@@ -49,19 +50,20 @@ class Engine:
         self.project = project
         self.environ = environ
         self.supervisor = Supervisor(project)
+        self.logs: LogBook
         self.on_logs: Callable[[], None] | None = None
         """Called when a service has printed: for `up --headless`, which reads the logs in this process."""
         self._state = state
         self._started_at = time.time_ns()
         self._holders = holders
         self._runners: dict[str, ServiceRunner] = {}
+        self._server: ControlServer
+        self._store: LoopStore
         self._board = Board()
         self._requests = Requests(self)
         self._watcher = Watcher(project.root, self._files_changed, self._watch_trouble)
-        self._debounces: dict[str, Debounce] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._bursts = Bursts(project.root, self._settled)
         self._backoffs: dict[str, asyncio.TimerHandle] = {}
-        self._git = git.Repository(project.root)
         self._notices: deque[Notice] = deque(maxlen=50)
         self._survivors: dict[str, tuple[str, ...]] = {}
         self._config_error = ""
@@ -77,16 +79,23 @@ class Engine:
         """
         asyncio.get_running_loop().set_exception_handler(self._bug)
         chosen = None if services is None else expand(services, self.project.services, self.project.groups)
-        self._state.create()
-        self._state.lock()
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._holders.close)
+            self._state.create()
+            self._state.lock()
+            stack.callback(self._state.unlock)
             swept = sweep.sweep(self._state.processes)
             sweep.note(self._state.processes, self._holders.run_id)
+            stack.callback(self._state.processes.unlink, missing_ok=True)
             _raise_descriptor_limit()
             self.logs = LogBook(self._state.logs, self._logged)
+            stack.callback(self.logs.close)
             self._server = ControlServer(self._state.socket, self)
             await self._server.start()
+            stack.push_async_callback(self._server.close)
             self._store = LoopStore(self._state.database, self._notice_from_thread())
+            stack.callback(self._store.close)
+            stack.push_async_callback(self._wind_up)
             self._remember_history()
             if swept:
                 self.notice("warning", f"ended {swept} processes that an engine which was killed had left")
@@ -95,27 +104,17 @@ class Engine:
             names = [n for n, s in self.project.services.items() if s.mode is Mode.LOCAL]
             self.dispatch(ev.StartRequested(tuple(names) if chosen is None else chosen))
             await self._finished.wait()
-        finally:
-            await self._close()
 
-    async def _close(self) -> None:
+    async def _wind_up(self) -> None:
         await self._watcher.close()
+        self._bursts.close()
+        for timer in self._backoffs.values():
+            timer.cancel()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for timer in (*self._timers.values(), *self._backoffs.values()):
-            timer.cancel()
         for runner in self._runners.values():
             await runner.close()
-        await self._holders.close()
-        if hasattr(self, "_server"):
-            await self._server.close()
-        if hasattr(self, "_store"):
-            self._store.close()
-        if hasattr(self, "logs"):
-            self.logs.close()
-        self._state.processes.unlink(missing_ok=True)
-        self._state.unlock()
 
     # The core: events in, commands out.
 
@@ -231,34 +230,15 @@ class Engine:
         return WatchSpec(CONFIG, self.project.root, files, gitignore=False)
 
     def _files_changed(self, name: str, files: tuple[str, ...], edited: int, detected: int) -> None:
-        debounce = self._debounces.get(name)
-        if debounce is None:
-            quiet = CONFIG_QUIET if name == CONFIG else self.project.services[name].debounce
-            debounce = self._debounces[name] = Debounce(max(quiet, self._watcher.quiet))
-        deadline = debounce.feed(files, detected)
-        if name != CONFIG:
+        if name == CONFIG:
+            self._bursts.changed(name, files, CONFIG_QUIET, detected)
+        elif name in self.project.services:  # else it has just gone from devloop.toml
+            quiet = max(self.project.services[name].debounce, self._watcher.quiet)
+            self._bursts.changed(name, files, quiet, detected)
             self.dispatch(ev.FilesChanged(name, files, edited))
-        self._settle_at(name, deadline)
 
-    def _settle_at(self, name: str, deadline: int) -> None:
-        timer = self._timers.get(name)
-        if timer is not None:
-            timer.cancel()
-        delay = max(0, deadline - time.monotonic_ns()) / SECOND
-        self._timers[name] = asyncio.get_running_loop().call_later(delay, self._settle, name)
-
-    def _settle(self, name: str) -> None:
-        debounce = self._debounces[name]
-        now = time.monotonic_ns()
-        again = self._git.busy_until(now) if debounce.pending else None
-        if again is not None:
-            self._settle_at(name, again)
-            return
-        burst = debounce.settle(now)
-        if burst is None:
-            if debounce.pending:
-                self._settle_at(name, debounce.deadline)
-        elif name == CONFIG:
+    def _settled(self, name: str, _: Burst) -> None:
+        if name == CONFIG:
             self._task(self.reload_config())
         else:
             self.dispatch(ev.FilesSettled(name))
@@ -289,9 +269,6 @@ class Engine:
             for name in {**before.services, **project.services}
             if before.services.get(name) != project.services.get(name)
         ]
-        for name, debounce in self._debounces.items():
-            if name in project.services:
-                debounce.quiet = max(project.services[name].debounce, self._watcher.quiet)
         self.dispatch(ev.ProjectChanged(project))
         if changed:
             self.notice("info", f"{project.file.name}: {', '.join(changed)} changed")

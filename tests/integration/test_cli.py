@@ -113,6 +113,19 @@ def test_headless_prints_the_logs_and_ctrl_c_ends_with_130(devloop: Cli) -> None
     process.stderr.close()
 
 
+def test_headless_ends_when_nobody_reads_any_more(devloop: Cli) -> None:
+    (devloop.folder / "devloop.toml").write_text(
+        "[services.api]\ncommand = \"sh -c 'while echo x; do sleep 0.01; done'\"\n"
+    )
+    process = devloop.popen("up", "--headless")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(DEADLINE) == 0
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
 def test_follow_goes_on_until_the_engine_ends(devloop: Cli) -> None:
     devloop("up", "--detach")
     follow = devloop.popen("logs", "-f", "api")

@@ -12,6 +12,7 @@ import pytest
 
 from devloop.errors import EngineError, UsageError
 from devloop.protocol import Outcome, State
+from devloop.state import StateFolder
 from tests.integration.conftest import Project
 
 pytestmark = pytest.mark.slow
@@ -347,6 +348,7 @@ async def test_only_one_engine_runs_for_a_project(project: Project) -> None:
         with pytest.raises(EngineError, match="an engine runs already"):
             async with second.up():
                 pass
+        assert StateFolder(project.root).processes.exists(), "what the first has written down is still there"
         await project.until_state("api", State.READY)
 
 

@@ -1,0 +1,1 @@
+"""Fakes that ship with devloop, for its own tests and for those of its users' plugins."""

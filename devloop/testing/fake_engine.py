@@ -1,0 +1,271 @@
+"""An engine without processes: a scripted `Backend` behind a real control socket.
+
+    async with FakeEngine(shop.snapshot(clock)).serving(path) as engine:
+        engine.update("api", state=State.FAILED, reason="exit code 1")
+
+Every request is recorded in `calls` and answered as the engine would, at once and always alike. With a
+fixed clock nothing in it depends on when it runs. `python -m devloop.testing.fake_engine SOCKET` serves a
+lively one, to look at a client with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from devloop.control.server import ControlServer
+from devloop.errors import DevloopError, UsageError
+from devloop.protocol import (
+    METHODS,
+    Cause,
+    LogLine,
+    Loop,
+    Notice,
+    Outcome,
+    ServiceStatus,
+    Snapshot,
+    State,
+    StopProgress,
+    Variable,
+)
+
+RUNNING = frozenset({State.WAITING, State.BUILDING, State.STARTING, State.READY, State.BACKOFF})
+"""States from which a shutdown has something to end."""
+
+
+class FakeLogs:
+    """One bounded ring for all services; a `devloop.control.server.LogSource`."""
+
+    def __init__(self, capacity: int = 20_000) -> None:
+        self._lines: deque[LogLine] = deque(maxlen=capacity)
+        self._count = 0
+
+    @property
+    def cursor(self) -> int:
+        """The number of lines ever logged."""
+        return self._count
+
+    def extend(self, lines: Sequence[LogLine]) -> None:
+        """Add lines, oldest first."""
+        self._lines.extend(lines)
+        self._count += len(lines)
+
+    def tail(self, services: Sequence[str] | None, lines: int) -> list[LogLine]:
+        """The last lines of these services (None: all), oldest first."""
+        chosen = (line for line in reversed(self._lines) if services is None or line.service in services)
+        return list(islice(chosen, lines))[::-1]
+
+    def since(
+        self, services: Sequence[str] | None, cursor: int, limit: int
+    ) -> tuple[list[LogLine], int, int]:
+        """The newest `limit` lines after `cursor`, the new cursor, and how many were passed over."""
+        fresh = min(self._count - cursor, len(self._lines))
+        chosen = [
+            line
+            for line in islice(self._lines, len(self._lines) - fresh, None)
+            if services is None or line.service in services
+        ]
+        dropped = max(0, len(chosen) - limit)
+        return chosen[dropped:], self._count, dropped
+
+
+class FakeEngine:
+    """A `devloop.control.server.Backend` whose state is what a test says it is."""
+
+    def __init__(self, snapshot: Snapshot, *, clock: Callable[[], int] = time.time_ns) -> None:
+        self.clock = clock
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        """(method, parameters) of each request but `subscribe`, in order."""
+        self.failures: dict[str, DevloopError] = {}
+        """Method → what it raises from now on."""
+        self.environment: dict[str, tuple[Variable, ...]] = {}
+        """Service → what `env` answers."""
+        self.loops: dict[str, list[Loop]] = {}
+        """Service → what `loops` answers, oldest first."""
+        self.on_shutdown: Callable[[], None] | None = None
+        """Called on `shutdown`, after the first progress is told. Without it, nothing dies by itself."""
+        self._base = snapshot
+        self._services = {status.name: status for status in snapshot.services}
+        self._notices = list(snapshot.notices)
+        self._logs = FakeLogs()
+        self._server: ControlServer | None = None
+        self._numbers = 1000
+        for status in snapshot.services:
+            if status.last_loop is not None:
+                self.loops[status.name] = [status.last_loop]
+
+    @contextlib.asynccontextmanager
+    async def serving(self, path: Path) -> AsyncIterator[FakeEngine]:
+        """Listen on a Unix socket for the length of the block."""
+        self._server = ControlServer(path, self)
+        await self._server.start()
+        try:
+            yield self
+        finally:
+            await self.hang_up()
+
+    async def hang_up(self) -> None:
+        """Close the socket and every connection, as an engine does that ends."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.close()
+
+    # What a ControlServer asks of it
+
+    @property
+    def logs(self) -> FakeLogs:
+        """The log ring."""
+        return self._logs
+
+    def snapshot(self) -> Snapshot:
+        """The whole state now."""
+        return replace(self._base, services=tuple(self._services.values()), notices=tuple(self._notices))
+
+    async def call(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out a request. Raises UsageError for a method or a service that is not there."""
+        self.calls.append((method, dict(params)))
+        if method in self.failures:
+            raise self.failures[method]
+        if method not in METHODS:
+            raise UsageError(f"no method {method!r}", where="control socket")
+        names: list[str] = params.get("services") or []
+        match method:
+            case "status":
+                return self.snapshot().to_json()
+            case "toggle":
+                return {"mode": self._toggle(params["service"], params.get("mode"))}
+            case "start" | "restart" | "build":
+                for name in names:
+                    self._run_loop(name)
+            case "stop":
+                for name in names:
+                    self.update(name, state=State.STOPPED, reason="", pid=None)
+            case "logs":
+                lines = self._logs.tail(params.get("services"), params.get("tail", 100))
+                return {"lines": [line.to_json() for line in lines]}
+            case "env":
+                return {"variables": self._variables(params["service"], bool(params.get("reveal")))}
+            case "loops":
+                records = self.loops.get(params["service"], [])[-params.get("limit", 100) :]
+                return {"loops": [loop.to_json() for loop in records]}
+            case "reload_config":
+                return {"changed": []}
+            case "shutdown":
+                self._base = replace(self._base, stopping=True)
+                self.progress([s.name for s in self._services.values() if s.state in RUNNING])
+                if self.on_shutdown is not None:
+                    self.on_shutdown()
+        return {}
+
+    # What a script says happens
+
+    def status(self, name: str) -> ServiceStatus:
+        """A service as it is now. Raises UsageError if there is none of this name."""
+        if name not in self._services:
+            raise UsageError(f"no service {name!r}", hint="see `devloop status`")
+        return self._services[name]
+
+    def update(self, name: str, **changes: Any) -> None:
+        """Change fields of a service's status and tell the clients. A new state starts now."""
+        if "state" in changes:
+            changes.setdefault("since_at", self.clock())
+        self._services[name] = replace(self.status(name), **changes)
+        self._publish(self._services[name])
+
+    def finish_loop(self, loop: Loop) -> None:
+        """A loop has ended: it is told, and the service's figures follow."""
+        self.loops.setdefault(loop.service, []).append(loop)
+        status = self.status(loop.service)
+        history = status.history
+        if loop.outcome is Outcome.OK:
+            history = (*history, loop.total)[-32:]
+        ranked = sorted(history)
+        self.update(
+            loop.service,
+            last_loop=loop,
+            opened_at=None,
+            history=history,
+            loops=status.loops + (loop.outcome is Outcome.OK),
+            p50=ranked[len(ranked) // 2] if ranked else None,
+            p95=ranked[int(len(ranked) * 0.95)] if ranked else None,
+        )
+        self._publish(loop)
+
+    def log(self, service: str, *texts: str, stream: str = "out") -> None:
+        """Lines of output."""
+        now = self.clock()
+        self._logs.extend([LogLine(service, now, stream, text) for text in texts])
+        if self._server is not None:
+            self._server.logs_arrived()
+
+    def notify(self, level: str, text: str, *, service: str | None = None, hint: str = "") -> None:
+        """Something that the engine has to tell a person."""
+        notice = Notice(level, text, self.clock(), service, hint)
+        self._notices.append(notice)
+        self._publish(notice)
+
+    def configure(self, services: Sequence[ServiceStatus] | None = None, *, error: str = "") -> None:
+        """devloop.toml has changed: other services, or an error and the old ones."""
+        if services is not None:
+            self._services = {status.name: status for status in services}
+        self._base = replace(self._base, config_error=error)
+        if self._server is not None:
+            self._server.publish_snapshot()
+
+    def progress(
+        self,
+        alive: Sequence[str],
+        survivors: Mapping[str, tuple[str, ...]] | None = None,
+        *,
+        done: bool = False,
+    ) -> None:
+        """How far a shutdown has come."""
+        for name, status in self._services.items():
+            if status.state in RUNNING | {State.STOPPING}:
+                self.update(name, state=State.STOPPING if name in alive else State.STOPPED, reason="")
+        self._publish(StopProgress(tuple(alive), dict(survivors or {}), done))
+
+    def _publish(self, event: ServiceStatus | Loop | Notice | StopProgress) -> None:
+        if self._server is not None:
+            self._server.publish(event)
+
+    def _run_loop(self, name: str) -> None:
+        status = self.status(name)
+        self._numbers += 1
+        stamps = {"edited": 0, "stopped": 8_000_000, "spawned": 10_000_000, "ready": 120_000_000}
+        if status.has_build:
+            stamps = {
+                "edited": 0,
+                "built": 400_000_000,
+                **{k: v + 400_000_000 for k, v in stamps.items() if v},
+            }
+        loop = Loop(self._numbers, name, Cause.MANUAL, Outcome.OK, self.clock(), stamps)
+        self.update(name, state=State.READY, reason="", restarts=status.restarts + 1, stale=False)
+        self.finish_loop(loop)
+
+    def _toggle(self, name: str, mode: str | None) -> str:
+        status = self.status(name)
+        modes = ("local", "remote", "off") if self._base.remote else ("local", "off")
+        chosen = mode or modes[(modes.index(status.mode) + 1) % len(modes)]
+        states = {"local": State.READY, "remote": State.REMOTE, "off": State.OFF}
+        self.update(name, mode=chosen, state=states[chosen], reason="")
+        return chosen
+
+    def _variables(self, name: str, reveal: bool) -> list[dict[str, Any]]:
+        self.status(name)
+        return [
+            (variable if reveal or not variable.secret else replace(variable, value="••••••••")).to_json()
+            for variable in self.environment.get(name, ())
+        ]
+
+
+if __name__ == "__main__":
+    from devloop.testing.shop import main
+
+    raise SystemExit(main())

@@ -1,0 +1,189 @@
+"""How it looks. `pytest tests/tui/test_snapshots.py --snapshot-update` accepts a new look, once seen."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from devloop.testing import shop
+from tests.tui.conftest import ThreadedEngine, ready, until
+from tui.app import DevloopApp
+from tui.screens.environment import EnvironmentScreen
+from tui.screens.help import HelpScreen
+from tui.screens.loops import LoopsScreen
+from tui.screens.shutdown import ShutdownScreen
+from tui.screens.too_small import TooSmallScreen
+
+pytestmark = pytest.mark.slow
+
+Step = Callable[[Pilot[Any], DevloopApp], Awaitable[None]]
+Look = Callable[..., None]
+
+CONFIG_ERROR = "devloop.toml:12:3: unknown key 'comand' in [services.api]; did you mean 'command'?"
+
+
+def name(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+@pytest.fixture
+def look(snap_compare: Callable[..., bool], threaded: ThreadedEngine) -> Look:
+    def compare(size: tuple[int, int], step: Step | None = None, *, on: str = "api", theme: str = "") -> None:
+        app = DevloopApp(threaded.socket, clock=shop.fixed_clock)
+        if theme:
+            app.theme = theme
+
+        async def before(pilot: Pilot[Any]) -> None:
+            await ready(app, pilot, on)
+            if step is not None:
+                await step(pilot, app)
+            await pilot.pause()
+
+        assert snap_compare(app, terminal_size=size, run_before=before)
+
+    return compare
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 50), (50, 15), (40, 10)], ids=name)
+def test_board(look: Look, size: tuple[int, int]) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        if size[0] >= 150:
+            await until(pilot, lambda: len(app.session.board.loops_of("api")) > 1)
+            await until(pilot, lambda: "SyntaxError" in app.export_screenshot())
+
+    look(size, step)
+
+
+def test_failed_service(look: Look) -> None:
+    look((80, 24), on="worker")
+
+
+def test_light(look: Look) -> None:
+    look((80, 24), theme="devloop-light")
+
+
+def test_no_color(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    look((80, 24), on="worker")
+
+
+def test_too_small(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await until(pilot, lambda: isinstance(app.screen, TooSmallScreen))
+
+    look((36, 9), step)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (130, 40)], ids=name)
+def test_help(look: Look, size: tuple[int, int]) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+
+    look(size, step)
+
+
+@pytest.mark.parametrize("reveal", [False, True], ids=["masked", "revealed"])
+def test_environment(look: Look, reveal: bool) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("e")
+        await until(pilot, lambda: "DATABASE_URL" in app.export_screenshot())
+        if reveal:
+            await pilot.press("v")
+            await until(pilot, lambda: isinstance(app.screen, EnvironmentScreen) and app.screen.revealed)
+
+    look((80, 24), step)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=name)
+def test_loops(look: Look, size: tuple[int, int]) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("m")
+        await until(pilot, lambda: isinstance(app.screen, LoopsScreen))
+        await until(pilot, lambda: "SyntaxError" in app.export_screenshot())
+        await pilot.press("j")
+        await until(pilot, lambda: "loop\u00a032" in app.export_screenshot().replace("&#160;", "\u00a0"))
+
+    look(size, step)
+
+
+def test_filter(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("slash", *"INFO", "enter")
+        await until(pilot, lambda: len(app.board_screen.log_pane.view.buffer) == 5)
+
+    look((80, 24), step)
+
+
+def test_bad_filter(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("slash", "left_parenthesis")
+        await until(pilot, lambda: "missing" in app.export_screenshot())
+
+    look((80, 24), step)
+
+
+def test_search(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("n", *"orders", "enter")
+        await until(pilot, lambda: app.board_screen.log_pane.view.position[1] == 4)
+
+    look((80, 24), step)
+
+
+def test_all_logs(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("a", "l", "z")
+        await until(pilot, lambda: app.board_screen.log_pane.view.buffer.total == 16)
+
+    look((80, 24), step)
+
+
+def test_config_error(look: Look, threaded: ThreadedEngine) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        threaded.do(threaded.fake.configure, error=CONFIG_ERROR)
+        await until(pilot, lambda: "comand" in app.export_screenshot())
+
+    look((80, 24), step)
+
+
+def test_notices(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("exclamation_mark")
+        await until(pilot, lambda: "mailhog" in app.export_screenshot())
+
+    look((80, 24), step)
+
+
+def test_shutdown(look: Look, threaded: ThreadedEngine) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, ShutdownScreen))
+        threaded.do(threaded.fake.progress, ["api", "redis"])
+        await until(pilot, lambda: app.session.board.progress and len(app.session.board.progress.alive) == 2)
+        await until(pilot, lambda: "2&#160;services" in app.export_screenshot())
+
+    look((80, 24), step)
+
+
+def test_survivors(look: Look, threaded: ThreadedEngine) -> None:
+    survivors = {"redis": ("4242 redis-server", "4243 redis-bgsave")}
+
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, ShutdownScreen))
+        threaded.do(threaded.fake.progress, [], survivors, done=True)
+        await until(pilot, lambda: "would" in app.export_screenshot())
+
+    look((80, 24), step)
+
+
+def test_lost(look: Look, threaded: ThreadedEngine) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        threaded.close()
+        await until(pilot, lambda: "hung" in app.export_screenshot())
+
+    look((80, 24), step)

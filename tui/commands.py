@@ -1,0 +1,63 @@
+"""What the command palette offers: every key's action, by name, for every service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+
+from tui.screens.board import BoardScreen
+
+VERBS = ("restart", "toggle", "stop", "start", "build")
+"""Requests that take one service; named as the keys' actions are."""
+
+Command = tuple[str, str, Callable[[], object]]
+"""Name, what it does, and the doing."""
+
+
+class DevloopCommands(Provider):
+    """Commands for the services of the main screen, and for the screen itself."""
+
+    async def discover(self) -> Hits:
+        """What is offered before anything is typed: the chosen service's, then the general ones."""
+        for name, meaning, run in self._commands(chosen_only=True):
+            yield DiscoveryHit(name, run, help=meaning)
+
+    async def search(self, query: str) -> Hits:
+        """What matches."""
+        matcher = self.matcher(query)
+        for name, meaning, run in self._commands(chosen_only=False):
+            score = matcher.match(name)
+            if score > 0:
+                yield Hit(score, matcher.highlight(name), run, help=meaning)
+
+    def _commands(self, *, chosen_only: bool) -> Iterator[Command]:
+        app = self.app
+        board = next((s for s in app.screen_stack if isinstance(s, BoardScreen)), None)
+        if board is not None:
+            for name, status in board.session.board.services.items():
+                if chosen_only and name != board.table.selected:
+                    continue
+                for verb in VERBS:
+                    if board.applies(verb, status):
+                        yield f"{verb} {name}", f"{verb} this service", partial(board.ask, verb, name)
+                if board.applies("toggle", status):
+                    for mode in ("local", "remote", "off"):
+                        if mode != status.mode and (mode != "remote" or board.session.board.remote):
+                            run = partial(board.request, "toggle", service=name, mode=mode)
+                            yield f"toggle {name} {mode}", f"it is {status.mode} now", run
+                yield f"logs {name}", "show its log", partial(board.show_logs, name)
+                yield f"env {name}", "its environment", partial(board.show, "environment", name)
+                yield f"loops {name}", "its loops, phase by phase", partial(board.show, "loops", name)
+            yield "restart all", "restart all that run here", board.action_restart_all
+            yield "logs of all services", "interleaved, or the chosen one's again", board.action_all_logs
+            yield "reload configuration", "read devloop.toml again", partial(board.request, "reload_config")
+            yield "notices", "what the engine has said", board.action_notices
+        yield "theme", "choose how it looks", app.action_change_theme
+        if not chosen_only:
+            for theme in app.available_themes:
+                yield f"theme {theme}", "look like this", partial(setattr, app, "theme", theme)
+        yield "help", "all keys", partial(app.run_action, "help")
+        yield "detach", "leave; the engine runs on", partial(app.run_action, "detach")
+        yield "quit", "stop all services and the engine", partial(app.run_action, "quit")

@@ -1,0 +1,103 @@
+"""The lines of a log view: bounded, filtered, searched. Knows no screen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from devloop.protocol import LogLine
+from tui.ansi import plain
+
+CAPACITY = 20_000
+"""Lines kept; what scrolled out of here is still in the engine's files."""
+
+GAP = "gap"
+"""The `stream` of a line that stands for lines that were passed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an extension did to the rows on view."""
+
+    added: int
+    removed: int
+    """From the top."""
+
+
+class LogBuffer:
+    """Rows are the lines that pass the filter, numbered from `first`; a line keeps its number for life."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.capacity = capacity
+        self.first = 0
+        """The number of the oldest row. Numbers never come again until `clear` or another filter."""
+        self.filter: re.Pattern[str] | None = None
+        self._lines: list[LogLine] = []
+        self._rows: list[LogLine] = self._lines
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> LogLine:
+        return self._rows[index]
+
+    @property
+    def total(self) -> int:
+        """Lines kept, whether on view or not."""
+        return len(self._lines)
+
+    def clear(self) -> None:
+        """Forget all lines; the filter stays."""
+        self._lines.clear()
+        self._rows = self._lines if self.filter is None else []
+        self.first = 0
+
+    def extend(self, lines: Sequence[LogLine], dropped: int = 0) -> Change:
+        """Add lines, oldest first; `dropped` lines before them were passed over."""
+        if dropped:
+            at = lines[0].at if lines else 0
+            lines = [LogLine("", at, GAP, f"{dropped:,} lines passed over"), *lines]
+        fresh = [line for line in lines if self._passes(line)] if self.filter else lines
+        self._lines.extend(lines)
+        if self.filter:
+            self._rows.extend(fresh)
+        return Change(len(fresh), self._prune())
+
+    def set_filter(self, pattern: re.Pattern[str] | None) -> None:
+        """Show only the lines that match, or all."""
+        self.filter = pattern
+        self._rows = [line for line in self._lines if self._passes(line)] if pattern else self._lines
+        self.first = 0
+
+    def find(self, pattern: re.Pattern[str], start: int, step: int) -> int | None:
+        """The index of the first row that matches, from `start` in steps of 1 or -1, around the ends."""
+        size = len(self._rows)
+        for n in range(size):
+            index = (start + n * step) % size
+            if pattern.search(plain(self._rows[index].text)):
+                return index
+        return None
+
+    def matches(self, pattern: re.Pattern[str]) -> list[int]:
+        """The indexes of all rows that match."""
+        return [n for n, line in enumerate(self._rows) if pattern.search(plain(line.text))]
+
+    def _passes(self, line: LogLine) -> bool:
+        return self.filter is None or bool(self.filter.search(plain(line.text)))
+
+    def _prune(self) -> int:
+        surplus = len(self._lines) - self.capacity
+        if surplus <= 0:
+            return 0
+        if not self.filter:
+            del self._lines[:surplus]
+            self.first += surplus
+            return surplus
+        gone = 0
+        for line in self._lines[:surplus]:  # rows are the same objects in the same order
+            gone += gone < len(self._rows) and self._rows[gone] is line
+        del self._lines[:surplus]
+        del self._rows[:gone]
+        self.first += gone
+        return gone

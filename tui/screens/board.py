@@ -1,0 +1,306 @@
+"""The main screen: services, the last loop of the chosen one, logs."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+
+from devloop.protocol import ServiceStatus, State
+from tui.screens.base import SessionScreen
+from tui.screens.environment import EnvironmentScreen
+from tui.screens.keys import LOG_KEYS, LOG_ORDER, ON_SERVICE, SERVICE_KEYS, TABLE_ORDER
+from tui.screens.loops import LoopsScreen
+from tui.screens.notices import NoticesScreen
+from tui.session import Session
+from tui.states import LIVE
+from tui.widgets.banner import Banner
+from tui.widgets.header import Header
+from tui.widgets.keybar import KeyBar
+from tui.widgets.log_pane import LogPane
+from tui.widgets.loop_pane import LoopPane
+from tui.widgets.recent_loops import RecentLoops
+from tui.widgets.service_table import ServiceTable
+
+WIDE = 150
+"""Columns from which on the logs stand beside the table."""
+SHORT, TINY = 20, 14
+"""Rows below which the loop shrinks to its bar, and disappears."""
+
+
+class BoardScreen(SessionScreen):
+    """Shows the session's board, and sends what the keys ask for."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *SERVICE_KEYS,
+        *LOG_KEYS,
+        Binding(
+            "exclamation_mark", "notices", "notices", key_display="!", tooltip="what the engine has said"
+        ),
+    ]
+    AUTO_FOCUS = "ServiceTable"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.table = ServiceTable(session.clock)
+        self.log_pane = LogPane(session, id="right")
+        self._offered: tuple[object, ...] = ()
+        self._lost = ""
+        self._fetched: set[str] = set()
+
+    def compose(self) -> ComposeResult:
+        """All of it."""
+        yield Header()
+        yield Banner()
+        with Container(id="body"):
+            with Vertical(id="left"):
+                yield self.table
+                yield LoopPane()
+                yield RecentLoops()
+            yield self.log_pane
+        yield KeyBar()
+
+    def on_mount(self) -> None:
+        """Time passes even where nothing happens."""
+        self.query_one(Banner).say("")
+        self.query_one(KeyBar).order = TABLE_ORDER
+        self.set_interval(1.0, self.board_changed)
+        self.set_interval(0.1, self._tick)
+
+    def _tick(self) -> None:
+        # Only what counts up: all of the screen ten times a second would be a tenth of a core.
+        if self.session.board.opened and self.is_current:
+            self.table.refresh_opened()
+            if self.chosen is not None and self.chosen.opened_at is not None:
+                self._paint_loop()
+
+    def paint(self) -> None:
+        """Draw the board as it is."""
+        board = self.session.board
+        connected = self.session.connected
+        self.query_one(Header).update(board, self.session.clock(), connected=connected)
+        self.table.update(list(board.services.values()))
+        self._share_height()
+        self._paint_loop()
+        if self._lost:
+            self.query_one(Banner).say(self._lost)
+        else:
+            self.query_one(Banner).say(board.config_error, "The last good one stays in force.")
+        self.log_pane.view.names = tuple(board.services)
+        self._offer_keys()
+
+    def lost(self, text: str) -> None:
+        """The engine has hung up: what is on screen is the last that it said."""
+        self._lost = text
+        self.board_changed()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Choose the layout."""
+        wide = event.size.width >= WIDE
+        self.set_class(wide, "-wide")
+        self.set_class(event.size.height < SHORT and not wide, "-short")
+        self.set_class(event.size.height < TINY and not wide, "-tiny")
+        self.call_after_refresh(self._paint_now)
+
+    def _share_height(self) -> None:
+        # Lines, not a maximum in the style sheet: the height of a column that adapts to its content does not
+        # take account of its children's maxima.
+        share = 0.5 if self.has_class("-wide") else 0.4
+        height = min(len(self.session.board.services) + 1, max(3, int(self.size.height * share)))
+        self.table.styles.height = height
+
+    def _paint_loop(self) -> None:
+        status = self.chosen
+        known = self.session.board.loops_of(status.name) if status else []
+        now = self.session.clock()
+        if status and self.has_class("-wide") and status.name not in self._fetched:
+            self._fetched.add(status.name)
+            self.attempt(self._fetch(status.name))
+        self.query_one(LoopPane).show(status, known[-1] if known else None, now)
+        self.query_one(RecentLoops).show(known[:-1], now)
+
+    async def _fetch(self, service: str) -> None:
+        await self.session.history(service)
+        self.board_changed()
+
+    # The chosen service
+
+    @property
+    def chosen(self) -> ServiceStatus | None:
+        """The service under the cursor."""
+        return self.session.board.services.get(self.table.selected)
+
+    @on(ServiceTable.Selected)
+    def _selected(self) -> None:
+        self._paint_loop()
+        self._offer_keys()
+        if self.log_pane.service is not None:
+            self.log_pane.choose(self.table.selected)
+
+    def select(self, service: str) -> None:
+        """Move the cursor to a service."""
+        if service in self.session.board.services:
+            self.table.selected = service
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether a key has a meaning for the chosen service in its state, and for what has the focus."""
+        if action in ON_SERVICE:
+            return self.applies(action, self.chosen)
+        if action == "back":
+            return self.on_logs
+        return action != "focus_logs" or not self.on_logs
+
+    def applies(self, action: str, status: ServiceStatus | None) -> bool:
+        """Whether the engine could do this with a service now."""
+        if status is None or not self.session.connected:
+            return False
+        here = status.mode == "local"
+        match action:
+            case "toggle" | "toggle_mode" | "environment" | "loops":
+                return True
+            case "build":
+                return here and status.has_build
+            case "start":
+                return here and status.state not in LIVE and status.state is not State.STOPPING
+            case "stop":
+                return here and status.state in LIVE
+        return here
+
+    @property
+    def on_logs(self) -> bool:
+        """Whether the logs have the focus."""
+        return self.focused is self.log_pane.view
+
+    def on_descendant_focus(self) -> None:
+        """Other keys come first while the logs have the focus."""
+        self.query_one(KeyBar).order = LOG_ORDER if self.on_logs else TABLE_ORDER
+
+    def _offer_keys(self) -> None:
+        offered = tuple(self.applies(action, self.chosen) for action in sorted(ON_SERVICE))
+        if offered != self._offered:
+            self._offered = offered
+            self.refresh_bindings()
+
+    def ask(self, verb: str, service: str) -> None:
+        """Ask the engine to toggle, restart, stop, start or build a service."""
+        if verb == "toggle":
+            self.request("toggle", service=service, mode=None)
+        else:
+            self.request(verb, services=[service])
+
+    def action_toggle_mode(self) -> None:
+        """Move the service to its next mode."""
+        self.ask("toggle", self.table.selected)
+
+    def action_restart(self) -> None:
+        """Restart the service."""
+        self.ask("restart", self.table.selected)
+
+    def action_stop(self) -> None:
+        """Stop the service."""
+        self.ask("stop", self.table.selected)
+
+    def action_start(self) -> None:
+        """Start the service."""
+        self.ask("start", self.table.selected)
+
+    def action_build(self) -> None:
+        """Build the service."""
+        self.ask("build", self.table.selected)
+
+    def action_restart_all(self) -> None:
+        """Restart all that run here."""
+        services = self.session.board.services.values()
+        names = [s.name for s in services if s.mode == "local" and s.state in LIVE]
+        if names:
+            self.request("restart", services=names)
+
+    def show(self, what: str, service: str) -> None:
+        """Open a service's environment or loops."""
+        screen = EnvironmentScreen if what == "environment" else LoopsScreen
+        self.app.push_screen(screen(self.session, service))
+
+    def action_environment(self) -> None:
+        """The service's environment."""
+        self.show("environment", self.table.selected)
+
+    def action_loops(self) -> None:
+        """The service's loops."""
+        self.show("loops", self.table.selected)
+
+    def action_notices(self) -> None:
+        """What the engine has said."""
+        self.app.push_screen(NoticesScreen(self.session))
+
+    # Logs
+
+    @on(ServiceTable.Opened)
+    def action_focus_logs(self) -> None:
+        """To the logs."""
+        self.log_pane.view.focus()
+
+    def action_switch(self) -> None:
+        """Between services and logs."""
+        if self.on_logs:
+            self._leave_logs()
+        else:
+            self.action_focus_logs()
+
+    def action_zoom(self) -> None:
+        """Logs on the whole screen, and back."""
+        self.toggle_class("-zoomed")
+        self.log_pane.view.focus()
+
+    def action_back(self) -> None:
+        """A step back: search, filter, zoom, services."""
+        if self.log_pane.undo():
+            return
+        if self.has_class("-zoomed"):
+            self.remove_class("-zoomed")
+        else:
+            self._leave_logs()
+
+    def _leave_logs(self) -> None:
+        self.remove_class("-zoomed")
+        self.table.focus()
+
+    def action_all_logs(self) -> None:
+        """Logs of all services, or of the chosen one."""
+        self.log_pane.choose(None if self.log_pane.service is not None else self.table.selected)
+
+    def show_logs(self, service: str) -> None:
+        """Choose a service and go to its log."""
+        self.select(service)
+        self.log_pane.choose(service)
+        self.action_focus_logs()
+
+    def action_follow(self) -> None:
+        """Scroll with new lines, or stay."""
+        self.log_pane.view.follow = not self.log_pane.view.follow
+
+    def action_wrap(self) -> None:
+        """Long lines on several rows, or cut."""
+        self.log_pane.view.wrap = not self.log_pane.view.wrap
+
+    def action_times(self) -> None:
+        """Show the time of each line."""
+        self.log_pane.view.timed = not self.log_pane.view.timed
+
+    def action_filter(self) -> None:
+        """Show only lines that match."""
+        self.log_pane.ask("filter")
+
+    def action_search(self) -> None:
+        """Search for something else."""
+        self.log_pane.ask("search")
+
+    def action_next(self) -> None:
+        """To the next match."""
+        self.log_pane.step(1)
+
+    def action_previous(self) -> None:
+        """To the previous match."""
+        self.log_pane.step(-1)

@@ -1,0 +1,44 @@
+"""The keys of the main screen, by what they are about. The help screen is made from these."""
+
+from __future__ import annotations
+
+from textual.binding import Binding, BindingType
+
+SERVICE_KEYS: list[BindingType] = [
+    Binding("t", "toggle_mode", "toggle", tooltip="move it between local, remote and off"),
+    Binding("r", "restart", "restart", tooltip="restart it"),
+    Binding("s", "stop", "stop", tooltip="stop it"),
+    Binding("s", "start", "start", tooltip="start it, and what it depends on"),
+    Binding("b", "build", "build", tooltip="build it, and restart it if that succeeds"),
+    Binding("e", "environment", "env", tooltip="its environment, and where each value comes from"),
+    Binding("m", "loops", "loops", tooltip="its loops, phase by phase"),
+    Binding("R", "restart_all", "restart all", show=False, tooltip="restart all that run here"),
+]
+LOG_KEYS: list[BindingType] = [
+    Binding("enter,l", "focus_logs", "logs", tooltip="to the logs"),
+    Binding("enter,z", "zoom", "zoom", tooltip="logs on the whole screen, and back"),
+    Binding("escape,h", "back", "back", tooltip="a step back: search, filter, zoom, services"),
+    Binding("a", "all_logs", "all logs", tooltip="logs of all services, or of the chosen one"),
+    Binding("f", "follow", "follow", tooltip="scroll with new lines, or stay"),
+    Binding("slash", "filter", "filter", key_display="/", tooltip="show only lines that match"),
+    Binding("n", "next", "search", tooltip="next match; asks for what the first time"),
+    Binding("N", "previous", "previous", show=False, tooltip="previous match"),
+    Binding("ctrl+f", "search", "search", show=False, tooltip="search for something else"),
+    Binding("w", "wrap", "wrap", tooltip="long lines on several rows, or cut"),
+    Binding("i", "times", "times", show=False, tooltip="show the time of each line"),
+    Binding("tab", "switch", "switch", show=False, tooltip="between services and logs"),
+]
+
+TABLE_ORDER = (
+    *("toggle_mode", "restart", "stop", "start", "build", "focus_logs", "filter", "environment", "loops"),
+    *("all_logs", "follow", "next", "wrap", "command_palette", "notices", "detach"),
+)
+"""Actions as the bottom line shows them while the table has the focus."""
+LOG_ORDER = (
+    *("back", "follow", "filter", "next", "zoom", "wrap", "all_logs"),
+    *("restart", "toggle_mode", "stop", "start", "build"),
+    *("environment", "loops", "command_palette", "notices", "detach"),
+)
+"""And while the logs have it."""
+ON_SERVICE = frozenset({"toggle_mode", "restart", "stop", "start", "build", "environment", "loops"})
+"""Actions that need a chosen service."""

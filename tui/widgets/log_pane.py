@@ -1,0 +1,146 @@
+"""Logs of one service or of all: title, lines, and the prompt for filter and search."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+
+from devloop.errors import DevloopError
+from tui.session import PAINT_INTERVAL, Session
+from tui.widgets.log_view import LogView
+from tui.widgets.pane_title import PaneTitle
+from tui.widgets.prompt import Prompt
+
+SETTLE = 0.06
+"""Seconds that the cursor must rest on a service before its log is asked for."""
+
+
+class LogPane(Vertical):
+    """Reads and shows the log of what `choose` says."""
+
+    def __init__(self, session: Session, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.session = session
+        self.view = LogView()
+        self.service: str | None = ""
+        """On view: a service, None for all, empty for none."""
+        self._title = PaneTitle()
+        self._prompt = Prompt()
+        self._kept: re.Pattern[str] | None = None
+        self._scheduled = False
+
+    def compose(self) -> ComposeResult:
+        """Title, lines, prompt."""
+        yield self._title
+        yield self.view
+        yield self._prompt
+
+    def on_mount(self) -> None:
+        """Say what is on view."""
+        self._prompt.close()
+        self._describe()
+
+    def on_descendant_focus(self) -> None:
+        """The title shows who has the focus."""
+        self._title.active = True
+
+    def on_descendant_blur(self) -> None:
+        """And who has it no more."""
+        self._title.active = self.has_focus_within
+
+    def choose(self, service: str | None) -> None:
+        """Show the log of a service, or of all (None)."""
+        if service == self.service:
+            return
+        delay = SETTLE if self.service else 0.0
+        self.service = service
+        self.view.clear()
+        self.view.named = service is None
+        self._describe()
+        self.run_worker(self._read(service, delay), group="logs", exclusive=True)
+
+    async def _read(self, service: str | None, delay: float) -> None:
+        if service == "":
+            return
+        # A cursor that runs down the table asks for one log, not for forty.
+        await asyncio.sleep(delay)
+        try:
+            async for batch in self.session.logs(None if service is None else [service]):
+                self.view.append(batch)
+                if not self._scheduled:
+                    self._scheduled = True
+                    self.set_timer(PAINT_INTERVAL, self._flush)
+        except DevloopError:
+            pass  # the session's other connection notices too, and the screen says so
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self.view.flush()
+
+    @on(LogView.Moved)
+    def _describe(self) -> None:
+        view = self.view
+        parts: list[Content | str | tuple[str, str]] = [
+            "logs ",
+            ("all services" if self.service is None else self.service, "bold"),
+        ]
+        if view.buffer.filter is not None:
+            parts.append((f"  /{view.buffer.filter.pattern}/", "$text-accent"))
+            parts.append((f" {len(view.buffer):,} of {view.buffer.total:,}", "$text-muted"))
+        if view.search is not None:
+            here, count = view.position
+            parts.append((f"  search {view.search.pattern}", "$text-primary"))
+            parts.append((f" {here} of {count}" if count else " not found", "$text-muted"))
+        self._title.left = Content.assemble(*parts)
+        if view.follow:
+            self._title.right = Content.styled("▼ follow", "$text-muted")
+        else:
+            new = f", {view.unseen:,} new" if view.unseen else ""
+            self._title.right = Content.styled(f"‖ paused{new}", "$text-warning")
+
+    def ask(self, kind: str) -> None:
+        """Open the prompt for a filter or a search."""
+        self._kept = self.view.buffer.filter
+        present = self._kept if kind == "filter" else self.view.search
+        self._prompt.ask(kind, present.pattern if present else "")
+
+    def step(self, step: int) -> None:
+        """To the next match (1) or the previous (-1); asks what to search for the first time."""
+        if self.view.search is None:
+            self.ask("search")
+        elif not self.view.next_match(step):
+            self.app.bell()
+
+    def undo(self) -> bool:
+        """Take back the search, or else the filter. False if there is neither."""
+        if self.view.search is not None:
+            self.view.set_search(None)
+        elif self.view.buffer.filter is not None:
+            self.view.set_filter(None)
+        else:
+            return False
+        return True
+
+    @on(Prompt.Changed)
+    def _pattern(self, message: Prompt.Changed) -> None:
+        if message.kind == "filter":
+            self.view.set_filter(message.pattern)
+        elif message.final:
+            self.view.set_search(message.pattern)
+        if message.final:
+            self._close_prompt()
+
+    @on(Prompt.Cancelled)
+    def _cancelled(self, message: Prompt.Cancelled) -> None:
+        if message.kind == "filter":
+            self.view.set_filter(self._kept)
+        self._close_prompt()
+
+    def _close_prompt(self) -> None:
+        self._prompt.close()
+        self.view.focus()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -31,6 +31,8 @@ _SETTLED = (
     State.STOPPED,
     State.REMOTE,
 )
+HUNG_UP = 129
+"""Exit code when the terminal was closed: 128 + SIGHUP, as a shell gives it."""
 _BAD = (State.FAILED, State.CRASH_LOOP)
 
 
@@ -91,15 +93,17 @@ class _RefusedError(DevloopError):
 def _tui(state: StateFolder) -> int:
     from tui.app import Outcome, run
 
-    def hang_up(*_: object) -> None:
-        """The terminal was closed: nobody is left to stop the services."""
-        client.call(state.socket, "shutdown")
-        sys.exit(129)
-
-    signal.signal(signal.SIGHUP, hang_up)
     outcome = run(state.socket)
+    if outcome is Outcome.HUNG_UP:
+        # The terminal was closed: nobody is left to stop the services.
+        with contextlib.suppress(EngineError):
+            client.call(state.socket, "shutdown")
+        return HUNG_UP
     if outcome is Outcome.DETACHED:
-        print("The services go on: `devloop up` opens them again, `devloop down` stops them.")
+        if Snapshot.from_json(client.call(state.socket, "status")).stopping:
+            print("The engine is still stopping its services; `devloop down` waits for it.")
+        else:
+            print("The services go on: `devloop up` opens them again, `devloop down` stops them.")
     elif outcome is Outcome.LOST:
         raise EngineError(
             "the engine is gone",

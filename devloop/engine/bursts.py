@@ -22,7 +22,7 @@ class Bursts:
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def changed(self, name: str, files: tuple[str, ...], quiet: int, at: int) -> None:
-        """Files have changed at this monotonic time. `quiet`: the shortest quiet time. Both in nanoseconds."""
+        """Files have changed at this monotonic time. `quiet`: shortest quiet time. Both in nanoseconds."""
         debounce = self._debounces.setdefault(name, Debounce(quiet))
         debounce.quiet = quiet
         self._look_at(name, debounce.feed(files, at))

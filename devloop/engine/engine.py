@@ -294,6 +294,10 @@ class Engine:
             config_error=self._config_error,
         )
 
+    def recent_loops(self, service: str, count: int) -> list[Loop]:
+        """The last loops of a service, oldest first, those of earlier engines too."""
+        return self._store.recent(service, count)
+
     async def call(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """A request from the control socket."""
         return await self._requests.answer(method, params)

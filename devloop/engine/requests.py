@@ -40,6 +40,9 @@ class Requests:
                 chosen = None if names is None else self._names(params)
                 lines = self._engine.logs.tail(chosen, int(params.get("tail", 100)))
                 return {"lines": [line.to_json() for line in lines]}
+            case "loops":
+                loops = self._engine.recent_loops(self._service(params), int(params.get("limit", 50)))
+                return {"loops": [loop.to_json() for loop in loops]}
             case "env":
                 return self._env(self._service(params), bool(params.get("reveal", False)))
             case "reload_config":

@@ -169,6 +169,8 @@ class ServiceRunner:
     def start_probes(self, run: int) -> None:
         """See StartProbes."""
         self.stop_probes()
+        if self.spec.ready is None:
+            self._tell(ev.BecameReady(self.name, run))  # before its end can be told
         self._probing = self._spawn_task(self._probe(run, self.spec.ready, self.spec.live))
 
     def stop_probes(self) -> None:
@@ -272,12 +274,11 @@ class ServiceRunner:
         def late(failure: str) -> None:
             self._tell(ev.NotReadyInTime(self.name, run, failure))
 
-        if ready is None:
-            self._tell(ev.BecameReady(self.name, run))
-        elif not isinstance(ready.check, LogCheck):
+        if ready is not None and not isinstance(ready.check, LogCheck):
             await probes.until_ready(ready, command, late)
             self._tell(ev.BecameReady(self.name, run))
-        elif self._matched_run != run:
+        elif ready is not None and self._matched_run != run:
+            assert isinstance(ready.check, LogCheck)
             # Told by the log itself; only its lateness is left to see to.
             await asyncio.sleep(ready.grace / SECOND)
             if self._matched_run != run:

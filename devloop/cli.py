@@ -29,9 +29,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     top.add_argument("--version", action="version", version=f"devloop {__version__}")
-    top.add_argument(
-        "-f", "--file", metavar="FILE", help="project file (default: devloop.toml, here or above)"
-    )
+    top.add_argument("-f", "--file", metavar="FILE", help="project file (default: devloop.toml, here or above)")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, module: str, text: str, *, json: bool = False) -> argparse.ArgumentParser:
@@ -42,9 +40,7 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     up = add("up", "up", "start services, and open the TUI on them")
-    up.add_argument(
-        "services", nargs="*", metavar="SERVICE", help="services or groups (default: all local ones)"
-    )
+    up.add_argument("services", nargs="*", metavar="SERVICE", help="services or groups (default: all local ones)")
     how = up.add_mutually_exclusive_group()
     how.add_argument("--headless", action="store_true", help="no TUI: print the logs until Ctrl-C")
     how.add_argument("--detach", "-d", action="store_true", help="leave the engine running and return")

@@ -47,9 +47,7 @@ APP_KEYS: list[BindingType] = [
     Binding("question_mark", "help", "help", key_display="?", tooltip="this"),
     Binding("q", "quit", "quit", tooltip="stop all services and the engine"),
     Binding("ctrl+q", "quit", "quit", show=False, priority=True, tooltip="stop all services and the engine"),
-    Binding(
-        "ctrl+c", "interrupt", "quit", show=False, priority=True, tooltip="copy what is selected; else quit"
-    ),
+    Binding("ctrl+c", "interrupt", "quit", show=False, priority=True, tooltip="copy what is selected; else quit"),
     Binding("ctrl+z", "suspend_process", "suspend", show=False, tooltip="to the shell; fg comes back"),
 ]
 

@@ -78,7 +78,5 @@ class Session:
             pass  # it is gone: what has been seen is still worth a look
         except DevloopError:
             answer = await self.call("status")  # an older engine has no such method; its last loops it has
-            self.board.remember(
-                [s.last_loop for s in Snapshot.from_json(answer).services if s.last_loop is not None]
-            )
+            self.board.remember([s.last_loop for s in Snapshot.from_json(answer).services if s.last_loop is not None])
         return self.board.loops_of(service)

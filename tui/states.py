@@ -66,9 +66,7 @@ OUTCOMES: Mapping[Outcome, Look] = {
     Outcome.SUPERSEDED: Look("↷", "tone--quiet"),
 }
 
-LIVE = frozenset(
-    {State.WAITING, State.BUILDING, State.STARTING, State.READY, State.BACKOFF, State.CRASH_LOOP}
-)
+LIVE = frozenset({State.WAITING, State.BUILDING, State.STARTING, State.READY, State.BACKOFF, State.CRASH_LOOP})
 """States in which `stop` has a meaning: something runs here, or would again."""
 
 

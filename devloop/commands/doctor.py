@@ -81,9 +81,7 @@ def _watching() -> Iterator[Finding]:
         limit = int(Path("/proc/sys/fs/inotify/max_user_watches").read_text())
         instances = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
     except (OSError, ValueError):
-        yield Finding(
-            "watching", "warning", "no inotify here: files are polled", "use a file system of this host"
-        )
+        yield Finding("watching", "warning", "no inotify here: files are polled", "use a file system of this host")
         return
     if limit < MIN_WATCHES:
         mend = f"sudo sysctl fs.inotify.max_user_watches={8 * MIN_WATCHES}"
@@ -99,9 +97,7 @@ def _descriptors() -> Iterator[Finding]:
     if soft < MIN_FILES <= hard or hard == resource.RLIM_INFINITY:
         yield Finding("open files", "ok", f"{soft}, raised as needed")
     elif soft < MIN_FILES:
-        yield Finding(
-            "open files", "warning", f"only {soft}", f"ulimit -n {MIN_FILES}, if you have many services"
-        )
+        yield Finding("open files", "warning", f"only {soft}", f"ulimit -n {MIN_FILES}, if you have many services")
     else:
         yield Finding("open files", "ok", str(soft))
 
@@ -126,9 +122,7 @@ def _terminal() -> Iterator[Finding]:
     if "utf" not in encoding:
         yield Finding("terminal", "warning", f"encoding {encoding}", "export LANG=C.UTF-8")
     else:
-        yield Finding(
-            "terminal", "ok", f"{size.columns} by {size.lines}, {os.environ.get('TERM', 'no TERM')}"
-        )
+        yield Finding("terminal", "ok", f"{size.columns} by {size.lines}, {os.environ.get('TERM', 'no TERM')}")
 
 
 def _project(args: argparse.Namespace) -> Iterator[Finding]:

@@ -140,9 +140,7 @@ class LinePrinter:
         if not self._colour:
             return f"{line.service:{self.width}} | {mark}{line.text}\n"
         prefix = self._colours.setdefault(line.service, _PREFIXES[len(self._colours) % len(_PREFIXES)])
-        return (
-            f"{prefix}{line.service:{self.width}} |{_PLAIN} {_DIM if mark else ''}{mark}{line.text}{_PLAIN}\n"
-        )
+        return f"{prefix}{line.service:{self.width}} |{_PLAIN} {_DIM if mark else ''}{mark}{line.text}{_PLAIN}\n"
 
 
 def _loops(args: argparse.Namespace) -> list[Loop]:

@@ -67,9 +67,7 @@ def shaped(model: type[T], raw: Any, place: Place, findings: Findings) -> tuple[
         for details in error.errors(include_url=False):
             _explain(model, raw, details, place, findings)
             good = _without(good, details["loc"])
-        return model.model_validate(good), frozenset(
-            str(e["loc"][0]) for e in error.errors(include_url=False)
-        )
+        return model.model_validate(good), frozenset(str(e["loc"][0]) for e in error.errors(include_url=False))
 
 
 def _without(raw: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
@@ -81,9 +79,7 @@ def _without(raw: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]
     return {name: value for name, value in raw.items() if name != key}
 
 
-def unknown_key(
-    place: Place, key: str, names: Iterable[str], findings: Findings, *, among: Iterable[str] = ()
-) -> None:
+def unknown_key(place: Place, key: str, names: Iterable[str], findings: Findings, *, among: Iterable[str] = ()) -> None:
     """A key that is not one of `names` in the table at `place`; `among` are its neighbours."""
     names, among = list(names), frozenset(among)
     table = dotted(place.path)
@@ -171,16 +167,12 @@ TOP_LEVEL = tuple(File.model_fields)
 """The tables and keys of a project file."""
 
 
-def check_top_level(
-    data: Mapping[str, Any], place: Place, findings: Findings, *, project: Place | None
-) -> None:
+def check_top_level(data: Mapping[str, Any], place: Place, findings: Findings, *, project: Place | None) -> None:
     """The keys outside any table. `project` is the project file if this one is included by it."""
     for key, value in data.items():
         if key not in TOP_LEVEL:
             if isinstance(value, dict) and ("command" in value or "cmd" in value):
-                findings.add(
-                    place.key(key), f"unknown table [{key}]", f"a service is written [services.{key}]"
-                )
+                findings.add(place.key(key), f"unknown table [{key}]", f"a service is written [services.{key}]")
             elif key in Service.model_fields or key in ProjectTable.model_fields:
                 table = "[project]" if key in ProjectTable.model_fields else "[services.NAME]"
                 findings.add(

@@ -68,8 +68,7 @@ def _dependencies(entry: Entry, entries: Mapping[str, Entry], findings: Findings
 
 def _cycles(entries: Mapping[str, Entry], findings: Findings) -> None:
     graph = {
-        name: {d for d in entry.service.depends_on if d in entries and d != name}
-        for name, entry in entries.items()
+        name: {d for d in entry.service.depends_on if d in entries and d != name} for name, entry in entries.items()
     }
     rank = {name: index for index, name in enumerate(entries)}
     while True:
@@ -114,6 +113,4 @@ def _groups(entries: Mapping[str, Entry], findings: Findings) -> None:
         for group in entry.service.groups:
             if group in entries:
                 what = f"{dotted(place.path)}: {quoted(group)} is the name of a service"
-                findings.add(
-                    place.at(group), what, f"`devloop up {group}` could mean either; rename the group"
-                )
+                findings.add(place.at(group), what, f"`devloop up {group}` could mean either; rename the group")

@@ -85,9 +85,7 @@ def _closing(text: str, start: int) -> int | None:
     return None
 
 
-def interpolated(
-    value: Any, variables: Mapping[str, str], place: Place, findings: Findings, field: int
-) -> Any:
+def interpolated(value: Any, variables: Mapping[str, str], place: Place, findings: Findings, field: int) -> Any:
     """A TOML value with every string in it interpolated; what can't be is a finding, and stays as it is.
 
     The first `field` parts of the path name what later checks then leave alone: a port that is still
@@ -113,9 +111,7 @@ def interpolated(
             wrong.append(Place(place.file, path[:field]))
             return value
         if "\0" in text:
-            findings.add(
-                Place(place.file, path), f"{dotted(path)}: a NUL character can't be part of a setting"
-            )
+            findings.add(Place(place.file, path), f"{dotted(path)}: a NUL character can't be part of a setting")
             wrong.append(Place(place.file, path[:field]))
         return text
 

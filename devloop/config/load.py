@@ -45,9 +45,7 @@ def load(file: Path, environ: Mapping[str, str]) -> Project:
     try:
         sources = read(file, environ, findings)
     except FileNotFoundError:
-        raise ConfigError(
-            "the file does not exist", where=str(file), hint="devloop init writes one"
-        ) from None
+        raise ConfigError("the file does not exist", where=str(file), hint="devloop init writes one") from None
     except OSError as error:
         raise ConfigError(f"can't be read: {error.strerror}", where=str(file)) from error
     env_files = EnvFiles(environ, findings)

@@ -95,9 +95,7 @@ class Findings:
     def __bool__(self) -> bool:
         return bool(self._found)
 
-    def add(
-        self, place: Place | Spot, message: str, hint: str | None = None, *, other: Place | None = None
-    ) -> None:
+    def add(self, place: Place | Spot, message: str, hint: str | None = None, *, other: Place | None = None) -> None:
         """Note a problem. `{other}` in the message becomes the file:line:column of `other`.
 
         The same problem at the same place counts once: a value of `[defaults]` is looked at for each

@@ -99,11 +99,7 @@ def _source(
     place = Place(file)
     # A dollar may also be written \u0024; without either, there is nothing to look for.
     plain = "$" not in text and "\\u" not in text.lower()
-    data = (
-        raw
-        if plain
-        else {key: _resolved(key, value, variables, place, findings) for key, value in raw.items()}
-    )
+    data = raw if plain else {key: _resolved(key, value, variables, place, findings) for key, value in raw.items()}
     check_top_level(data, place, findings, project=project)
     return Source(file, text, data)
 
@@ -136,13 +132,9 @@ def _included(first: Source, patterns: tuple[str, ...], findings: Findings) -> l
         files = [path for match in matches if (path := (root / match).resolve()).is_file()]
         if not files:
             if glob.has_magic(pattern):
-                findings.add(
-                    place, f"include: no file matches {quoted(pattern)}", f"it is looked for in {root}"
-                )
+                findings.add(place, f"include: no file matches {quoted(pattern)}", f"it is looked for in {root}")
             else:
-                findings.add(
-                    place, f"include: there is no file {quoted(pattern)}", f"it is looked for in {root}"
-                )
+                findings.add(place, f"include: there is no file {quoted(pattern)}", f"it is looked for in {root}")
         for path in files:
             if path != first.file:
                 found.setdefault(path, place)

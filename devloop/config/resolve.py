@@ -195,9 +195,7 @@ def _live(scope: Scope, task: bool) -> Probe | None:
         return None
     timing = rhythm(TcpCheck(HOST, 0), table.live, scope.defaults.live, live=True)
     known = None if "ports" in scope.broken else table.ports or {}
-    return probe(
-        table.live, timing, known, scope.place.at("live"), scope.findings, complete="live" not in scope.broken
-    )
+    return probe(table.live, timing, known, scope.place.at("live"), scope.findings, complete="live" not in scope.broken)
 
 
 def _on_task(scope: Scope, key: str, task: bool) -> bool:

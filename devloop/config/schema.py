@@ -44,16 +44,12 @@ class Table(BaseModel):
 class Timings(Table):
     """The rhythm of a probe."""
 
-    period: Span | None = Field(
-        None, description="Time between two attempts. Default: 250ms (ready), 2s (live)."
-    )
+    period: Span | None = Field(None, description="Time between two attempts. Default: 250ms (ready), 2s (live).")
     timeout: Span | None = Field(None, description="How long one attempt may take. Default: 1s.")
     grace: Pause | None = Field(
         None, description="How long failures after the start do not count. Default: 30s (ready), 0s (live)."
     )
-    failures: int | None = Field(
-        None, ge=1, description="Failures in a row that count as failed. Default: 3."
-    )
+    failures: int | None = Field(None, ge=1, description="Failures in a row that count as failed. Default: 3.")
 
 
 class LiveProbe(Timings):
@@ -69,15 +65,9 @@ class LiveProbe(Timings):
     http: HttpTarget | None = Field(
         None, description='A path on the first port, ":PORT/path" or a URL; a status from 200 to 399 is well.'
     )
-    tcp: Endpoint | None = Field(
-        None, description="A port's name or number, or host:port; a connection is well."
-    )
-    exec: CommandLine | None = Field(
-        None, description="A command in the service's folder; exit code 0 is well."
-    )
-    port: Endpoint | None = Field(
-        None, description="The port, by name or number, that the path in `http` is for."
-    )
+    tcp: Endpoint | None = Field(None, description="A port's name or number, or host:port; a connection is well.")
+    exec: CommandLine | None = Field(None, description="A command in the service's folder; exit code 0 is well.")
+    port: Endpoint | None = Field(None, description="The port, by name or number, that the path in `http` is for.")
 
 
 class ReadyProbe(LiveProbe):
@@ -99,9 +89,7 @@ class RestartTable(Table):
     policy: PolicyName | None = Field(
         None, description="never, on-failure or always. Default: on-failure; for tasks never."
     )
-    delay: Span | None = Field(
-        None, description="Before the first attempt; doubled at each one. Default: 100ms."
-    )
+    delay: Span | None = Field(None, description="Before the first attempt; doubled at each one. Default: 100ms.")
     max_delay: Span | None = Field(None, description="The longest delay. Default: 10s.")
     limit: int | None = Field(None, ge=1, description="Failures in a row that make a crash loop. Default: 5.")
     window: Span | None = Field(
@@ -123,12 +111,8 @@ if TYPE_CHECKING:
     RestartRule: TypeAlias = RestartTable
     StopRule: TypeAlias = StopTable
 else:
-    Ready = Annotated[
-        ReadyProbe | None, WrapValidator(switch, json_schema_input_type=ReadyProbe | Literal[False])
-    ]
-    Live = Annotated[
-        LiveProbe | None, WrapValidator(switch, json_schema_input_type=LiveProbe | Literal[False])
-    ]
+    Ready = Annotated[ReadyProbe | None, WrapValidator(switch, json_schema_input_type=ReadyProbe | Literal[False])]
+    Live = Annotated[LiveProbe | None, WrapValidator(switch, json_schema_input_type=LiveProbe | Literal[False])]
     RestartRule = Annotated[
         RestartTable,
         BeforeValidator(
@@ -178,12 +162,8 @@ class Common(Table):
 class Defaults(Common):
     """What holds for every service that does not say otherwise."""
 
-    ready: Timings | None = Field(
-        None, description="Rhythm of the ready probes; the check is the service's own."
-    )
-    live: Timings | None = Field(
-        None, description="Rhythm of the live probes; the check is the service's own."
-    )
+    ready: Timings | None = Field(None, description="Rhythm of the ready probes; the check is the service's own.")
+    live: Timings | None = Field(None, description="Rhythm of the live probes; the check is the service's own.")
 
 
 _ALWAYS: Any = {"const": "always"}
@@ -207,9 +187,7 @@ class Service(Common):
         }
     )
 
-    command: CommandLine | None = Field(
-        None, description="What to run: as typed in a shell, or an array of words."
-    )
+    command: CommandLine | None = Field(None, description="What to run: as typed in a shell, or an array of words.")
     cwd: Text | None = Field(None, description="The folder it runs in. Default: the folder of this file.")
     watch: Strings | None = Field(
         None,
@@ -224,9 +202,7 @@ class Service(Common):
     depends_on: Dependencies | None = Field(
         None, description="Services that must be started, ready (the default) or completed before it starts."
     )
-    task: bool | None = Field(
-        None, description="Whether it runs once and completes by exit code 0. Default: false."
-    )
+    task: bool | None = Field(None, description="Whether it runs once and completes by exit code 0. Default: false.")
 
 
 class ProjectTable(Table):
@@ -247,9 +223,7 @@ class File(Head):
     """A whole devloop.toml, or a file that it includes (which has services only)."""
 
     project: ProjectTable | None = Field(None, description="The project as a whole.")
-    defaults: Defaults | None = Field(
-        None, description="What holds for every service that does not say otherwise."
-    )
+    defaults: Defaults | None = Field(None, description="What holds for every service that does not say otherwise.")
     services: dict[str, Service] | None = Field(None, description="The services, by name.")
 
 

@@ -113,9 +113,7 @@ def regex(text: str) -> str:
         re.compile(text)
     except re.error as error:
         at = f" at character {error.pos + 1}" if error.pos is not None else ""
-        raise wrong(
-            f"not a regular expression: {error.msg}{at}", "a \\ before ( [ . * + ? takes it as it is"
-        ) from None
+        raise wrong(f"not a regular expression: {error.msg}{at}", "a \\ before ( [ . * + ? takes it as it is") from None
     return text
 
 
@@ -133,11 +131,7 @@ def reload(text: str) -> Reload:
         case "exec" if rest:
             return Reload(ReloadKind.EXEC, command=command_line(rest))
         case "signal" | "exec" as missing:
-            what = (
-                'a signal, as in "signal:HUP"'
-                if missing == "signal"
-                else 'a command, as in "exec: make reload"'
-            )
+            what = 'a signal, as in "signal:HUP"' if missing == "signal" else 'a command, as in "exec: make reload"'
             raise unexpected(what, text)
     kinds = ("restart", "manual", "signal:HUP", "exec: COMMAND")
     hint = suggestion(text, ("restart", "manual"), kind="forms") if not colon else ""

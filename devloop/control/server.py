@@ -38,9 +38,7 @@ class LogSource(Protocol):
     def tail(self, services: Sequence[str] | None, lines: int) -> list[LogLine]:
         """The last lines of these services (None: all), oldest first."""
 
-    def since(
-        self, services: Sequence[str] | None, cursor: int, limit: int
-    ) -> tuple[list[LogLine], int, int]:
+    def since(self, services: Sequence[str] | None, cursor: int, limit: int) -> tuple[list[LogLine], int, int]:
         """The newest `limit` lines after `cursor`, the new cursor, and how many were passed over."""
 
     @property

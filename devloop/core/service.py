@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from devloop.config.model import Mode, ReloadKind, Restart, Service
 from devloop.core import commands as do
-from devloop.core.flap import FlapGuard
+from devloop.core.flap import FlapGuard, Verdict
 from devloop.core.timeline import Timeline
 from devloop.protocol import Cause, Outcome, State
 
@@ -48,6 +48,7 @@ class ServiceLife:
         self._alive = False  # a process runs, or is being started
         self._stopping = False
         self._backoff = False
+        self._held = False  # it is started late on purpose, for the flap guard
         self._sick = ""  # why it is being stopped, if the liveness probe asked for it
         self._failures = 0
         self._spawned_at = 0
@@ -149,7 +150,8 @@ class ServiceLife:
             self.stale = True
             self._publish()
             return self._flush()
-        if self._caught_writing(names, now):
+        verdict = self._judge(names, now)
+        if verdict is Verdict.CAUGHT:
             return self._flush()
         if self.timeline is None or not self._burst:
             self._open(Cause.CHANGE, now, edited)
@@ -165,6 +167,9 @@ class ServiceLife:
             self._cancel_build()
         else:
             self._want_process(build=True)
+        if verdict is Verdict.TRIAL:
+            self._held = True
+            self._out.append(do.SetBackoff(self.spec.name, self.run, now + self._flap.late))
         return self._advance(now)
 
     def files_settled(self, now: int) -> list[do.Command]:
@@ -312,6 +317,9 @@ class ServiceLife:
 
     def backoff_ended(self, run: int, now: int) -> list[do.Command]:
         """The next attempt."""
+        if self._held:
+            self._held = False
+            return self._advance(now)
         if run != self.run or not self._backoff:
             return []
         self._backoff = False
@@ -357,6 +365,8 @@ class ServiceLife:
         elif self._alive:
             if not self._stopping:
                 self._stop_process(now, "restart")
+        elif self._held:
+            self._become(State.WAITING, now, f"a moment: does it write {', '.join(self._flap.culprits())} itself?")
         else:
             self._due = self._gated = False
             self._alive = True
@@ -422,22 +432,25 @@ class ServiceLife:
         return self._flush()
 
     def _clear_backoff(self) -> None:
-        if self._backoff:
-            self._backoff = False
+        if self._backoff or self._held:
+            self._backoff = self._held = False
             self._out.append(do.ClearBackoff(self.spec.name))
 
-    def _caught_writing(self, files: tuple[str, ...], now: int) -> bool:
-        if self._burst or not self.starts or not self._flap.changed(frozenset(files), now - self._spawned_at):
-            return False
-        culprits = self._flap.culprits()
-        self._flap.reset()
-        self._out.append(do.IgnoreFiles(self.spec.name, culprits))
-        self._tell(
-            "warning",
-            f"restarts itself: it writes {', '.join(culprits)} after each start; no longer watched",
-            f"add them to `ignore` of services.{self.spec.name}; `devloop restart` watches them again",
-        )
-        return True
+    def _judge(self, files: tuple[str, ...], now: int) -> Verdict:
+        """Does the service itself write these files? If so, they are not watched any more."""
+        if self._burst or not self.starts:
+            return Verdict.NOTHING
+        verdict = self._flap.changed(frozenset(files), now - self._spawned_at if self.pid else None)
+        if verdict is Verdict.CAUGHT:
+            culprits = self._flap.culprits()
+            self._flap.reset()
+            self._out.append(do.IgnoreFiles(self.spec.name, culprits))
+            self._tell(
+                "warning",
+                f"restarts itself: it writes {', '.join(culprits)} after each start; no longer watched",
+                f"add them to `ignore` of services.{self.spec.name}; `devloop restart` watches them again",
+            )
+        return verdict
 
     # Small things.
 

@@ -44,9 +44,7 @@ CONFIG_QUIET = 20_000_000
 class Engine:
     """One project's engine. `run` is its whole life; the holders are open before it, and closed by it."""
 
-    def __init__(
-        self, project: Project, state: StateFolder, environ: Mapping[str, str], holders: Holders
-    ) -> None:
+    def __init__(self, project: Project, state: StateFolder, environ: Mapping[str, str], holders: Holders) -> None:
         self.project = project
         self.environ = environ
         self.supervisor = Supervisor(project)
@@ -257,9 +255,7 @@ class Engine:
             project = await asyncio.to_thread(load, self.project.file, self.environ)
         except ConfigError as error:
             self._config_error = str(error)
-            self.notice(
-                "error", f"{self.project.file.name} is broken; the running state is kept", hint=str(error)
-            )
+            self.notice("error", f"{self.project.file.name} is broken; the running state is kept", hint=str(error))
             self._server.publish_snapshot()
             return []
         before, self.project = self.project, project
@@ -320,9 +316,7 @@ class Engine:
         """An exception that nobody caught: said to the user, and in full in the engine's log."""
         loop.default_exception_handler(context)
         what = context.get("exception") or context["message"]
-        self.notice(
-            "error", f"a fault in devloop itself: {what!r}", hint="please report it; the rest goes on"
-        )
+        self.notice("error", f"a fault in devloop itself: {what!r}", hint="please report it; the rest goes on")
 
     def _publish_notice(self, notice: Notice) -> None:
         self._notices.append(notice)

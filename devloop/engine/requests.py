@@ -92,9 +92,7 @@ class Requests:
         return expand(names, services, self._engine.project.groups)
 
 
-def expand(
-    names: Iterable[Any], services: Mapping[str, Any], groups: Mapping[str, Sequence[str]]
-) -> tuple[str, ...]:
+def expand(names: Iterable[Any], services: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Names of services and groups as names of services, each once. Raises UsageError for an unknown one."""
     found: dict[str, None] = {}
     for name in names:

@@ -24,10 +24,7 @@ def resolve(service: Service, host: Mapping[str, str], own: Mapping[str, str]) -
     sources = {"host": host, **{str(f): service.file_env.get(f, {}) for f in service.env_files}}
     sources |= {"devloop.toml": service.env, "devloop": own}
     values = {name: (value, origin) for origin, found in sources.items() for name, value in found.items()}
-    return [
-        Variable(name, value, origin, is_secret(name, value))
-        for name, (value, origin) in sorted(values.items())
-    ]
+    return [Variable(name, value, origin, is_secret(name, value)) for name, (value, origin) in sorted(values.items())]
 
 
 def is_secret(name: str, value: str) -> bool:

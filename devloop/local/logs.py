@@ -122,9 +122,7 @@ class LogBook:
         """The last lines of these services (None: all), oldest first."""
         return self.since(services, 0, lines)[0]
 
-    def since(
-        self, services: Sequence[str] | None, cursor: int, limit: int
-    ) -> tuple[list[LogLine], int, int]:
+    def since(self, services: Sequence[str] | None, cursor: int, limit: int) -> tuple[list[LogLine], int, int]:
         """The newest `limit` lines after `cursor`, the new cursor, and how many were passed over.
 
         Of a part of the services, lines that have left the ring already are not counted as passed over.
@@ -139,8 +137,7 @@ class LogBook:
 
     def _newer(self, name: str, cursor: int) -> int:
         return sum(
-            min(len(chunk.lines), max(0, chunk.first + len(chunk.lines) - cursor))
-            for chunk in self._rings[name].chunks
+            min(len(chunk.lines), max(0, chunk.first + len(chunk.lines) - cursor)) for chunk in self._rings[name].chunks
         )
 
     def when(self, service: str, pattern: str, then: Callable[[], None]) -> None:
@@ -185,7 +182,8 @@ class LineSplitter:
         *lines, rest = data.split(b"\n")
         if lines:
             lines[0] = self._finish(lines[0])
-            lines[1:] = [_cut(line) if len(line) > MAX_LINE else line for line in lines[1:]]
+            if len(data) > MAX_LINE and max(map(len, lines)) > MAX_LINE:
+                lines[1:] = [_cut(line) if len(line) > MAX_LINE else line for line in lines[1:]]
             self._rest = b""
         self._rest += rest
         if len(self._rest) > MAX_LINE:

@@ -80,9 +80,7 @@ async def _http(check: HttpCheck) -> None:
             ("Accept", "*/*"),
         ]
         writer.write(connection.send(h11.Request(method="GET", target=check.path, headers=headers)) or b"")
-        while (event := connection.next_event()) is h11.NEED_DATA or isinstance(
-            event, h11.InformationalResponse
-        ):
+        while (event := connection.next_event()) is h11.NEED_DATA or isinstance(event, h11.InformationalResponse):
             if event is h11.NEED_DATA:
                 connection.receive_data(await reader.read(65536))
         if not isinstance(event, h11.Response):

@@ -114,9 +114,7 @@ def otlp(loops: Sequence[Loop], project: str) -> dict[str, Any]:
     return {
         "resourceSpans": [
             {
-                "resource": {
-                    "attributes": _attributes({"service.name": service, "service.namespace": project})
-                },
+                "resource": {"attributes": _attributes({"service.name": service, "service.namespace": project})},
                 "scopeSpans": [{"scope": scope, "spans": [s for loop in own for s in _spans(loop, project)]}],
             }
             for service, own in sorted(by_service.items())

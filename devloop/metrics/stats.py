@@ -103,9 +103,7 @@ def phase_times(loop: Loop) -> dict[str, int]:
     return {phase: end - begin for phase, begin, end in loop.spans()}
 
 
-def summarise(
-    loops: Iterable[Loop], now: int, causes: Collection[Cause] = WAITED_FOR
-) -> tuple[ServiceStats, ...]:
+def summarise(loops: Iterable[Loop], now: int, causes: Collection[Cause] = WAITED_FOR) -> tuple[ServiceStats, ...]:
     """Statistics of each service that has loops, by name, from loops in any order. `now` is a Unix time."""
     by_service: dict[str, list[Loop]] = defaultdict(list)
     for loop in loops:
@@ -163,9 +161,7 @@ def _phases(loops: Sequence[Loop], total: int) -> tuple[PhaseStats, ...]:
     for phase in sorted(times, key=phase_order):
         ordered = sorted(times[phase])
         share = within[phase] / total if total else 0.0
-        stats.append(
-            PhaseStats(phase, len(ordered), _at(ordered, 50), _at(ordered, 95), ordered[-1], round(share, 4))
-        )
+        stats.append(PhaseStats(phase, len(ordered), _at(ordered, 50), _at(ordered, 95), ordered[-1], round(share, 4)))
     return tuple(stats)
 
 

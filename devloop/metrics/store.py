@@ -61,9 +61,7 @@ class LoopStore:
     nanoseconds.
     """
 
-    def __init__(
-        self, path: Path, tell: Tell = lambda _: None, clock: Callable[[], int] = time.time_ns
-    ) -> None:
+    def __init__(self, path: Path, tell: Tell = lambda _: None, clock: Callable[[], int] = time.time_ns) -> None:
         self.path = path
         self._tell = tell
         self._clock = clock
@@ -242,9 +240,7 @@ def read_loops(path: Path, since: int = 0, service: str | None = None) -> list[L
         return []
     query, *values = _selection(since, service)
     try:
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY)
-        ) as database:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY)) as database:
             version = database.execute("pragma user_version").fetchone()[0]
             if version == 0:
                 return []  # the engine has just made the file
@@ -331,7 +327,5 @@ def _loops(rows: Iterable[tuple[Any, ...]]) -> list[Loop]:
         with suppress(ValueError, TypeError, AttributeError):
             times = {str(phase): int(at) for phase, at in json.loads(stamps).items()}
             names = tuple(map(str, json.loads(files)))
-            loops.append(
-                Loop(number, service, Cause(cause), Outcome(outcome), started_at, times, names, detail)
-            )
+            loops.append(Loop(number, service, Cause(cause), Outcome(outcome), started_at, times, names, detail))
     return loops

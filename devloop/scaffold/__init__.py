@@ -35,7 +35,5 @@ def generate(folder: Path) -> str:
 
         drafts, source = from_folder(folder), "what was found in this folder"
     if not drafts:
-        return render(
-            folder.resolve().name, "a template: nothing was found here to start from", [PLACEHOLDER]
-        )
+        return render(folder.resolve().name, "a template: nothing was found here to start from", [PLACEHOLDER])
     return render(folder.resolve().name, f"from {source}", drafts)

@@ -66,9 +66,7 @@ def _leave_out_what_is_off(drafts: list[Draft]) -> None:
         if missing := [name for name in dependencies if name in off]:
             draft.settings["depends_on"] = {n: how for n, how in dependencies.items() if n not in off}
             they, are = (missing[0], "is") if len(missing) == 1 else (", ".join(missing), "are")
-            draft.remarks["depends_on"] = (
-                f"Once {they} {are} no longer off, add to depends_on: {', '.join(missing)}."
-            )
+            draft.remarks["depends_on"] = f"Once {they} {are} no longer off, add to depends_on: {', '.join(missing)}."
 
 
 def _services(file: Path) -> dict[str, dict[str, Any]]:
@@ -161,9 +159,7 @@ def _command(draft: Draft, file: Path, service: Mapping[str, Any]) -> None:
     stage = stage or Stage()
     entrypoint = _words(service["entrypoint"]) if service.get("entrypoint") else stage.entrypoint
     own = service.get("command")
-    command = joined(
-        entrypoint, _words(own) if own else stage.command if not service.get("entrypoint") else ""
-    )
+    command = joined(entrypoint, _words(own) if own else stage.command if not service.get("entrypoint") else "")
     if command:
         draft.settings["command"] = as_typed(here(command, str(service.get("working_dir") or stage.workdir)))
         if not own:
@@ -219,9 +215,7 @@ def _image_only(draft: Draft, service: Mapping[str, Any], chosen: Mapping[int, i
     if kind in _SERVERS:
         draft.notes.append(f'Without Docker: command = "{_SERVERS[kind].format(port=port)}"')
     if not chosen:
-        draft.notes.append(
-            "It publishes no port, so it can't be reached from here as the compose file stands."
-        )
+        draft.notes.append("It publishes no port, so it can't be reached from here as the compose file stands.")
 
 
 def _kind(image: str) -> str:
@@ -236,10 +230,7 @@ def _dependencies(service: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(value, list):
         return {str(name): "started" for name in value}
     if isinstance(value, dict):
-        return {
-            str(name): _CONDITIONS.get(str((how or {}).get("condition")), "started")
-            for name, how in value.items()
-        }
+        return {str(name): _CONDITIONS.get(str((how or {}).get("condition")), "started") for name, how in value.items()}
     return {}
 
 
@@ -252,11 +243,7 @@ def _probe(service: Mapping[str, Any], chosen: Mapping[int, int], local: bool) -
     if not isinstance(check, dict) or check.get("disable") or not check.get("test"):
         return {}
     test = check["test"]
-    words = (
-        [translated(str(word)) for word in test]
-        if isinstance(test, list)
-        else ["CMD-SHELL", translated(str(test))]
-    )
+    words = [translated(str(word)) for word in test] if isinstance(test, list) else ["CMD-SHELL", translated(str(test))]
     if words[0] == "NONE" or len(words) < 2:
         return {}
     probe: dict[str, Value] = {}

@@ -103,9 +103,7 @@ def _javascript(folder: Path, top: Path) -> Draft | None:
     scripts = data.get("scripts")
     if not isinstance(scripts, dict):
         return None
-    script = next(
-        (name for name in ("dev", "start:dev", "start", "serve") if isinstance(scripts.get(name), str)), None
-    )
+    script = next((name for name in ("dev", "start:dev", "start", "serve") if isinstance(scripts.get(name), str)), None)
     if script is None:
         return None
     line = str(scripts[script])
@@ -117,9 +115,7 @@ def _javascript(folder: Path, top: Path) -> Draft | None:
         draft.settings["ports"] = {"http": port} if port else {}
     if _RELOADS_ITSELF.search(line):
         draft.settings["watch"] = ["package.json"]
-        draft.remarks["watch"] = (
-            "Its own dev server reloads the code; devloop restarts it for new dependencies."
-        )
+        draft.remarks["watch"] = "Its own dev server reloads the code; devloop restarts it for new dependencies."
     return draft
 
 
@@ -140,9 +136,7 @@ def _deno(folder: Path, _: Path) -> Draft | None:
 
 # Compiled languages
 
-_GO_PORT = re.compile(
-    r'(?:ListenAndServe\w*\(|Addr:|Listen\("tcp",|\.Run\(|\.Start\(|\.Listen\()\s*"[^":]*:(\d{2,5})"'
-)
+_GO_PORT = re.compile(r'(?:ListenAndServe\w*\(|Addr:|Listen\("tcp",|\.Run\(|\.Start\(|\.Listen\()\s*"[^":]*:(\d{2,5})"')
 
 
 def _go(folder: Path, top: Path) -> Draft | None:
@@ -167,9 +161,7 @@ def _rust(folder: Path, top: Path) -> Draft | None:
         return None
     name = str(package.get("default-run") or package.get("name") or name_of(folder))
     # A workspace's members are built into the workspace's folder.
-    home = next(
-        (place for place in _between(folder, top) if "workspace" in toml_of(place / "Cargo.toml")), folder
-    )
+    home = next((place for place in _between(folder, top) if "workspace" in toml_of(place / "Cargo.toml")), folder)
     up = "../" * len(folder.relative_to(home).parts)
     return Draft(name_of(folder), {"build": "cargo build", "command": f"{up}target/debug/{name}"})
 
@@ -245,9 +237,7 @@ def _make(folder: Path, _: Path) -> Draft | None:
 def _pages(folder: Path, _: Path) -> Draft | None:
     if not (folder / "index.html").is_file():
         return None
-    draft = Draft(
-        name_of(folder), {"command": "python3 -m http.server 8000", "ports": {"http": 8000}, "watch": []}
-    )
+    draft = Draft(name_of(folder), {"command": "python3 -m http.server 8000", "ports": {"http": 8000}, "watch": []})
     draft.remarks["watch"] = "It reads its files for each request: nothing to restart for."
     return draft
 
@@ -260,6 +250,4 @@ RULES: tuple[Rule, ...] = (
 
 def _between(folder: Path, top: Path) -> list[Path]:
     """The folders above `folder`, up to `top`."""
-    return (
-        [each for each in folder.parents if each == top or each.is_relative_to(top)] if folder != top else []
-    )
+    return [each for each in folder.parents if each == top or each.is_relative_to(top)] if folder != top else []

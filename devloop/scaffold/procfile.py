@@ -26,9 +26,7 @@ def from_procfile(file: Path) -> list[Draft]:
     """A service for each process type."""
     drafts: list[Draft] = []
     for line in read(file).splitlines():
-        if (
-            match := _LINE.match(line.strip())
-        ) is None:  # empty lines and comments; others as foreman: ignored
+        if (match := _LINE.match(line.strip())) is None:  # empty lines and comments; others as foreman: ignored
             continue
         name, command = match.groups()
         draft = Draft(name, {"command": literal(command.strip())})

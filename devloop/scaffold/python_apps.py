@@ -79,11 +79,7 @@ def _modules(folder: Path) -> Iterator[tuple[Path, str]]:
             files = [*sorted(base.glob("*.py")), *sorted(base.glob("*/*.py"))][:_MOST_FILES]
             found += [(file, _module(file.relative_to(base))) for file in files]
     likely = ("main", "app", "asgi", "wsgi", "server", "api")
-    found = [
-        (file, module)
-        for file, module in found
-        if not module.startswith(("src.", "tests.", "test_", "venv."))
-    ]
+    found = [(file, module) for file, module in found if not module.startswith(("src.", "tests.", "test_", "venv."))]
     return iter(sorted(found, key=lambda each: (each[0].stem not in likely, len(each[1].split(".")))))
 
 

@@ -61,9 +61,7 @@ class FakeLogs:
         chosen = (line for line in reversed(self._lines) if services is None or line.service in services)
         return list(islice(chosen, lines))[::-1]
 
-    def since(
-        self, services: Sequence[str] | None, cursor: int, limit: int
-    ) -> tuple[list[LogLine], int, int]:
+    def since(self, services: Sequence[str] | None, cursor: int, limit: int) -> tuple[list[LogLine], int, int]:
         """The newest `limit` lines after `cursor`, the new cursor, and how many were passed over."""
         fresh = min(self._count - cursor, len(self._lines))
         chosen = [

@@ -41,9 +41,7 @@ def loop(number: int, service: str, at: int, *steps: tuple[str, float], **fields
         total += took
         stamps[phase] = int(total * MILLI)
     defaults: dict[str, object] = {"cause": Cause.CHANGE, "outcome": Outcome.OK, "files": ()}
-    return Loop.from_json(
-        {"id": number, "service": service, "started_at": at, "stamps": stamps, **defaults, **fields}
-    )
+    return Loop.from_json({"id": number, "service": service, "started_at": at, "stamps": stamps, **defaults, **fields})
 
 
 def snapshot(clock: Callable[[], int] = time.time_ns) -> Snapshot:

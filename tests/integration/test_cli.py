@@ -68,9 +68,7 @@ def devloop(tmp_path: Path) -> Iterator[Cli]:
     (tmp_path / "devloop.toml").write_text(CONFIG)
     cli = Cli(tmp_path)
     yield cli
-    subprocess.run(
-        [sys.executable, "-m", "devloop.cli", "down"], cwd=tmp_path, check=False, capture_output=True
-    )
+    subprocess.run([sys.executable, "-m", "devloop.cli", "down"], cwd=tmp_path, check=False, capture_output=True)
     wait_gone(str(tmp_path))
 
 
@@ -141,18 +139,14 @@ def test_follow_goes_on_until_the_engine_ends(devloop: Cli) -> None:
 
 def test_up_names_services_and_groups_and_joins_a_running_engine(devloop: Cli) -> None:
     devloop("up", "--detach", "back")
-    states = {
-        s.name: s.state for s in Snapshot.from_json(json.loads(devloop("status", "--json").stdout)).services
-    }
+    states = {s.name: s.state for s in Snapshot.from_json(json.loads(devloop("status", "--json").stdout)).services}
     assert states == {"api": "ready", "web": "off"}
     devloop("up", "--detach", "web")
     assert "ready" in devloop("status", "web").stdout
 
 
 def test_a_failed_service_is_exit_code_1(devloop: Cli) -> None:
-    (devloop.folder / "devloop.toml").write_text(
-        '[services.api]\ncommand = "sh -c \'exit 3\'"\nrestart = "never"\n'
-    )
+    (devloop.folder / "devloop.toml").write_text('[services.api]\ncommand = "sh -c \'exit 3\'"\nrestart = "never"\n')
     assert "exited with 3" in devloop("up", "--detach", code=1).stdout
     devloop("status", code=1)
 

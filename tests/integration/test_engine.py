@@ -331,9 +331,7 @@ async def test_devloop_toml_is_followed_and_a_broken_one_changes_nothing(project
 
 
 async def test_a_changed_env_file_restarts_its_service(project: Project) -> None:
-    project.config(
-        '[services.api]\ncommand = "sh -c \'echo $$GREETING; exec sleep 600\'"\nenv_file = "my.env"'
-    )
+    project.config('[services.api]\ncommand = "sh -c \'echo $$GREETING; exec sleep 600\'"\nenv_file = "my.env"')
     project.write("my.env", "GREETING=hello\n")
     async with project.up():
         await project.until_line("api", "hello")
@@ -392,9 +390,7 @@ async def test_no_such_program_is_said_in_words(project: Project) -> None:
         assert status.reason == "no such program: no-such-program"
 
 
-async def test_where_inotify_is_exhausted_files_are_polled(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_where_inotify_is_exhausted_files_are_polled(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     from devloop.local.watch import inotify
     from devloop.local.watch.source import WatchLimitError
 
@@ -423,9 +419,7 @@ async def test_a_repository_that_is_busy_is_waited_for(project: Project) -> None
     async with project.up():
         await project.until_line("api", "one")
         project.write("data.txt", "two\n")
-        await project.until(
-            lambda: project.services["api"].state is State.STOPPING or not project.services["api"].pid
-        )
+        await project.until(lambda: project.services["api"].state is State.STOPPING or not project.services["api"].pid)
         assert not project.loops or project.loops[-1].cause != "change"
         lock.unlink()
         await project.until_line("api", "two")

@@ -112,9 +112,7 @@ async def test_a_stop_ends_double_forked_daemons_too(bench: Bench) -> None:
 
 
 async def test_what_ignores_the_signal_is_killed_in_time(bench: Bench) -> None:
-    listener = bench.start(
-        "trap '' TERM; setsid sh -c \"trap '' TERM; sleep 600; sleep 600\" & wait; sleep 600"
-    )
+    listener = bench.start("trap '' TERM; setsid sh -c \"trap '' TERM; sleep 600; sleep 600\" & wait; sleep 600")
     await listener.pid
     await asyncio.sleep(0.1)  # until the traps are set: nothing tells
     began = time.monotonic()

@@ -40,9 +40,7 @@ async def test_http_passes_from_200_to_399(status: str) -> None:
 
 
 async def test_http_passes_over_informational_answers() -> None:
-    async with server(
-        b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-    ) as port:
+    async with server(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as port:
         await check_once(HttpCheck("127.0.0.1", port), 5, no_command)
 
 

@@ -184,13 +184,9 @@ def test_rows_of_wrapped_lines(width: int, steps: list[tuple[list[int], int]]) -
         pruned = min(pruned, len(lengths))
         rows.prune(pruned)
         del lengths[:pruned]
-        expected = [
-            (n, part) for n, length in enumerate(lengths) for part in range(max(1, -(-length // width)))
-        ]
+        expected = [(n, part) for n, length in enumerate(lengths) for part in range(max(1, -(-length // width)))]
         assert [rows.locate(row) for row in range(rows.rows)] == expected
-        assert [rows.row_of(n) for n in range(len(lengths))] == [
-            expected.index((n, 0)) for n in range(len(lengths))
-        ]
+        assert [rows.row_of(n) for n in range(len(lengths))] == [expected.index((n, 0)) for n in range(len(lengths))]
 
 
 def test_rows_of_cut_lines() -> None:

@@ -126,9 +126,7 @@ def test_signals(terminal: Terminal, number: signal.Signals, outcome: str) -> No
     assert terminal.wait() == outcome
 
 
-def test_a_closed_terminal_ends_the_app_even_without_a_signal(
-    terminal: Terminal, threaded: ThreadedEngine
-) -> None:
+def test_a_closed_terminal_ends_the_app_even_without_a_signal(terminal: Terminal, threaded: ThreadedEngine) -> None:
     threaded.do(threaded.fake.log, "web", *(f"line {n}" for n in range(5000)))
     terminal.hang_up()
     assert terminal.wait() == "hung-up"

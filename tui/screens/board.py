@@ -37,9 +37,7 @@ class BoardScreen(SessionScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         *SERVICE_KEYS,
         *LOG_KEYS,
-        Binding(
-            "exclamation_mark", "notices", "notices", key_display="!", tooltip="what the engine has said"
-        ),
+        Binding("exclamation_mark", "notices", "notices", key_display="!", tooltip="what the engine has said"),
     ]
     AUTO_FOCUS = "ServiceTable"
 

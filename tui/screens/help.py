@@ -73,9 +73,7 @@ class HelpScreen(ModalScreen[None]):
         if column + max(line.cell_length for line in right) > width:
             return Content("\n").join(lines)
         both = zip_longest(left, right, fillvalue=Content())
-        return Content("\n").join(
-            [Content.assemble(one, " " * (column - one.cell_length), two) for one, two in both]
-        )
+        return Content("\n").join([Content.assemble(one, " " * (column - one.cell_length), two) for one, two in both])
 
 
 def _section(title: str, bindings: Iterable[BindingType]) -> list[Content]:

@@ -81,13 +81,9 @@ class ShutdownScreen(SessionScreen, ModalScreen[None]):
         survivors = dict(progress.survivors) if progress else {}
         if progress is not None and progress.done and survivors:
             number = sum(len(processes) for processes in survivors.values())
-            title = Content.styled(
-                f"✗ {count(number, 'process', 'processes')} would not die", "bold $text-error"
-            )
+            title = Content.styled(f"✗ {count(number, 'process', 'processes')} would not die", "bold $text-error")
         elif self.hung_up and not (progress and progress.done):
-            title = Content.styled(
-                "✗ the engine hung up before it had said that all ended", "bold $text-error"
-            )
+            title = Content.styled("✗ the engine hung up before it had said that all ended", "bold $text-error")
         elif self.finished:
             title = Content.styled("✓ all ended", "bold $text-success")
         else:

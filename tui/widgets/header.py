@@ -49,9 +49,7 @@ class Header(Widget):
             Content.assemble((count(len(loud), "notice"), "$text-warning"), (" !", "bold $text-warning"))
             if loud
             else Content(),
-            Content.from_text(board.remote, markup=False).stylize("$text-muted")
-            if board.remote
-            else Content(),
+            Content.from_text(board.remote, markup=False).stylize("$text-muted") if board.remote else Content(),
             Content.from_text(f"up {age(now - board.started_at)}", markup=False).stylize("$text-muted")
             if connected
             else Content.styled("disconnected" if board.project else "connecting", "$text-muted"),

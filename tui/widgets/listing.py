@@ -77,9 +77,7 @@ class Listing(ScrollView, can_focus=True):
         self._shown: list[tuple[int, int]] = []
         self._fitted = -1
 
-    def fill(
-        self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]], cursor: int | None = None
-    ) -> None:
+    def fill(self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]], cursor: int | None = None) -> None:
         """Show these rows; the cursor goes to `cursor`, or stays."""
         self._fields, self._rows = fields, rows
         self._fitted = -1

@@ -337,9 +337,7 @@ class LogView(ScrollView, can_focus=True):
         base = self.rich_style
         if line.stream == GAP:
             return [Segment(f"⋯ {line.text}", self.get_component_rich_style("tone--warn"))]
-        segments = [
-            Segment(text, self.get_component_rich_style(name)) for text, name in self._prefix(line) if text
-        ]
+        segments = [Segment(text, self.get_component_rich_style(name)) for text, name in self._prefix(line) if text]
         if line.stream == "devloop":
             own = self.get_component_rich_style("log-view--engine")
             body = [Segment(f"» {plain(line.text)}", own)]

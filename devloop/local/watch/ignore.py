@@ -88,11 +88,7 @@ class Ignore:
         found = self._by_folder.get(folder)
         if found is None:
             spec = _read_gitignore(folder)
-            above = (
-                ()
-                if (folder / ".git").exists() or folder == folder.parent
-                else self._gitignores(folder.parent)
-            )
+            above = () if (folder / ".git").exists() or folder == folder.parent else self._gitignores(folder.parent)
             found = self._by_folder[folder] = (*above, (folder, spec)) if spec else above
         return found
 

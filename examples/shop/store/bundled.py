@@ -35,9 +35,7 @@ class Database:
         self.changed = threading.Condition()
         self.dirty = False
         self.commands: dict[str, Callable[..., object]] = {
-            name.removeprefix("do_").upper(): getattr(self, name)
-            for name in dir(self)
-            if name.startswith("do_")
+            name.removeprefix("do_").upper(): getattr(self, name) for name in dir(self) if name.startswith("do_")
         }
         if file is not None and file.exists():
             raw = json.loads(file.read_text(encoding="utf-8"))

@@ -32,9 +32,7 @@ class ApiError(Exception):
 def ask(request: Request, path: str, body: object = None) -> tuple[object, str]:
     """What the API answers, and who answered. Trace and baggage headers travel along."""
     data = None if body is None else json.dumps(body).encode()
-    call = urllib.request.Request(
-        API_URL + path, data, {"Content-Type": "application/json", **request.carried}
-    )
+    call = urllib.request.Request(API_URL + path, data, {"Content-Type": "application/json", **request.carried})
     try:
         with urllib.request.urlopen(call, timeout=10) as answer:
             return json.load(answer), answer.headers.get("X-Served-By", API_URL)

@@ -8,9 +8,7 @@ from .folder import Folder
 
 
 def test_added_removed_changed_and_same(folder: Folder) -> None:
-    old = folder.load(
-        '[services.a]\ncommand = "a"\n[services.b]\ncommand = "b"\n[services.c]\ncommand = "c"\n'
-    )
+    old = folder.load('[services.a]\ncommand = "a"\n[services.b]\ncommand = "b"\n[services.c]\ncommand = "c"\n')
     new = folder.load(
         '[services.d]\ncommand = "d"\n[services.c]\nstop = "INT"\ncommand = "c2"\nports = 1\n'
         '[services.a]\ncommand = "a"\n'
@@ -31,10 +29,7 @@ def test_nothing_changed(folder: Folder) -> None:
 
 def test_a_changed_default_and_a_changed_env_file_count(folder: Folder) -> None:
     folder.write({"e": "A=1"})
-    text = (
-        '[defaults]\ndebounce = "5ms"\n[services.a]\ncommand = "a"\nenv_file = "e"\n'
-        '[services.b]\ncommand = "b"\n'
-    )
+    text = '[defaults]\ndebounce = "5ms"\n[services.a]\ncommand = "a"\nenv_file = "e"\n[services.b]\ncommand = "b"\n'
     old = folder.load(text)
     folder.write({"e": "A=2"})
     new = folder.load(text.replace("5ms", "6ms"))

@@ -108,9 +108,7 @@ def test_problems_are_sorted_by_file_as_included_then_by_line(folder: Folder) ->
 
 
 @pytest.mark.parametrize("name", ["b.toml", ".env", "e"])
-def test_a_file_without_permission_is_said(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_file_without_permission_is_said(folder: Folder, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     folder.write({"b.toml": B, ".env": "", "e": ""})
     read = Path.read_bytes
 

@@ -16,9 +16,7 @@ LIST = "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
 def test_a_good_file_needs_no_tree_sitter_difflib_or_dotenv(tmp_path: Path) -> None:
     file = tmp_path / "devloop.toml"
     file.write_text('[services.x]\ncommand = "python x.py"\nenv = { A = "${B:-1}" }\n')
-    run = subprocess.run(
-        [sys.executable, "-c", GOOD + LIST, str(file)], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", GOOD + LIST, str(file)], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.split())
     assert "pydantic" in loaded
     assert not loaded & {

@@ -174,9 +174,7 @@ _task = st.fixed_dictionaries(
 
 @st.composite
 def _files(draw: st.DrawFn) -> dict[str, Any]:
-    names = draw(
-        st.lists(_labels.filter(lambda n: not n.startswith("g-")), min_size=1, max_size=4, unique=True)
-    )
+    names = draw(st.lists(_labels.filter(lambda n: not n.startswith("g-")), min_size=1, max_size=4, unique=True))
     services: dict[str, dict[str, Any]] = {}
     free = iter(range(1024, 2048))
     for name in names:
@@ -200,9 +198,7 @@ def _files(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         file["project"] = {"name": draw(_words)}
     if draw(st.booleans()):
-        file["defaults"] = draw(
-            _table(**_common, restart=_restart, ready=_table(**_timings), live=_table(**_timings))
-        )
+        file["defaults"] = draw(_table(**_common, restart=_restart, ready=_table(**_timings), live=_table(**_timings)))
     return file
 
 

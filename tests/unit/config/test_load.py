@@ -102,12 +102,8 @@ def test_every_key_at_once(folder: Folder) -> None:
     assert api.build == Command(("/bin/sh", "-c", "make && make check"), "make && make check")
     assert api.reload == Reload(ReloadKind.SIGNAL, signal=signal.SIGHUP)
     assert list(api.ports.items()) == [("http", 8081), ("admin", 8082)]
-    assert api.ready == Probe(
-        HttpCheck("localhost", 8082, "/healthz"), 50 * MS, 2 * SECOND, 90 * SECOND, failures=9
-    )
-    assert api.live == Probe(
-        ExecCheck(Command(("curl", "-f", "x y"), "curl -f 'x y'")), 2 * SECOND, SECOND, 0, 3
-    )
+    assert api.ready == Probe(HttpCheck("localhost", 8082, "/healthz"), 50 * MS, 2 * SECOND, 90 * SECOND, failures=9)
+    assert api.live == Probe(ExecCheck(Command(("curl", "-f", "x y"), "curl -f 'x y'")), 2 * SECOND, SECOND, 0, 3)
     assert api.depends_on == {"store": Condition.STARTED, "migrate": Condition.COMPLETED}
     assert api.restart == RestartPolicy(Restart.ALWAYS, SECOND, 20 * SECOND, 2, 60 * SECOND)
     assert api.stop == StopPolicy(signal.SIGINT, 1500 * MS)
@@ -199,9 +195,7 @@ def test_forms_of_reload(folder: Folder, form: str, expected: Reload) -> None:
 
 
 def test_shorthands_of_restart_stop_and_lists(folder: Folder) -> None:
-    service = folder.service(
-        'restart = "never"\nstop = "SIGINT"\nwatch = "src"\nignore = "*.o"\ngroups = "g"'
-    )
+    service = folder.service('restart = "never"\nstop = "SIGINT"\nwatch = "src"\nignore = "*.o"\ngroups = "g"')
     assert service.restart == RestartPolicy(Restart.NEVER)
     assert service.stop == StopPolicy(signal.SIGINT, 5 * SECOND)
     assert (service.watch, service.ignore, service.groups) == ((folder.root / "src",), ("*.o",), ("g",))

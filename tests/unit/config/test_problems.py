@@ -39,17 +39,13 @@ def test_a_wrong_key_outside_the_services(folder: Folder, case: Case) -> None:
 
 
 def test_services_that_are_no_tables(folder: Folder) -> None:
-    assert folder.refuse("services = §3") == [
-        "services: expected tables such as [services.web], not the number 3 | "
-    ]
+    assert folder.refuse("services = §3") == ["services: expected tables such as [services.web], not the number 3 | "]
     assert folder.refuse('[services]\nweb = §"python web.py"') == [
         'services.web: expected a table, not "python web.py" | '
     ]
     assert folder.refuse("§[services]")[0].startswith("the project has no services | add one")
     assert folder.refuse("§")[0].startswith("the project has no services")
-    assert folder.refuse("[services.§web]") == [
-        'services.web: has no command | add command = "…": what it runs'
-    ]
+    assert folder.refuse("[services.§web]") == ['services.web: has no command | add command = "…": what it runs']
     assert folder.refuse('[services]\n§web.cwd = "."')[0].startswith("services.web: has no command")
 
 
@@ -145,9 +141,7 @@ def test_a_broken_value_does_not_cause_a_second_problem(folder: Folder) -> None:
     folder.refuse_service('ready = { log = §"(" }')
     folder.refuse_service('depends_on = "§${NOPE}"')
     folder.refuse_service('restart = { delay = "§${NOPE}", max_delay = "1ms" }')
-    (said,) = folder.refuse(
-        '[services.x]\ncommand = §3\n[services.y]\ncommand = "y"\ndepends_on = { x = "completed" }'
-    )
+    (said,) = folder.refuse('[services.x]\ncommand = §3\n[services.y]\ncommand = "y"\ndepends_on = { x = "completed" }')
     assert said.startswith("services.x.command")
 
 
@@ -267,9 +261,7 @@ VALUES = st.recursive(
         st.sampled_from("xy"), st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6) | VALUES, max_size=2
     ),
 )
-def test_no_file_is_too_wrong(
-    top: dict[str, object], defaults: dict[str, object], services: dict[str, object]
-) -> None:
+def test_no_file_is_too_wrong(top: dict[str, object], defaults: dict[str, object], services: dict[str, object]) -> None:
     """Whatever a file holds, it loads or its problems are told, each at a place that exists."""
     document = {**top, "defaults": defaults, "services": services}
     text = "\n".join(f"{key} = {toml(value)}" for key, value in document.items())

@@ -34,9 +34,7 @@ def test_durations(text: str, nanoseconds: int) -> None:
     assert values.duration(text, 0) == nanoseconds
 
 
-@pytest.mark.parametrize(
-    "text", ["", "s", "1", "1 s", "1S", "1d", "1w", "1mm", "1y", "1.2.3s", "1s ", "1s\n", "+1s"]
-)
+@pytest.mark.parametrize("text", ["", "s", "1", "1 s", "1S", "1d", "1w", "1mm", "1y", "1.2.3s", "1s ", "1s\n", "+1s"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(PydanticCustomError):
         values.duration(text, 0)

@@ -236,9 +236,7 @@ class TestFailure:
             assert book.state("api") is State.BACKOFF
             delays.append((book.backoffs["api"].at - book.now) / MS)
             book.now = book.backoffs["api"].at
-            assert book.feed(ev.BackoffEnded("api", book.run("api"))) == [
-                f"StartProcess api {book.run('api')}"
-            ]
+            assert book.feed(ev.BackoffEnded("api", book.run("api"))) == [f"StartProcess api {book.run('api')}"]
         assert delays == [100, 200, 300, 300]
         book.started("api")
         assert book.ended("api", 1) == []
@@ -369,19 +367,48 @@ class TestStop:
 
 
 class TestFlap:
-    def test_a_service_that_writes_what_it_watches_is_caught(self) -> None:
+    def reload(self, book: Playbook) -> list[str]:
+        """A change 30 ms after the start, up to the next start; what the change led to."""
+        book.tick(30)
+        commands = book.changed("api", "out.json")
+        book.ended("api")
+        book.settled("api")
+        return commands
+
+    def test_a_service_that_writes_what_it_watches_is_tried_and_caught(self) -> None:
         book = Playbook(service("api"))
         book.up("api")
-        for _ in range(20):
-            book.tick(30)
-            commands = book.changed("api", "out.json")
-            if commands and commands[0].startswith("IgnoreFiles"):
-                break
-            book.settled("api")
-            book.ended("api")
+        for _ in range(3):
+            assert self.reload(book) == [f"StopProcess api {book.run('api') - 1}"]
             book.started("api")
             book.ready("api")
-        assert commands == ["IgnoreFiles api out.json"]
-        assert book.run("api") == 4, "three restarts are what it takes"
+        assert self.reload(book) == ["SetBackoff api", "StopProcess api 4"]
+        assert book.state("api") is State.WAITING
+        assert "out.json" in book.reason("api")
+        book.now = book.backoffs["api"].at
+        assert book.feed(ev.BackoffEnded("api", 4)) == ["StartProcess api 5"]
+        book.started("api")
+        book.ready("api")
+        book.tick(30)
+        assert book.changed("api", "out.json") == ["IgnoreFiles api out.json"]
         assert book.state("api") is State.READY
         assert "out.json" in book.told[-1].text
+
+    def test_a_change_during_the_trial_acquits_and_starts(self) -> None:
+        book = Playbook(service("api"))
+        book.up("api")
+        for _ in range(3):
+            self.reload(book)
+            book.started("api")
+        self.reload(book)
+        assert book.changed("api", "out.json") == ["ClearBackoff api"]
+        assert book.settled("api") == ["StartProcess api 5"]
+
+    def test_a_restart_by_hand_ends_the_trial(self) -> None:
+        book = Playbook(service("api"))
+        book.up("api")
+        for _ in range(3):
+            self.reload(book)
+            book.started("api")
+        self.reload(book)
+        assert book.feed(ev.RestartRequested("api")) == ["ClearBackoff api", "StartProcess api 5"]

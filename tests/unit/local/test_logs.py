@@ -26,9 +26,7 @@ def test_lines_are_the_same_however_they_arrive(data: bytes, cuts: list[int]) ->
     assert lines == (expected if expected[-1] else expected[:-1])
 
 
-@pytest.mark.parametrize(
-    "pieces", [[b"x" * (3 * MAX_LINE) + b"\n"], [b"x" * 1000] * (3 * MAX_LINE // 1000) + [b"\n"]]
-)
+@pytest.mark.parametrize("pieces", [[b"x" * (3 * MAX_LINE) + b"\n"], [b"x" * 1000] * (3 * MAX_LINE // 1000) + [b"\n"]])
 def test_an_overlong_line_is_cut_and_says_by_how_much(pieces: list[bytes]) -> None:
     splitter = LineSplitter()
     (line,) = [line for piece in pieces for line in splitter.feed(piece)]

@@ -171,9 +171,7 @@ def test_a_damaged_file_is_set_aside(
     assert "loops.sqlite3.damaged" in told[0].hint
 
 
-def test_a_file_of_a_newer_devloop_is_set_aside_and_not_lost(
-    path: Path, told: list[Notice], loop: Make
-) -> None:
+def test_a_file_of_a_newer_devloop_is_set_aside_and_not_lost(path: Path, told: list[Notice], loop: Make) -> None:
     for attempt in ("v9", "v9-2"):
         with closing(sqlite3.connect(path)) as database, database:
             database.execute("create table if not exists future (x)")
@@ -230,14 +228,10 @@ def test_a_locked_file_is_told_once(
             other.execute("rollback")
         kept = store.add(loop())
         assert store.loops() == [kept]
-    assert [each.text for each in told] == [
-        "Loops could not be kept: another program holds the history's file locked"
-    ]
+    assert [each.text for each in told] == ["Loops could not be kept: another program holds the history's file locked"]
 
 
-def test_a_row_that_only_a_newer_devloop_understands_is_passed_over(
-    path: Path, store: LoopStore, loop: Make
-) -> None:
+def test_a_row_that_only_a_newer_devloop_understands_is_passed_over(path: Path, store: LoopStore, loop: Make) -> None:
     kept = store.add(loop())
     store.flush()
     with closing(sqlite3.connect(path)) as other, other:
@@ -247,9 +241,7 @@ def test_a_row_that_only_a_newer_devloop_understands_is_passed_over(
     assert store.loops() == [kept]
 
 
-def test_data_that_sqlite_refuses_does_not_end_the_writer(
-    store: LoopStore, told: list[Notice], loop: Make
-) -> None:
+def test_data_that_sqlite_refuses_does_not_end_the_writer(store: LoopStore, told: list[Notice], loop: Make) -> None:
     store.add(loop(started_at=2**70))
     store.flush()
     kept = store.add(loop())

@@ -146,7 +146,9 @@ def test_up_names_services_and_groups_and_joins_a_running_engine(devloop: Cli) -
 
 
 def test_a_failed_service_is_exit_code_1(devloop: Cli) -> None:
-    (devloop.folder / "devloop.toml").write_text('[services.api]\ncommand = "sh -c \'exit 3\'"\nrestart = "never"\n')
+    (devloop.folder / "devloop.toml").write_text(
+        '[services.api]\ncommand = "sh -c \'exit 3\'"\nrestart = "never"\nready = { log = "never printed" }\n'
+    )
     assert "exited with 3" in devloop("up", "--detach", code=1).stdout
     devloop("status", code=1)
 

@@ -1,0 +1,68 @@
+"""`python -m devloop.agent`: the agent's process, PID 1 of its container.
+
+Configured by the environment, which the pod's manifest sets:
+
+    DEVLOOP_AGENT_PORT   where the SSH server listens, on the pod's loopback (2222)
+    DEVLOOP_AGENT_KEYS   the folder with `host_key` and the public keys, mounted from a Secret
+    DEVLOOP_AGENT_LINGER how many seconds without a client until the agent removes itself; 0, the default:
+                         it stays, as an administrator's does
+    DEVLOOP_AGENT_READY  a file that exists while the server takes connections; the readiness probe's
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .server import AgentError, serve
+
+
+async def run() -> None:
+    """Serve until SIGTERM or SIGINT; the connections that are open then are closed in order."""
+    port = os.environ.get("DEVLOOP_AGENT_PORT", "2222")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise AgentError(f"DEVLOOP_AGENT_PORT is {port!r}, and a port is a number from 1 to 65535")
+    keys = Path(os.environ.get("DEVLOOP_AGENT_KEYS", "/etc/devloop-agent"))
+    ready = Path(os.environ.get("DEVLOOP_AGENT_READY", "/tmp/ready"))
+    linger = os.environ.get("DEVLOOP_AGENT_LINGER", "0")
+    if not linger.isdecimal():
+        raise AgentError(f"DEVLOOP_AGENT_LINGER is {linger!r}, and it is a number of seconds")
+    stopped = asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, stopped.set)
+    async with serve(keys, int(port), int(linger)):
+        with standing(ready):
+            await stopped.wait()
+
+
+@contextmanager
+def standing(file: Path) -> Iterator[None]:
+    """Let an empty file exist while the context lasts."""
+    file.touch()
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def main() -> int:
+    """The exit code is 0 after a signal and 1 when the agent can't start."""
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    # asyncssh tells of every channel at INFO: a line for each connection of the developer's services.
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)
+    try:
+        asyncio.run(run())
+    except AgentError as problem:
+        print(f"devloop agent: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Who is there, and the agent's own end: an agent that devloop has made goes when nobody has used it for a while.
+
+The client that leaves last removes it at once. This is for clients that could not: a crash, a laptop that sleeps,
+a lost network. It needs no lease: the SSH connections are the count, and a dead one ends by its keepalive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("agent")
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SECRET = "devloop-agent"
+API_SECONDS = 5
+
+
+class ClusterApi:
+    """The API server, as the pod's service account. Blocking: called in a thread."""
+
+    def __init__(self, account: Path = ACCOUNT) -> None:
+        self.account = account
+        self.namespace = (account / "namespace").read_text()
+        host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+        self.server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def request(self, method: str, kind: str, name: str, body: object = None) -> dict[str, Any]:
+        """One request for an object of this namespace. Raises OSError, of which HTTPError is one."""
+        request = urllib.request.Request(
+            f"{self.server}/api/v1/namespaces/{self.namespace}/{kind}/{name}",
+            method=method,
+            data=json.dumps(body).encode() if body is not None else None,
+            # The kubelet renews the token; it is read anew each time.
+            headers={
+                "Authorization": f"Bearer {(self.account / 'token').read_text()}",
+                "Content-Type": "application/json",
+            },
+        )
+        context = ssl.create_default_context(cafile=str(self.account / "ca.crt"))
+        with urllib.request.urlopen(request, timeout=API_SECONDS, context=context) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+
+
+def cluster_api() -> ClusterApi | None:
+    """The API, if this pod may speak to it."""
+    try:
+        return ClusterApi()
+    except (OSError, KeyError):
+        return None
+
+
+class Presence:
+    """Counts clients. `gone` is set when the agent has removed itself."""
+
+    def __init__(self, api: ClusterApi | None, linger: float) -> None:
+        self.api = api
+        self.linger = linger
+        """Seconds without a client after which the agent removes itself; 0: it never does."""
+        self.clients = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._removing: asyncio.Task[None] | None = None
+        self._wait()
+
+    def joined(self) -> None:
+        """A developer has logged in."""
+        self.clients += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def left(self) -> None:
+        """One has gone."""
+        self.clients -= 1
+        if not self.clients:
+            self._wait()
+
+    def _wait(self) -> None:
+        if self.linger and self.api is not None:
+            self._timer = asyncio.get_running_loop().call_later(self.linger, self._begin)
+
+    def _begin(self) -> None:
+        self._removing = asyncio.create_task(self._remove(), name="removal")
+
+    async def _remove(self) -> None:
+        """Delete the Secret, then this pod. If somebody joins meanwhile, they make both anew."""
+        try:
+            await asyncio.to_thread(self._delete)
+        except OSError as problem:
+            log.warning("nobody is here, and the agent can't remove itself: %s", problem)
+            self._wait()
+
+    def _delete(self) -> None:
+        assert self.api is not None
+        log.info("nobody has been here for %g s: the agent removes itself", self.linger)
+        try:
+            secret = self.api.request("GET", "secrets", SECRET)["metadata"]
+            # A developer who is just joining has changed the Secret: then it stays, and so does this pod.
+            same = {"uid": secret["uid"], "resourceVersion": secret["resourceVersion"]}
+            if self.clients:
+                return
+            self.api.request("DELETE", "secrets", SECRET, {"preconditions": same})
+        except urllib.error.HTTPError as problem:
+            problem.close()
+            if problem.code != 404:
+                raise
+        self.api.request("DELETE", "pods", os.environ.get("HOSTNAME", SECRET))
+
+    def close(self) -> None:
+        """The agent ends anyway."""
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,211 @@
+"""The agent's SSH server: a developer's way to every address that a pod of this namespace can reach.
+
+It listens on the pod's loopback alone, so that a port-forward, and with it the API server's own
+authentication and audit log, stands before every connection. Behind that only a public key opens it. It
+forwards connections (RFC 4254, 7.2, "direct-tcpip"), answers two questions about itself (`COMMANDS`) and
+refuses all else: no shell, no file transfer, no agent or X11 forwarding, no listening ports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from .forward import Connection
+from .presence import SECRET, ClusterApi, Presence, cluster_api
+
+log = logging.getLogger("agent")
+
+LOOPBACK = "127.0.0.1"
+# AES-GCM first: with the processor's own instructions it is the fastest that OpenSSH has too.
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com")
+# A laptop that sleeps or loses its network says nothing. Three of these without an answer end its
+# connection, and with it the sockets that it holds open here.
+KEEPALIVE_SECONDS = 5
+# A Secret's entries that hold keys: one file for all, or one for each developer (no two write the same).
+ALL_KEYS, ONE_KEY = "authorized_keys", ".pub"
+
+
+class AgentError(Exception):
+    """The agent can't serve: which file or port, and why."""
+
+
+class Developer(asyncssh.SSHServer):
+    """One developer's connection."""
+
+    def __init__(self, keys: Path, presence: Presence) -> None:
+        self.keys = keys
+        self.presence = presence
+        self.connection: Connection | None = None
+        self.name = "nobody"
+        self.entered = False
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        """Keep the connection, for what the authentication has to tell it."""
+        self.connection = Connection(conn)
+
+    def begin_auth(self, username: str) -> bool:
+        """Load the keys anew: a developer who has joined meanwhile is let in without a restart.
+
+        The user name is what the developer calls themself; the key alone decides.
+        """
+        self.name = username
+        assert self.connection is not None
+        files = [str(each) for each in (self.keys / ALL_KEYS, *sorted(self.keys.glob(f"*{ONE_KEY}")))]
+        found = [each for each in files if Path(each).exists()]
+        try:
+            if found:
+                self.connection.ssh.set_authorized_keys(found)
+        except (OSError, ValueError) as problem:
+            log.warning("%s is refused: %s: %s", username, self.keys, problem)
+        return True
+
+    async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        """A key that the mounted Secret does not have: ask the API for the Secret itself.
+
+        The kubelet writes the volume anew within a minute or so, and a developer who has just added their
+        key to the Secret waits for it.
+        """
+        api = self.presence.api
+        if api is None:
+            return False
+        try:
+            known = await asyncio.to_thread(secret_keys, api)
+        except (OSError, ValueError, KeyError) as problem:
+            log.info("the Secret can't be read: %s", problem)
+            return False
+        return key.public_data in known
+
+    def auth_completed(self) -> None:
+        """Say who is there now."""
+        self.entered = True
+        self.presence.joined()
+        log.info("%s is connected", self.name)
+
+    def session_requested(self) -> Any:
+        """Two questions, nothing else."""
+        return Question(self.presence)
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
+        """Forward anything: what this pod may reach is for network policies to say."""
+        assert self.connection is not None
+        return self.connection.forward(dest_host, dest_port)
+
+    def server_requested(self, listen_host: str, listen_port: int) -> bool:
+        """Refuse to listen: nothing in the cluster reaches the developer by this way."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Say who has gone."""
+        if self.entered:
+            self.entered = False
+            self.presence.left()
+            log.info("%s is gone%s", self.name, f": {exc}" if exc else "")
+
+
+def secret_keys(api: ClusterApi) -> set[bytes]:
+    """Every public key in the Secret, in SSH's wire format."""
+    data: dict[str, str] = api.request("GET", "secrets", SECRET).get("data") or {}
+    found: set[bytes] = set()
+    for name, value in data.items():
+        if name == ALL_KEYS or name.endswith(ONE_KEY):
+            for line in base64.b64decode(value).decode().splitlines():
+                if line.strip() and not line.startswith("#"):
+                    found.add(asyncssh.import_public_key(line).public_data)
+    return found
+
+
+class Question(asyncssh.SSHServerSession[str]):
+    """A session that answers one of `COMMANDS` and can do nothing else."""
+
+    def __init__(self, presence: Presence) -> None:
+        self.presence = presence
+        self.channel: asyncssh.SSHServerChannel[str] | None = None
+        self.answer = ""
+
+    def connection_made(self, chan: asyncssh.SSHServerChannel[str]) -> None:
+        """Keep the channel."""
+        self.channel = chan
+
+    def exec_requested(self, command: str) -> bool:
+        """Only what is listed."""
+        ask = COMMANDS.get(command)
+        if ask is None:
+            return False
+        self.answer = ask(self.presence)
+        return True
+
+    def session_started(self) -> None:
+        """Say it."""
+        assert self.channel is not None
+        self.channel.write(self.answer)
+        self.channel.exit(0)
+
+
+def _resolv_conf(presence: Presence) -> str:
+    return Path("/etc/resolv.conf").read_text()
+
+
+def _clients(presence: Presence) -> str:
+    return str(presence.clients)
+
+
+COMMANDS: dict[str, Callable[[Presence], str]] = {
+    # How names are resolved here. The same words as at a host with a shell.
+    "cat /etc/resolv.conf": _resolv_conf,
+    # How many are connected, the one who asks among them.
+    "clients": _clients,
+}
+
+
+@asynccontextmanager
+async def serve(keys: Path, port: int, linger: float = 0) -> AsyncIterator[int]:
+    """Listen on the loopback while the context lasts; gives the port, which matters when `port` is 0.
+
+    `keys` holds `host_key`, in any private key format of OpenSSH's, and the developers' public keys:
+    `authorized_keys`, or a file `*.pub` for each. `linger`: see Presence. Raises AgentError.
+    """
+    host_key = keys / "host_key"
+    try:
+        key = asyncssh.read_private_key(str(host_key))
+    except (OSError, asyncssh.KeyImportError) as problem:
+        raise AgentError(f"{host_key}: {problem}") from problem
+    presence = Presence(cluster_api(), linger)
+    try:
+        listener = await asyncssh.create_server(
+            lambda: Developer(keys, presence),
+            LOOPBACK,
+            port,
+            server_host_keys=[key],
+            server_version="devloop",
+            encryption_algs=CIPHERS,
+            compression_algs=["none"],
+            public_key_auth=True,
+            password_auth=False,
+            kbdint_auth=False,
+            host_based_auth=False,
+            gss_host=None,
+            agent_forwarding=False,
+            x11_forwarding=False,
+            allow_pty=False,
+            sftp_factory=None,
+            allow_scp=False,
+            keepalive_interval=KEEPALIVE_SECONDS,
+            login_timeout=20,
+        )
+    except OSError as problem:
+        raise AgentError(f"{LOOPBACK}:{port}: {problem.strerror or problem}") from problem
+    try:
+        async with listener:
+            bound = listener.get_port()
+            log.info("listening on %s:%d", LOOPBACK, bound)
+            yield bound
+    finally:
+        presence.close()

@@ -48,14 +48,6 @@ def _dependencies(entry: Entry, entries: Mapping[str, Entry], findings: Findings
         elif name == entry.service.name:
             findings.add(place, f"{label}: {name} depends on itself")
         else:
-            if target.service.mode is Mode.OFF and entry.service.mode is not Mode.OFF:
-                hint = "remove the dependency, or its mode"
-                findings.add(
-                    place,
-                    f"{label}: {name} is off ({{other}}), so it is never {condition}",
-                    hint,
-                    other=target.scope.holder("mode")[1],
-                )
             if target.scope.broken & {"task", "command"}:
                 continue
             if condition is Condition.COMPLETED and not target.service.task:

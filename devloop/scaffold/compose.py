@@ -53,20 +53,7 @@ def from_compose(file: Path) -> list[Draft]:
             # A task has no port to wait for; that it completes is all that is asked of it.
             draft.settings["task"] = True
             draft.settings.pop("restart", None)
-    _leave_out_what_is_off(drafts)
     return drafts
-
-
-def _leave_out_what_is_off(drafts: list[Draft]) -> None:
-    """Nothing can wait for a service that is off; a comment remembers it."""
-    off = {draft.name for draft in drafts if draft.settings.get("mode") == "off"}
-    for draft in drafts:
-        dependencies = draft.settings["depends_on"]
-        assert isinstance(dependencies, Mapping)
-        if missing := [name for name in dependencies if name in off]:
-            draft.settings["depends_on"] = {n: how for n, how in dependencies.items() if n not in off}
-            they, are = (missing[0], "is") if len(missing) == 1 else (", ".join(missing), "are")
-            draft.remarks["depends_on"] = f"Once {they} {are} no longer off, add to depends_on: {', '.join(missing)}."
 
 
 def _services(file: Path) -> dict[str, dict[str, Any]]:

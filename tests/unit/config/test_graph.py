@@ -22,7 +22,6 @@ def services(**keys: str) -> str:
         ("", 'depends_on = { §stroe = "started" }', 'there is no service "stroe" | did you mean "store"?'),
         ("", 'depends_on = §"zzz"', 'there is no service "zzz" | services: store'),
         ("", 'depends_on = ["store", §"api"]', "api depends on itself"),
-        ('mode = "off"', 'depends_on = [§"store"]', "store is off (devloop.toml:3:8), so it is never ready"),
         ("", 'depends_on = { store = §"completed" }', "store is not a task, so it is never completed"),
         (
             "task = true",
@@ -47,7 +46,7 @@ def test_dependencies_that_can(folder: Folder) -> None:
             gone='mode = "off"',
             idle='mode = "off"\ndepends_on = "gone"',
             api='depends_on = { job = "completed" }',
-            web='depends_on = { job = "started", api = "started" }',
+            web='depends_on = { job = "started", api = "started", gone = "ready" }',
         )
     )
 

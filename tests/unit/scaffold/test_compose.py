@@ -95,7 +95,7 @@ def test_dependencies_and_tasks(made: Generate) -> None:
         "api": Condition.READY,
         "migrate": Condition.COMPLETED,
     }
-    assert "# Once db is no longer off, add to depends_on: db." in project.file.read_text()
+    assert project.services["api"].depends_on["db"] is Condition.STARTED, "what is off is not waited for"
     assert project.services["migrate"].task
     assert project.services["migrate"].restart.policy is Restart.NEVER
 

@@ -67,11 +67,12 @@ class BuildEnded:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStarted:
-    """The new process runs its first instruction."""
+    """The new process runs, since `at` (None: since now)."""
 
     service: str
     run: int
     pid: int
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ class ProcessEnded:
     """Processes that outlived the main one, and were ended."""
     survivors: tuple[str, ...] = ()
     """Processes ("pid name") that SIGKILL did not end."""
+    at: int | None = None
+    """When its first process ended; None: now."""
 
 
 @dataclass(frozen=True, slots=True)

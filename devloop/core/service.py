@@ -246,7 +246,8 @@ class ServiceLife:
         if survivors:
             self._tell("error", f"did not end, even when killed: {', '.join(survivors)}", "")
         if self.timeline is not None and (asked or self._due):
-            self.timeline.stamp("stopped", now)
+            # It may have crashed just before the change was seen.
+            self.timeline.stamp("stopped", max(now, self.timeline.began))
         if asked and self._sick:
             return self._failed(self._sick, now)
         if asked or self._due or not self._wanted:

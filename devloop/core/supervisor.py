@@ -60,12 +60,12 @@ class Supervisor:
                 return life.files_settled(now)
             case ev.BuildEnded(_, run, failure):
                 return life.build_ended(run, failure, now)
-            case ev.ProcessStarted(_, run, pid):
-                return life.process_started(run, pid, now)
+            case ev.ProcessStarted(_, run, pid, at):
+                return life.process_started(run, pid, now if at is None else at)
             case ev.ProcessNotStarted(_, run, failure, hint):
                 return life.process_not_started(run, failure, hint, now)
-            case ev.ProcessEnded(_, run, code, left_behind, survivors):
-                return life.process_ended(run, code, left_behind, survivors, now)
+            case ev.ProcessEnded(_, run, code, left_behind, survivors, at):
+                return life.process_ended(run, code, left_behind, survivors, now if at is None else at)
             case ev.BecameReady(_, run):
                 return life.became_ready(run, now)
             case ev.NotReadyInTime(_, run, failure):

@@ -114,9 +114,9 @@ class ServiceRunner:
                 self._tell(ev.ProcessNotStarted(spec.name, run, failure, hint))
                 return
 
-        def started(pid: int, _: int) -> None:
+        def started(pid: int, at: int) -> None:
             self._started_run = run
-            self._tell(ev.ProcessStarted(spec.name, run, pid))
+            self._tell(ev.ProcessStarted(spec.name, run, pid, at))
             if self._matched_run == run:
                 self._tell(ev.BecameReady(spec.name, run))
 
@@ -125,7 +125,7 @@ class ServiceRunner:
             self._tell(ev.ProcessNotStarted(spec.name, run, error, hint))
 
         def ended(how: Ended) -> None:
-            self._tell(ev.ProcessEnded(spec.name, run, how.code, how.left_behind, how.survivors))
+            self._tell(ev.ProcessEnded(spec.name, run, how.code, how.left_behind, how.survivors, how.at))
 
         if spec.ready is not None and isinstance(spec.ready.check, LogCheck):
             # Before the start, so that no line is missed.

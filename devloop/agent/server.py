@@ -86,6 +86,8 @@ class Developer(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         """Say who is there now."""
         self.entered = True
+        assert self.connection is not None
+        self.connection.authenticated()
         self.presence.joined()
         log.info("%s is connected", self.name)
 

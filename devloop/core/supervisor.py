@@ -39,16 +39,18 @@ class Supervisor:
             case ev.StopRequested(names):
                 return [c for name in self._dependents_first(names) for c in self.services[name].stop(now)]
             case ev.ModeRequested(name, mode):
-                out = self._start(self.project.services[name].depends_on, now) if mode is Mode.LOCAL else []
-                return out + self.services[name].set_mode(mode, now)
+                out = self._start_dependencies(name, now) if mode is Mode.LOCAL else []
+                life = self.services[name]
+                life.unmet = self._unmet(life.spec)
+                return out + life.set_mode(mode, now)
             case ev.ProjectChanged(project):
                 return self._change_project(project, now)
             case ev.ShutdownRequested():
                 self.stopping = True
                 return []
             case _:
-                life = self.services.get(event.service)
-                return [] if life is None else self._for_service(life, event, now)
+                found = self.services.get(event.service)
+                return [] if found is None else self._for_service(found, event, now)
 
     def _for_service(self, life: ServiceLife, event: ev.Event, now: int) -> list[do.Command]:
         match event:
@@ -81,12 +83,19 @@ class Supervisor:
     def _start(self, names: Iterable[str], now: int) -> list[do.Command]:
         if self.stopping:
             return []
+        for name in names:
+            if self.services[name].mode is Mode.OFF:
+                self.services[name].mode = Mode.LOCAL  # asked for by name; dependencies that are off stay so
         wanted = self._with_dependencies(names)
         self._chosen |= set(wanted)
         self._all_chosen = self._all_chosen or self._chosen >= set(self.services)
         for name in wanted:
             self.services[name].unmet = self._unmet(self.services[name].spec)
         return [command for name in wanted for command in self.services[name].start(now)]
+
+    def _start_dependencies(self, name: str, now: int) -> list[do.Command]:
+        needed = self.project.services[name].depends_on
+        return self._start([n for n in needed if self.services[n].mode is not Mode.OFF], now)
 
     def _pass_on(self, now: int) -> list[do.Command]:
         """What one service has become may let others start or, in a shutdown, stop."""
@@ -158,7 +167,7 @@ class Supervisor:
             if "mode" in fields:
                 out += life.set_mode(spec.mode, now)
         if self._all_chosen:
-            out += self._start(difference.added, now)
+            out += self._start([n for n in difference.added if self.services[n].mode is Mode.LOCAL], now)
         self._reorder(project.services)
         return out
 

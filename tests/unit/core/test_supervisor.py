@@ -50,6 +50,20 @@ def test_what_is_off_is_not_waited_for() -> None:
     assert book.start("api") == ["StartProcess api 1"]
 
 
+def test_what_is_off_is_started_when_it_is_asked_for_by_name() -> None:
+    book = Playbook(service("store", mode=Mode.OFF), service("api", "store", mode=Mode.OFF))
+    assert book.start("api") == ["StartProcess api 1"]
+    assert book.state("store") is State.OFF
+    assert book.start("store") == ["StartProcess store 1"]
+
+
+def test_toggling_to_local_leaves_dependencies_that_are_off() -> None:
+    book = Playbook(service("store", mode=Mode.OFF), service("mail"), service("api", "store", "mail", mode=Mode.OFF))
+    assert book.feed(ev.ModeRequested("api", Mode.LOCAL)) == ["StartProcess mail 1"]
+    book.started("mail")
+    assert book.ready("mail") == ["StartProcess api 1"]
+
+
 def test_a_dependency_that_restarts_does_not_stop_its_dependents() -> None:
     book = Playbook(service("store"), service("api", "store"))
     book.start("api")

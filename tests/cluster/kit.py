@@ -77,11 +77,18 @@ async def until(
     try:
         async with asyncio.timeout(seconds):
             while True:
-                async with watch.Watch() as events:
-                    async for event in events.stream(listing, *arguments, **selectors):
-                        last = event["object"]
-                        if (event["type"] == "DELETED") == gone and ready(last):
-                            return last
+                try:
+                    async with watch.Watch() as events:
+                        async for event in events.stream(listing, *arguments, **selectors):
+                            last = event["object"]
+                            if (event["type"] == "DELETED") == gone and ready(last):
+                                return last
+                except client.ApiException as problem:
+                    # A watch may be told to come back: 410 Gone, or 504 while the watch cache catches up with
+                    # etcd ("Too large resource version"), which Debian's etcd 3.4 lets happen.
+                    if problem.status not in (410, 429, 504):
+                        raise
+                    await asyncio.sleep(0.2)
     except TimeoutError:
         raise TimeoutError(f"{selectors or listing} not within {seconds:g} s; last seen: {last}") from None
 

@@ -1,0 +1,169 @@
+"""Where a connection of a service goes: what a `Router` may answer.
+
+A router is asked once for each new connection, so that a toggle is effective for the next one. It may wait, for a
+link that is being reconnected, for example: the client's connection is accepted already and waits with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from devloop.errors import ServiceError
+from devloop.net.relay import Relay, Target
+
+CONNECT_TIMEOUT = 20.0
+"""Seconds for a connection from the host; less than the kernel's two minutes, more than three lost SYNs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a service wanted to go: an address in its canonical form (never ::ffff:…), and a port."""
+
+    address: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it means the machine itself: nothing inside listens there, and the host does."""
+        return self.address == "::1" or self.address.startswith("127.")
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class RefusedError(ServiceError):
+    """The connection shall be refused; `what` is the line for the service's log."""
+
+
+class Router(Protocol):
+    """Decides where the connections of local services go."""
+
+    async def route(self, service: str, destination: Destination) -> Target:
+        """The target of a new connection of `service`.
+
+        For a destination on the loopback this should be `HostLoopback`. Raises RefusedError, with a reason for the
+        log, or any DevloopError.
+        """
+
+
+class Link(Protocol):
+    """What carries connections to the remote; asyncssh's connections have this method."""
+
+    async def create_connection(
+        self, session_factory: Callable[[], Any], remote_host: str, remote_port: int, /
+    ) -> tuple[Any, Any]:
+        """(transport, protocol), after the other end has connected. Raises OSError or DevloopError."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToLink:
+    """Through the link to a host and port as the remote sees them; a name is resolved there."""
+
+    link: Link
+    host: str
+    port: int
+
+    async def connect(self, side: asyncio.Protocol) -> Any:
+        """Part of `Target`."""
+        transport, _ = await self.link.create_connection(lambda: side, self.host, self.port)
+        return transport
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """From the host's own network: the internet, a VPN, a container. `host` is an address."""
+
+    host: str
+    port: int
+
+    async def connect(self, side: asyncio.Protocol) -> Any:
+        """Part of `Target`."""
+        return await connect_socket(await _dial(self.host, self.port), side)
+
+
+@dataclass(frozen=True, slots=True)
+class HostLoopback:
+    """The host's own localhost.
+
+    `localhost` is ::1 first for most programs, and the other family is tried by them only if that is refused. The
+    proxy has accepted already, so it tries both families itself.
+    """
+
+    port: int
+    address: str = "127.0.0.1"
+
+    async def connect(self, side: asyncio.Protocol) -> Any:
+        """Part of `Target`."""
+        other = "127.0.0.1" if ":" in self.address else "::1"
+        try:
+            sock = await _dial(self.address, self.port)
+        except OSError as first:
+            try:
+                sock = await _dial(other, self.port)
+            except OSError:
+                raise first from None
+        return await connect_socket(sock, side)
+
+
+class Ports(Protocol):
+    """What has ports that another service can connect to: `devloop.net.publish.Publisher`."""
+
+    async def open(self, port: int) -> socket.socket:
+        """A connection to what the service listens on, waiting while it reloads. Raises OSError, ServiceError."""
+
+    def may_repeat(self, port: int, relay: Relay) -> bool:
+        """Whether a connection that was lost unanswered goes to the service's new process."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToService:
+    """Another local service (or the same), by the port that it listens on in its namespace."""
+
+    service: Ports
+    port: int
+
+    async def connect(self, side: asyncio.Protocol) -> Any:
+        """Part of `Target`."""
+        return await connect_socket(await self.service.open(self.port), side)
+
+    def may_repeat(self, relay: Relay) -> bool:
+        """Part of `Repeatable`."""
+        return self.service.may_repeat(self.port, relay)
+
+
+async def connect_socket(sock: socket.socket, side: asyncio.Protocol) -> Any:
+    """Make a connected socket the transport of a protocol; closes it if that fails."""
+    try:
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: side, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    return transport
+
+
+async def _dial(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await asyncio.get_running_loop().sock_connect(sock, (host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def canonical(address: str) -> str:
+    """An address without a scope, and IPv4 as IPv4, where a dual-stack socket tells ::ffff:…"""
+    address = address.partition("%")[0]
+    if address.startswith("::ffff:") and "." in address:
+        return address[7:]
+    return address

@@ -1,0 +1,233 @@
+"""The API server: JSON in and out, and websockets.
+
+The generated client of `kubernetes.aio` has a model for every object; the link needs a dozen requests and takes
+the objects as they come. It goes through the same session, so credentials, proxies and TLS are read once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+
+from devloop.errors import RemoteError
+
+from .kubeconfig import Kubeconfig
+from .websocket import WebSocket
+
+CONNECT_SECONDS = 5.0
+REQUEST_SECONDS = 15.0
+WATCH_SECONDS = 300
+MERGE = "application/merge-patch+json"
+
+
+class ApiError(RemoteError):
+    """The API server answered with an error; `status` is the HTTP status, `reason` the API's (`NotFound`, …)."""
+
+    def __init__(self, status: int, reason: str, what: str, *, where: str, hint: str | None = None) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.status = status
+        self.reason = reason
+
+
+class ApiUnreachableError(RemoteError):
+    """No answer from the API server: the network, a name, a certificate, or a timeout."""
+
+
+class Api:
+    """A client of one context. `close` it."""
+
+    def __init__(self, kubeconfig: Kubeconfig) -> None:
+        self.kubeconfig = kubeconfig
+        self.namespace = kubeconfig.chosen.namespace
+        self.where = kubeconfig.where
+        self._client: Any = None
+        self._loading = asyncio.Lock()
+
+    async def client(self) -> Any:
+        """A `kubernetes.aio.client.ApiClient` with credentials that are good now.
+
+        It is another one when they have been renewed: ask for it at each use, and do not keep or close it.
+        """
+        async with self._loading:
+            if self._client is None or self.kubeconfig.stale():
+                from kubernetes.aio import client
+
+                settings = await self.kubeconfig.configuration()
+                if self._client is None:
+                    self._client = client.ApiClient(settings)
+                else:
+                    # The session stays: what runs through it goes on. A new client certificate takes a new one.
+                    old = self._client.configuration
+                    if (old.cert_file, old.key_file) == (settings.cert_file, settings.key_file):
+                        old.api_key = settings.api_key
+                    else:
+                        await self._client.close()
+                        self._client = client.ApiClient(settings)
+            return self._client
+
+    async def close(self) -> None:
+        """End the session and every request and websocket of it."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
+
+    async def _session(self) -> tuple[aiohttp.ClientSession, str, dict[str, Any]]:
+        """The session, the server's URL, and what each request is sent with."""
+        client = await self.client()
+        rest, settings = client.rest_client, client.configuration
+        if rest.pool_manager is None:
+            rest.pool_manager = rest._create_pool_manager()
+        headers = {"Accept": "application/json", "User-Agent": "devloop"}
+        if token := settings.api_key.get("BearerToken"):
+            headers["Authorization"] = token
+        options: dict[str, Any] = {"headers": headers}
+        if settings.tls_server_name:
+            options["server_hostname"] = settings.tls_server_name
+        if settings.proxy:
+            options["proxy"] = settings.proxy
+            options["proxy_headers"] = settings.proxy_headers
+        return rest.pool_manager, settings.host, options
+
+    async def _send(
+        self, method: str, path: str, *, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str], **more: Any
+    ) -> aiohttp.ClientResponse:
+        """One request. With credentials that are refused (401), those of a plugin are fetched anew, once."""
+        for attempt in (1, 2):
+            session, host, options = await self._session()
+            sent = {**options, "headers": {**options["headers"], **headers}, **more}
+            try:
+                response = await session.request(method, host + path, timeout=timeout, **sent)
+            except (aiohttp.ClientError, OSError, TimeoutError) as problem:
+                raise self._unreachable(problem) from problem
+            if response.status != HTTPStatus.UNAUTHORIZED or attempt == 2:
+                break
+            if "exec" not in self.kubeconfig.chosen.user:
+                break
+            response.release()
+            self.kubeconfig.forget()
+            await self.close()
+        return response
+
+    def _unreachable(self, problem: BaseException) -> ApiUnreachableError:
+        what = str(problem) or type(problem).__name__
+        if isinstance(problem, TimeoutError):
+            what = "no answer in time"
+        hint = None
+        if isinstance(problem, aiohttp.ClientConnectorCertificateError):
+            hint = "The kubeconfig's certificate-authority does not match the server."
+        elif isinstance(problem, aiohttp.ClientConnectorDNSError):
+            hint = "Is the VPN up?"
+        server = str(self.kubeconfig.chosen.cluster.get("server", ""))
+        return ApiUnreachableError(f"the API server {server} can't be reached: {what}", where=self.where, hint=hint)
+
+    async def _error(self, response: aiohttp.ClientResponse, what: str) -> ApiError:
+        """Read a `Status` object, or whatever a proxy has put in its place."""
+        try:
+            text = (await response.text())[:2000]
+            status = json.loads(text)
+            message, reason = str(status.get("message") or text), str(status.get("reason") or "")
+        except (ValueError, AttributeError):
+            message, reason = text.strip() or str(response.reason), ""
+        except (aiohttp.ClientError, OSError):
+            message, reason = str(response.reason), ""
+        return ApiError(response.status, reason, f"{what}: {message}", where=self.where)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        seconds: float = REQUEST_SECONDS,
+    ) -> dict[str, Any]:
+        """Send a request and read its object. Raises ApiError and ApiUnreachableError."""
+        timeout = aiohttp.ClientTimeout(total=seconds, connect=CONNECT_SECONDS)
+        headers = {"Content-Type": content_type} if body is not None else {}
+        data = json.dumps(body).encode() if body is not None else None
+        target = f"{path}?{urlencode(query)}" if query else path
+        response = await self._send(method, target, timeout=timeout, headers=headers, data=data)
+        async with response:
+            if response.status >= HTTPStatus.BAD_REQUEST:
+                raise await self._error(response, f"{method} {path}")
+            try:
+                answer = json.loads(await response.read())
+            except (aiohttp.ClientError, OSError, TimeoutError) as problem:
+                raise self._unreachable(problem) from problem
+            except ValueError as problem:
+                raise ApiUnreachableError(f"{path}: the answer is no JSON", where=self.where) from problem
+        return answer if isinstance(answer, dict) else {}
+
+    async def get(self, path: str, **query: str) -> dict[str, Any]:
+        """GET an object or a list."""
+        return await self.request("GET", path, query=query)
+
+    async def find(self, path: str) -> dict[str, Any] | None:
+        """GET an object; None if there is none."""
+        try:
+            return await self.request("GET", path)
+        except ApiError as problem:
+            if problem.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    async def watch(self, path: str, **query: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Yield (ADDED, MODIFIED, DELETED; object) until the server ends the watch. Raises ApiError."""
+        query = {"watch": "1", "timeoutSeconds": str(WATCH_SECONDS), **query}
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=WATCH_SECONDS + 15)
+        response = await self._send("GET", f"{path}?{urlencode(query)}", timeout=timeout, headers={})
+        async with response:
+            if response.status >= HTTPStatus.BAD_REQUEST:
+                raise await self._error(response, f"watch {path}")
+            try:
+                async for line in response.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":  # 410 Gone: the list has to be read anew
+                        return
+                    if event["type"] != "BOOKMARK":
+                        yield event["type"], event["object"]
+            except (aiohttp.ClientError, OSError, TimeoutError) as problem:
+                raise self._unreachable(problem) from problem
+
+    async def websocket(
+        self, path: str, query: Sequence[tuple[str, str]], protocols: Sequence[str]
+    ) -> tuple[WebSocket, str]:
+        """Open a websocket (RFC 6455); gives it, not reading yet, and the subprotocol that was agreed on."""
+        headers = {
+            "Accept": "*/*",
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+            "Sec-WebSocket-Protocol": ", ".join(protocols),
+        }
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=CONNECT_SECONDS)
+        target = f"{path}?{urlencode(query)}" if query else path
+        response = await self._send("GET", target, timeout=timeout, headers=headers, read_until_eof=False)
+        try:
+            if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+                raise await self._error(response, f"{path}")
+            agreed = response.headers.get("Sec-WebSocket-Protocol", "")
+            if agreed not in protocols:
+                raise ApiError(
+                    response.status, "", f"{path}: no subprotocol of {', '.join(protocols)}", where=self.where
+                )
+            connection = response.connection
+            assert connection is not None and connection.transport is not None
+            if raw := connection.transport.get_extra_info("socket"):
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            masked = connection.transport.get_extra_info("sslcontext") is None
+            return WebSocket(response, connection, masked=masked), agreed
+        except BaseException:
+            response.close()
+            raise

@@ -1,0 +1,346 @@
+"""The agent in a namespace: making it, joining it, and removing it.
+
+What is in the cluster is a Secret and a pod, both called `devloop-agent`. The Secret holds
+
+- `host_key`, which the first developer makes and every client pins: the pin is as good as the API server's
+  word, because it is read from there at each connection and never learned from the agent itself;
+- `NAME-FINGERPRINT.pub`, a developer's public key: an entry of one's own, so that two who join at the same time
+  do not write over each other. Removing an entry locks that key out at its next login.
+
+A namespace has one agent because both have fixed names, and the API server lets one creator win.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import getpass
+import os
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devloop.errors import RemoteError
+from devloop.remote.link import PermanentError
+
+from .api import MERGE, Api, ApiError
+
+if TYPE_CHECKING:
+    import asyncssh
+
+NAME = "devloop-agent"
+SELECTOR = f"app.kubernetes.io/name={NAME}"
+MANIFEST = Path(__file__).parents[1] / "manifests" / "agent.yaml"
+IMAGE = "devloop.test/agent:1"
+LINGER_SECONDS = 60
+START_SECONDS = 120.0
+"""How long a new agent may take until it runs; pulling its image is most of it."""
+Tell = Callable[[str], None]
+Manifest = dict[str, Any]
+
+# Waiting does not help here: kubelet's reasons of a container that waits (`state.waiting.reason`).
+_STUCK = {
+    "ErrImagePull": "its image can't be pulled",
+    "ImagePullBackOff": "its image can't be pulled",
+    "InvalidImageName": "its image has no valid name",
+    "ErrImageNeverPull": "its image is not on the node",
+    "CreateContainerConfigError": "its container can't be configured",
+    "CreateContainerError": "its container can't be created",
+    "RunContainerError": "its container can't be run",
+    "CrashLoopBackOff": "it ends again and again",
+}
+
+
+class AgentRefusedError(RemoteError):
+    """This user may not have an agent here; the link falls back to plain port-forwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A developer's key on this machine."""
+
+    key: asyncssh.SSHKey
+    name: str
+    """As the agent's log and the Secret show it: user@host."""
+
+    @property
+    def entry(self) -> str:
+        """The Secret's entry; keys of a Secret are limited to [-._a-zA-Z0-9]."""
+        fingerprint = re.sub(r"[^a-zA-Z0-9]", "", self.key.get_fingerprint().split(":", 1)[1])[:12]
+        return f"{re.sub(r'[^-._a-zA-Z0-9]', '-', self.name)[:100]}-{fingerprint}.pub"
+
+    @property
+    def line(self) -> str:
+        """Its line for authorized_keys."""
+        return f"{self.key.export_public_key().decode().strip()} {self.name}\n"
+
+
+def identity(file: Path) -> Identity:
+    """Read the key, or make it: ed25519, mode 0600, for this machine and user alone. Blocking; RemoteError."""
+    import asyncssh
+
+    name = f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not file.exists():
+            made = asyncssh.generate_private_key("ssh-ed25519")
+            # Two engines may start at once: whoever links first has made the key.
+            draft = file.with_name(f"{file.name}.{os.getpid()}")
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as out:
+                out.write(made.export_private_key())
+            try:
+                os.link(draft, file)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return Identity(asyncssh.read_private_key(file), name)
+    except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as problem:
+        raise PermanentError(
+            f"the key can't be used: {problem}", where=str(file), hint="Delete it: a new one is made."
+        ) from problem
+
+
+def pod_manifest(image: str = IMAGE, linger: int = LINGER_SECONDS) -> Manifest:
+    """agent.yaml with an image; `linger` seconds after its last client it removes itself (0: never)."""
+    import yaml
+
+    manifest: Manifest = yaml.safe_load(MANIFEST.read_text())
+    container = manifest["spec"]["containers"][0]
+    container["image"] = image
+    container["env"].append({"name": "DEVLOOP_AGENT_LINGER", "value": str(linger)})
+    return manifest
+
+
+def secret_manifest(*identities: Identity) -> Manifest:
+    """A Secret with a new host key and these developers."""
+    import asyncssh
+
+    host_key = asyncssh.generate_private_key("ssh-ed25519")
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": NAME,
+            "labels": {"app.kubernetes.io/name": NAME, "app.kubernetes.io/managed-by": "devloop"},
+        },
+        "type": "Opaque",
+        "stringData": {
+            "host_key": host_key.export_private_key().decode(),
+            **{each.entry: each.line for each in identities},
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent that runs: its pod, and the key that it must prove to have."""
+
+    pod: str
+    uid: str
+    host_key: asyncssh.SSHKey
+    joined: bool
+    """Our key was added just now: the agent may take a moment to know it."""
+
+
+class Installation:
+    """The agent of one namespace, as this developer sees it."""
+
+    def __init__(self, api: Api, who: Identity, image: str = IMAGE, linger: int = LINGER_SECONDS) -> None:
+        self.api = api
+        self.who = who
+        self.image = image
+        self.linger = linger
+        self._core = f"/api/v1/namespaces/{api.namespace}"
+        self._secret = f"{self._core}/secrets/{NAME}"
+
+    async def provide(self, tell: Tell) -> Agent:
+        """Find the agent, or make it, and let this developer in; returns as soon as its container runs.
+
+        AgentRefusedError when a right is missing for that; RemoteError when the pod does not start.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                joining = group.create_task(self._join())
+                finding = group.create_task(self._find())
+        except BaseExceptionGroup as problems:
+            raise problems.exceptions[0] from None
+        host_key, joined = joining.result()
+        pod = finding.result()
+        if pod is None:
+            tell("creating the agent's pod")
+            await self._create()
+        if pod is None or not running(pod):
+            pod = await self._started(tell)
+        return Agent(pod["metadata"]["name"], pod["metadata"]["uid"], host_key, joined)
+
+    async def _allowed(self, doing: str, method: str, path: str, body: object = None, **more: Any) -> Manifest:
+        try:
+            return await self.api.request(method, path, body, **more)
+        except ApiError as problem:
+            if problem.status in (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY):
+                # RBAC, Pod Security, a quota or an admission webhook: the message says which.
+                raise AgentRefusedError(f"{doing}: {problem.what}", where=self.api.where) from problem
+            raise
+
+    async def _join(self) -> tuple[asyncssh.SSHKey, bool]:
+        """The agent's host key, and whether our key had to be added."""
+        import asyncssh
+
+        for _ in range(5):
+            try:
+                found: Manifest | None = await self._allowed("reading the agent's Secret", "GET", self._secret)
+            except ApiError as problem:
+                if problem.status != HTTPStatus.NOT_FOUND:
+                    raise
+                found = None
+            try:
+                if found is None:
+                    draft = secret_manifest(self.who)
+                    path = f"{self._core}/secrets"
+                    found = await self._allowed("creating the agent's Secret", "POST", path, draft)
+                    added = True
+                else:
+                    added = self.who.entry not in (found.get("data") or {})
+                    if added:
+                        patch = {
+                            "metadata": {"uid": found["metadata"]["uid"]},
+                            "stringData": {self.who.entry: self.who.line},
+                        }
+                        doing = "adding your key to the agent's Secret"
+                        found = await self._allowed(doing, "PATCH", self._secret, patch, content_type=MERGE)
+            except ApiError as problem:
+                # Another developer was quicker, in making it or in removing it.
+                if problem.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+                    continue
+                raise
+            try:
+                key = asyncssh.import_private_key(base64.b64decode(found["data"]["host_key"]))
+            except (KeyError, ValueError, asyncssh.KeyImportError) as problem:
+                raise PermanentError(
+                    f"the Secret {NAME} has no usable host_key: {problem}",
+                    where=self.api.where,
+                    hint=f"kubectl delete secret,pod {NAME} -n {self.api.namespace}: both are made anew.",
+                ) from problem
+            return key.convert_to_public(), added
+        raise RemoteError(f"the Secret {NAME} keeps changing", where=self.api.where)
+
+    async def _find(self) -> Manifest | None:
+        """The agent's pod: ours, or one that an administrator's Deployment keeps."""
+        answer = await self.api.get(f"{self._core}/pods", labelSelector=SELECTOR)
+        pods = [each for each in answer.get("items", []) if not ended(each)]
+        pods.sort(key=lambda each: (not running(each), each["metadata"]["creationTimestamp"]))
+        return pods[0] if pods else None
+
+    async def _create(self) -> None:
+        """Create the pod. One of that name which is on its way out is waited for."""
+        manifest = pod_manifest(self.image, self.linger)
+        until = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                await self._allowed("creating the agent's pod", "POST", f"{self._core}/pods", manifest)
+                return
+            except ApiError as problem:
+                if problem.status != HTTPStatus.CONFLICT or time.monotonic() > until:
+                    raise
+            there = await self.api.find(f"{self._core}/pods/{NAME}")
+            if there is not None and not ended(there):
+                return  # another developer's, just made
+            if there is not None and not there["metadata"].get("deletionTimestamp"):
+                uid = {"preconditions": {"uid": there["metadata"]["uid"]}}  # evicted, or at its end
+                await self._delete(f"{self._core}/pods/{NAME}", uid)
+            await asyncio.sleep(0.1)
+
+    async def _started(self, tell: Tell) -> Manifest:
+        """Watch until the agent's container runs."""
+        said = ""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while True:
+                    stream = self.api.watch(f"{self._core}/pods", labelSelector=SELECTOR)
+                    async for kind, pod in stream:
+                        if kind == "DELETED" or ended(pod):
+                            continue
+                        if running(pod):
+                            return pod
+                        what, stuck = progress(pod)
+                        if stuck:
+                            raise RemoteError(
+                                f"the agent does not start: {what}",
+                                where=self.api.where,
+                                hint=f"kubectl describe pod {pod['metadata']['name']} -n {self.api.namespace}",
+                            )
+                        if what and what != said:
+                            said = what
+                            tell(f"the agent's pod: {what}")
+        except TimeoutError:
+            what = f"the agent does not run after {START_SECONDS:g} s" + (f": {said}" if said else "")
+            raise RemoteError(what, where=self.api.where) from None
+
+    async def remove(self, agent: Agent) -> bool:
+        """Remove an agent that nobody else uses; False if somebody is just joining, or may not be removed.
+
+        One that does not carry devloop's mark, or stands in a Deployment, is an administrator's and stays.
+        """
+        try:
+            pod = await self.api.find(f"{self._core}/pods/{agent.pod}")
+            if pod is None or pod["metadata"]["uid"] != agent.uid or not made_by_devloop(pod):
+                return False
+            secret = await self.api.find(self._secret)
+            if secret is not None:
+                same = {key: secret["metadata"][key] for key in ("uid", "resourceVersion")}
+                # If a developer has added a key meanwhile, this is a conflict, and both stay.
+                await self._delete(self._secret, {"preconditions": same})
+            await self._delete(f"{self._core}/pods/{agent.pod}", {"preconditions": {"uid": agent.uid}})
+            return True
+        except ApiError:
+            return False
+
+    async def _delete(self, path: str, options: Manifest) -> None:
+        try:
+            await self.api.request("DELETE", path, options)
+        except ApiError as problem:
+            if problem.status != HTTPStatus.NOT_FOUND:
+                raise
+
+
+def made_by_devloop(pod: Manifest) -> bool:
+    """It removes itself when nobody uses it: DEVLOOP_AGENT_LINGER is set, and nothing owns it."""
+    if pod["metadata"].get("ownerReferences"):
+        return False
+    env = {each["name"]: each.get("value") for each in pod["spec"]["containers"][0].get("env") or []}
+    return env.get("DEVLOOP_AGENT_LINGER", "0") not in ("0", None, "")
+
+
+def running(pod: Manifest) -> bool:
+    """Its container runs. Not `Ready`: the probe's first answer would cost up to a second more."""
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    return not pod["metadata"].get("deletionTimestamp") and any("running" in each["state"] for each in statuses)
+
+
+def ended(pod: Manifest) -> bool:
+    """On its way out, or at its end."""
+    phase = pod.get("status", {}).get("phase")
+    return bool(pod["metadata"].get("deletionTimestamp")) or phase in ("Failed", "Succeeded")
+
+
+def progress(pod: Manifest) -> tuple[str, bool]:
+    """What a pod that does not run yet waits for, and whether waiting longer does not help."""
+    status = pod.get("status", {})
+    for container in status.get("containerStatuses") or []:
+        waiting = container["state"].get("waiting") or {}
+        reason = str(waiting.get("reason") or "")
+        if reason in _STUCK:
+            return f"{_STUCK[reason]} ({waiting.get('message') or reason})", True
+        if reason:
+            return str(waiting.get("message") or reason), False
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return str(condition.get("message") or condition.get("reason") or ""), False
+    return "", False

@@ -1,0 +1,368 @@
+"""An SSH connection as a carrier: each connection of a service is a channel (RFC 4254, 7.2 "direct-tcpip").
+
+Importing this imports asyncssh (0.2 s): only what dials does.
+
+SSH has one window for each channel and one TCP connection for all. asyncssh watches the windows alone, so that a
+client with much to send would put its whole window into the socket's buffer, and everybody else's next byte behind
+it. Here the socket's own pressure goes to the channels as well: while it is full, those that write are paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import asyncssh
+
+from .dns import DnsOverTcp
+from .link import CarrierLostError, Kind, NameLookupError, OpenError, Refusal, Resolver
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+# A stream gets one window in each round trip: 8 MiB are 160 MB/s at 50 ms. It is a bound, not an allocation:
+# memory is used only while a client here reads more slowly than the other end sends.
+WINDOW_BYTES = 8 * 1024 * 1024
+# Each packet costs some 30 µs of Python at either end, whatever its size.
+PACKET_BYTES = 128 * 1024
+KEEPALIVE_SECONDS = 1.5
+KEEPALIVE_COUNT = 2
+"""A peer that says nothing for KEEPALIVE_SECONDS * (KEEPALIVE_COUNT + 1) is gone."""
+CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+RESOLV_CONF = "cat /etc/resolv.conf"
+"""devloop's agent answers this one command itself; a host's shell runs it."""
+
+
+class Channel(asyncssh.SSHTCPSession[bytes], asyncio.Transport):
+    """One channel: asyncssh's session on one side, asyncio's transport on the other."""
+
+    def __init__(self, carrier: SshCarrier, protocol: asyncio.Protocol, host: str, port: int) -> None:
+        asyncio.Transport.__init__(self, {"peername": (host, port)})
+        self._carrier = carrier
+        self._protocol = protocol
+        self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
+        self._closing = False
+        self._full = False  # the channel's window, or the buffer before it
+        self._held = False  # the protocol was told to pause
+
+    # asyncssh's side
+
+    def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+        """The channel is open."""
+        self._channel = chan
+        self._protocol.connection_made(self)
+
+    def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        """Bytes from the other end."""
+        self._protocol.data_received(data)
+
+    def eof_received(self) -> bool:
+        """The other end sends no more. As in asyncio, the protocol says whether it stays open for writing."""
+        if not self._protocol.eof_received():
+            self.close()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The channel has ended."""
+        self._carrier.writers.discard(self)
+        self._closing = True
+        lost = ConnectionResetError(str(exc)) if exc is not None else None
+        self._protocol.connection_lost(lost)
+
+    def pause_writing(self) -> None:
+        """The channel's window is used up."""
+        self._full = True
+        self.pressure()
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self._full = False
+        self.pressure()
+
+    def pressure(self) -> None:
+        """Tell the protocol, if that changes anything for it."""
+        hold = self._full or self._carrier.congested
+        if hold != self._held:
+            self._held = hold
+            if hold:
+                self._protocol.pause_writing()
+            else:
+                self._protocol.resume_writing()
+
+    # asyncio's side
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send."""
+        if self._closing or not data or self._channel is None:
+            return
+        carrier = self._carrier
+        carrier.writers.add(self)
+        try:
+            self._channel.write(cast(bytes, data))
+        except OSError:  # asyncssh: not open any more; connection_lost comes
+            return
+        if carrier.congested:
+            self.pressure()
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Send several."""
+        self.write(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        """A half-close is a message of its own (RFC 4254, 5.3)."""
+        return True
+
+    def write_eof(self) -> None:
+        """Send no more; what is received goes on."""
+        if not self._closing and self._channel is not None:
+            self._channel.write_eof()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait for the window."""
+        return self._channel.get_write_buffer_size() if self._channel is not None else 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """As in asyncio."""
+        if self._channel is not None:
+            self._channel.set_write_buffer_limits(high, low)
+
+    def pause_reading(self) -> None:
+        """Take no more; the window closes."""
+        if self._channel is not None and not self._closing:
+            self._channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if self._channel is not None and not self._closing:
+            self._channel.resume_reading()
+
+    def is_closing(self) -> bool:
+        """It has ended, or is about to."""
+        return self._closing
+
+    def close(self) -> None:
+        """Send what was written, then end."""
+        if not self._closing and self._channel is not None:
+            self._closing = True
+            self._channel.close()
+
+    def abort(self) -> None:
+        """End now; what waits for the window is dropped."""
+        self._closing = True
+        if self._channel is not None:
+            self._channel.abort()
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Who hears it."""
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Somebody else hears it from now on."""
+        self._protocol = cast(asyncio.Protocol, protocol)
+
+
+def spare_ignores(connection: Any) -> None:
+    """Leave out the empty packet that asyncssh puts before each packet.
+
+    It is there for ciphers in CBC mode, whose next initialisation vector is known (CVE-2008-5161). With an AEAD
+    cipher (RFC 5647, chacha20-poly1305) it protects nothing, and costs an encryption and a decryption each time.
+    """
+    cipher = str(connection.get_extra_info("send_cipher"))
+    if "gcm" not in cipher and "chacha20" not in cipher:
+        return
+    send = connection.send_packet
+
+    def send_packet(pkttype: int, *args: bytes, **more: Any) -> None:
+        if pkttype != asyncssh.constants.MSG_IGNORE:
+            send(pkttype, *args, **more)
+
+    connection.send_packet = send_packet
+
+
+class SshCarrier:
+    """A connected SSH client connection."""
+
+    def __init__(
+        self,
+        connection: asyncssh.SSHClientConnection,
+        kind: Kind,
+        where: str,
+        *,
+        notes: tuple[str, ...] = (),
+        resolver: Resolver | None = None,
+    ) -> None:
+        self.kind = kind
+        self.notes = notes
+        self.connection = connection
+        self.where = where
+        self.congested = False
+        self.writers: set[Channel] = set()
+        self._resolver = resolver
+        self._reading: asyncio.Task[Resolver] | None = None
+        self._dns: DnsOverTcp | None = None
+        self._reason = ""
+        self._unwanted: set[asyncio.Task[Any]] = set()
+        owner = connection.get_owner()  # it is forgotten when the connection ends
+        self._client = owner if isinstance(owner, Client) else None
+        # asyncssh's protocol has no use for the two; its transport calls them whenever its buffer is full.
+        hooks: Any = connection
+        hooks.pause_writing = self._pause
+        hooks.resume_writing = self._resume
+        spare_ignores(connection)
+
+    def _pause(self) -> None:
+        self.congested = True
+        for channel in list(self.writers):
+            channel.pressure()
+
+    def _resume(self) -> None:
+        self.congested = False
+        writers, self.writers = self.writers, set()
+        for channel in writers:
+            channel.pressure()
+
+    @property
+    def _over(self) -> bool:
+        return self.connection.is_closed()
+
+    async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
+        """Open a channel. Raises OpenError and CarrierLostError."""
+        protocol = factory()
+        opening = asyncio.create_task(
+            self.connection.create_connection(
+                lambda: Channel(self, protocol, host, port),
+                host,
+                port,
+                window=WINDOW_BYTES,
+                max_pktsize=PACKET_BYTES,
+            )
+        )
+        try:
+            _, channel = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # asyncssh forgets a channel whose opening is cancelled, and the other end keeps it for good.
+            self._unwanted.add(opening)
+            opening.add_done_callback(self._discard)
+            raise
+        except asyncssh.ChannelOpenError as problem:
+            if self._over or problem.reason == "SSH connection closed":
+                raise CarrierLostError(problem.reason) from problem
+            raise refused(problem, host, port) from problem
+        except (asyncssh.Error, OSError) as problem:
+            raise CarrierLostError(str(problem)) from problem
+        return cast(Channel, channel), protocol
+
+    def _discard(self, opening: asyncio.Task[Any]) -> None:
+        self._unwanted.discard(opening)
+        if not opening.cancelled() and opening.exception() is None:
+            opening.result()[1].abort()
+
+    async def resolver(self) -> Resolver:
+        """What resolv.conf says there, read once for a connection."""
+        if self._resolver is None:
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read(), name="resolv.conf")
+            self._resolver = await asyncio.shield(self._reading)
+        return self._resolver
+
+    async def _read(self) -> Resolver:
+        hint = "Give `[remote] resolver`, the address of a DNS server that the host reaches by TCP."
+        try:
+            async with asyncio.timeout(5):
+                ran = await self.connection.run(RESOLV_CONF, check=False, encoding="utf-8", errors="replace")
+        except (asyncssh.Error, OSError, TimeoutError) as problem:
+            if self._over:
+                raise CarrierLostError(str(problem)) from problem
+            what = f"its /etc/resolv.conf can't be read: {problem or 'no answer'}"
+            raise NameLookupError(what, where=self.where, hint=hint) from problem
+        found = Resolver.parse(str(ran.stdout or ""))
+        if not found.nameservers:
+            raise NameLookupError("its /etc/resolv.conf names no resolver", where=self.where, hint=hint)
+        return found
+
+    async def query(self, message: bytes) -> bytes:
+        """Ask the first nameserver there, by TCP."""
+        if self._dns is None:
+            address = (await self.resolver()).nameservers[0]
+            if self._dns is None:
+                self._dns = DnsOverTcp(self.connect, address, self.where)
+        return await self._dns.query(message)
+
+    async def check(self) -> None:
+        """One round trip: the server answers any global request, if only with a failure (RFC 4254, 4)."""
+        make: Any = self.connection._make_global_request
+        await make(b"keepalive@openssh.com")
+
+    async def lost(self) -> str:
+        """Wait for the end of the connection."""
+        await self.connection.wait_closed()
+        if self._dns is not None:
+            self._dns.close()
+        ended = self._client.ended if self._client is not None else None
+        return self._reason or (str(ended) if ended else "") or "the other end closed the connection"
+
+    def abort(self, reason: str) -> None:
+        """End it at once."""
+        self._reason = self._reason or reason
+        self.connection.abort()
+
+    async def close(self) -> None:
+        """End it in order."""
+        if self._dns is not None:
+            self._dns.close()
+        if self._reading is not None:
+            self._reading.cancel()
+        self.connection.close()
+        try:
+            async with asyncio.timeout(2):
+                await self.connection.wait_closed()
+        except TimeoutError:
+            self.connection.abort()
+            await self.connection.wait_closed()
+
+
+class Client(asyncssh.SSHClient):
+    """Remembers why the connection ended."""
+
+    ended: Exception | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Keep the reason for the link's state."""
+        self.ended = exc
+
+
+# What SSH servers say when a connection was not made: RFC 4254 has one code for all of these (2, "connect
+# failed"). OpenSSH sends strerror's or gai_strerror's text, asyncssh an OSError's with its number.
+_TEXTS = (
+    (Refusal.REFUSED, re.compile(r"refused|errno 111\b|errno 61\b", re.I)),
+    (
+        Refusal.UNKNOWN_HOST,
+        re.compile(r"not known|name resolution|no address|nodename|resolve|unknown host|errno -[2-5]\b", re.I),
+    ),
+    (Refusal.UNREACHABLE, re.compile(r"unreachable|no route|errno 11[3]\b|errno 101\b", re.I)),
+    (Refusal.TIMEOUT, re.compile(r"timed out|timeout|errno 110\b", re.I)),
+)
+_SAYS = {
+    Refusal.REFUSED: "connection refused",
+    Refusal.UNKNOWN_HOST: "there is no host of this name at the other end",
+    Refusal.UNREACHABLE: "the other end does not reach it",
+    Refusal.TIMEOUT: "the other end's connection timed out",
+    Refusal.PROHIBITED: "the SSH server does not allow this connection",
+}
+
+
+def refused(problem: asyncssh.ChannelOpenError, host: str, port: int) -> OpenError:
+    """What a refused channel means."""
+    refusal = Refusal.UNREACHABLE
+    if problem.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+        refusal = Refusal.PROHIBITED
+    else:
+        for candidate, pattern in _TEXTS:
+            if pattern.search(problem.reason):
+                refusal = candidate
+                break
+    hint = None
+    if refusal is Refusal.PROHIBITED:
+        hint = "In sshd_config: AllowTcpForwarding, PermitOpen; in authorized_keys: permitopen, no-port-forwarding."
+    return OpenError(refusal, host, port, f"{_SAYS[refusal]} ({problem.reason})", hint=hint)

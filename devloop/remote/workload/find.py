@@ -1,0 +1,185 @@
+"""From "deployment/web" to a pod and a container."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from devloop.errors import RemoteError, UsageError
+
+from . import references as kinds
+from .cluster import AbsentError, Cluster
+from .model import Absence, Object, Workload
+from .references import Kind, nearest
+
+DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+_REVISION = "deployment.kubernetes.io/revision"
+
+
+async def find(cluster: Cluster, reference: str, container: str | None = None) -> Workload:
+    """The workload, the pod that stands for it and its container.
+
+    A pod that runs is taken before the template, because admission may have changed it (sidecars, default
+    limits, the service account's token): of those the newest revision's, then a ready one, then the newest.
+    Raises UsageError for what is named wrongly, with the nearest name, and RemoteError.
+    """
+    kind, name = kinds.parse(reference)
+    owner = await _read(cluster, kind, name)
+    found = owner if kind is kinds.POD else await running_pod(cluster, kind, owner)
+    pod = found or _from_template(kind, owner, cluster.namespace)
+    chosen, is_init = choose_container(pod, container, f"{kind.name.lower()}/{name}")
+    workload = Workload(cluster.namespace, kind.name, name, pod, chosen, False, is_init)
+    running = found is not None and is_running(found) and workload.started_at is not None
+    return Workload(cluster.namespace, kind.name, name, pod, chosen, running, is_init)
+
+
+def choose_container(pod: Object, name: str | None, where: str) -> tuple[Object, bool]:
+    """A container of a pod, and whether it is an init container.
+
+    By its name; else the one that the annotation `kubectl.kubernetes.io/default-container` names; else the
+    first. Raises UsageError.
+    """
+    spec = pod["spec"]
+    main, init = spec.get("containers") or [], spec.get("initContainers") or []
+    by_name = {each["name"]: (each, False) for each in main} | {each["name"]: (each, True) for each in init}
+    if name is None:
+        annotated = (pod["metadata"].get("annotations") or {}).get(DEFAULT_CONTAINER)
+        return by_name.get(annotated) or (main[0], False)
+    if name not in by_name:
+        close = nearest(name, by_name)
+        meant = f"Did you mean {close}? " if close else ""
+        hint = f"{meant}It has {', '.join(by_name)}."
+        raise UsageError(f"there is no container {name!r}", where=where, hint=hint)
+    return by_name[name]
+
+
+async def running_pod(cluster: Cluster, kind: Kind, owner: Object) -> Object | None:
+    """The pod of a workload to take as its example; None if none runs."""
+    owners: dict[str, int] = {owner["metadata"]["uid"]: 0}
+    selector: Mapping[str, Any] | None = owner["spec"].get("selector")
+    if kind is kinds.DEPLOYMENT:
+        owners = await _owned(cluster, kinds.REPLICA_SET, owner, selector)
+    elif kind is kinds.CRON_JOB:
+        owners, selector = await _owned(cluster, kinds.JOB, owner, None), None
+    pods = (await cluster.listing(kinds.POD, labels=selector)).items
+    mine = [
+        (owners[uid], is_ready(pod), str(pod["metadata"].get("creationTimestamp", "")), index)
+        for index, pod in enumerate(pods)
+        if is_running(pod) and (uid := _controller(pod)) in owners
+    ]
+    return pods[max(mine)[-1]] if mine else None
+
+
+def is_running(pod: Object) -> bool:
+    """The pod's phase is Running, and it is not on its way out."""
+    phase = (pod.get("status") or {}).get("phase")
+    return phase == "Running" and not pod["metadata"].get("deletionTimestamp")
+
+
+def is_ready(pod: Object) -> bool:
+    """The pod's condition Ready is true."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+async def _read(cluster: Cluster, kind: Kind, name: str) -> Object:
+    try:
+        return await cluster.get(kind, name)
+    except AbsentError as absent:
+        if absent.absence is Absence.FORBIDDEN:
+            raise
+    reference = f"{kind.name.lower()}/{name}"
+    hint = f"kubectl get {kind.plural} -n {cluster.namespace} lists them."
+    others = []
+    for each in kinds.WORKLOADS:
+        try:
+            names = [str(item["metadata"]["name"]) for item in (await cluster.listing(each)).items]
+        except RemoteError:
+            continue
+        if each is kind:
+            close = nearest(name, names)
+            hint = f"Did you mean {kind.name.lower()}/{close}?" if close else hint
+        elif name in names:
+            others.append(f"{each.name.lower()}/{name}")
+    if others:
+        hint = f"There is {' and '.join(others)}."
+    raise UsageError(f"{reference} does not exist in namespace {cluster.namespace}", hint=hint)
+
+
+async def _owned(cluster: Cluster, kind: Kind, owner: Object, selector: Mapping[str, Any] | None) -> dict[str, int]:
+    """The objects of a kind that an object controls: uid → revision, the higher the newer."""
+    found: dict[str, int] = {}
+    for each in (await cluster.listing(kind, labels=selector)).items:
+        if _controller(each) == owner["metadata"]["uid"]:
+            revision = (each["metadata"].get("annotations") or {}).get(_REVISION, "0")
+            found[each["metadata"]["uid"]] = int(revision) if revision.isdecimal() else 0
+    return found
+
+
+def _controller(item: Object) -> str | None:
+    owners = item["metadata"].get("ownerReferences") or []
+    return next((str(each["uid"]) for each in owners if each.get("controller")), None)
+
+
+def _from_template(kind: Kind, owner: Object, namespace: str) -> Object:
+    """A pod as it would be made: without what admission adds, but for the service account's token."""
+    spec = owner["spec"]
+    template = (spec["jobTemplate"]["spec"] if kind is kinds.CRON_JOB else spec)["template"]
+    name = owner["metadata"]["name"] + ("-0" if kind is kinds.STATEFUL_SET else "")
+    metadata = dict(template.get("metadata") or {}) | {"name": name, "namespace": namespace}
+    return with_token({"metadata": metadata, "spec": {**template["spec"], **_claims(kind, owner, template)}})
+
+
+def _claims(kind: Kind, owner: Object, template: Object) -> Object:
+    """A StatefulSet's claims, as its first pod has them."""
+    claims = owner["spec"].get("volumeClaimTemplates") if kind is kinds.STATEFUL_SET else None
+    if not claims:
+        return {}
+    made = [
+        {
+            "name": each["metadata"]["name"],
+            "persistentVolumeClaim": {
+                "claimName": f"{each['metadata']['name']}-{owner['metadata']['name']}-0",
+            },
+        }
+        for each in claims
+    ]
+    names = {each["name"] for each in made}
+    given = template["spec"].get("volumes") or []
+    return {"volumes": [each for each in given if each["name"] not in names] + made}
+
+
+TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+def with_token(pod: Object) -> Object:
+    """With the volume that the ServiceAccount admission plugin adds to a pod that does not refuse it."""
+    spec = dict(pod["spec"])
+    if spec.get("automountServiceAccountToken") is False:
+        return pod
+    volume = {
+        "name": "kube-api-access",
+        "projected": {
+            "defaultMode": 0o644,
+            "sources": [
+                {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+                {
+                    "configMap": {
+                        "name": "kube-root-ca.crt",
+                        "items": [{"key": "ca.crt", "path": "ca.crt"}],
+                    }
+                },
+                {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+            ],
+        },
+    }
+    mount = {"name": "kube-api-access", "mountPath": TOKEN_FOLDER, "readOnly": True}
+    for key in ("containers", "initContainers"):
+        spec[key] = [
+            each
+            if any(other["mountPath"] == TOKEN_FOLDER for other in each.get("volumeMounts") or [])
+            else {**each, "volumeMounts": [*(each.get("volumeMounts") or []), mount]}
+            for each in spec.get(key) or []
+        ]
+    spec["volumes"] = [*(spec.get("volumes") or []), volume]
+    return {**pod, "spec": spec}

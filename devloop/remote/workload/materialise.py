@@ -1,0 +1,105 @@
+"""A container's mounts on this machine: which volume lies where, and the files of those made from the API."""
+
+from __future__ import annotations
+
+import posixpath
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from . import atomic, payload
+from .expansion import expand
+from .model import Absence, Mount, Note, Object, Problem, Sources, Workload
+from .payload import MATERIALISED, TokenSource
+
+
+def sub_path(mount: Object, environment: Mapping[str, str]) -> str:
+    """The `subPath` of a mount, or its `subPathExpr` expanded as `ExpandContainerVolumeMounts` does.
+
+    "" if it has neither. Raises ValueError where the container would not start.
+    """
+    path = mount.get("subPath") or ""
+    if expression := mount.get("subPathExpr"):
+        absent: list[str] = []
+
+        def value_of(name: str) -> str:
+            if not environment.get(name):
+                absent.append(name)
+            return environment.get(name, "")
+
+        path = expand(expression, value_of)
+        if absent:
+            names = ", ".join(sorted(set(absent)))
+            raise ValueError(f"subPathExpr {expression}: no value for {names}")
+    if path.startswith("/"):
+        raise ValueError(f"subPath {path} must not be absolute")
+    if ".." in path.split("/"):
+        raise ValueError(f"subPath {path} must not contain '..'")
+    return posixpath.normpath(path) if path else ""
+
+
+def write(
+    folder: Path,
+    volume: Object,
+    workload: Workload,
+    sources: Sources,
+    tokens: Mapping[TokenSource, str | Absence],
+    bundles: Mapping[str, str | Absence],
+) -> tuple[bool, tuple[Note, ...], tuple[Problem, ...]]:
+    """Bring the files of one volume up to date under `folder`, all at once or, with a problem, not at all.
+
+    Says whether they have changed. Raises OSError.
+    """
+    made = payload.make(volume, workload, sources, tokens, bundles)
+    if made.problems:
+        return False, made.notes, made.problems
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for each in payload.nested_mount_points(volume["name"], workload.pod):
+        (folder / each).mkdir(parents=True, exist_ok=True)
+    try:
+        changed = atomic.write(folder, made.files, made.folder_mode)
+    except atomic.BadPathError as problem:
+        return False, made.notes, (Problem(f"volume {volume['name']}", str(problem)),)
+    return changed, made.notes, ()
+
+
+def snapshot(volume: Path, path: str, target: Path) -> None:
+    """Put what a `subPath` of a materialised volume shows at `target`, as it is now and stays.
+
+    A path that is not there becomes an empty folder, as the kubelet makes one.
+    """
+    source = volume / path
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    elif source.exists():
+        shutil.copy2(source, target)
+    else:
+        target.mkdir(mode=0o755, exist_ok=True)
+
+
+def mounts_of(
+    workload: Workload, environment: Mapping[str, str]
+) -> tuple[list[tuple[Object, Object, str]], list[Problem]]:
+    """(mount, volume, subPath) of each mount of the container, and the problems of those that have one."""
+    volumes = payload.volumes_of(workload)
+    found, problems = [], []
+    for mount in workload.container.get("volumeMounts") or []:
+        subject = f"mount {mount['mountPath']}"
+        if mount["name"] not in volumes:
+            problems.append(Problem(subject, f"there is no volume {mount['name']}"))
+            continue
+        try:
+            found.append((mount, volumes[mount["name"]], sub_path(mount, environment)))
+        except ValueError as problem:
+            problems.append(Problem(subject, str(problem)))
+    return found, problems
+
+
+def as_mount(mount: Object, volume: Object, source: Path, *, whole: bool) -> Mount:
+    """The result for one mount."""
+    kind = payload.kind_of(volume)
+    made = kind in MATERIALISED
+    read_only = bool(mount.get("readOnly")) or made or bool((volume.get(kind) or {}).get("readOnly"))
+    path = posixpath.join("/", mount["mountPath"])
+    return Mount(path, source, volume["name"], kind, read_only, made and whole)

@@ -1,0 +1,104 @@
+"""The links' contract at a real cluster, with a developer's rights: by the agent, and by plain port-forwards."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from devloop.remote.kubernetes.agent import KubernetesLink, Way
+from devloop.remote.kubernetes.kubeconfig import Kubeconfig
+
+from ..integration.remote import target
+from ..integration.remote.contract import LinkContract, Rig
+from . import kit
+from .conftest import Namespace
+from .kit import ApiClient, client
+from .kube.gate import Gate
+
+FIRST = 9000
+HOST = "target"
+
+
+async def run_target(admin: ApiClient, namespace: str) -> None:
+    """A pod with the contract's services, and a Service in front of it."""
+    ports = [*range(FIRST, FIRST + target.SERVICES), FIRST + target.REFUSED]
+    service = client.V1Service(
+        metadata=client.V1ObjectMeta(name=HOST),
+        spec=client.V1ServiceSpec(
+            selector={"app": HOST}, ports=[client.V1ServicePort(name=f"p{each}", port=each) for each in ports]
+        ),
+    )
+    await client.CoreV1Api(admin).create_namespaced_service(namespace, service)
+    listening = client.V1Probe(
+        _exec=client.V1ExecAction(command=["sh", "-c", f"ss -Hltn 'sport = {FIRST}' | grep -q ."]),
+        period_seconds=1,
+    )
+    program = ("python3", "-c", inspect.getsource(target), str(FIRST), "0.0.0.0")
+    await kit.run_pod(admin, namespace, HOST, program, readiness_probe=listening)
+
+
+@asynccontextmanager
+async def connected(kubeconfig: Path, folder: Path, way: Way = "auto") -> AsyncIterator[KubernetesLink]:
+    """A link as that user, who is a machine of their own."""
+    link = KubernetesLink(Kubeconfig(kubeconfig), key_file=folder / "agent_key", way=way)
+    link.start()
+    try:
+        await link.ready(60)
+        yield link
+    finally:
+        await link.close()
+
+
+class ClusterContract(LinkContract):
+    way: Way
+
+    @pytest.fixture
+    async def rig(
+        self,
+        admin: ApiClient,
+        namespace: Namespace,
+        gate: Gate,
+        behind_gate: Callable[[Path], Path],
+        tmp_path: Path,
+    ) -> AsyncIterator[Rig]:
+        await run_target(admin, namespace.name)
+
+        async def cut() -> None:
+            # For half a second: a port-forward that may be opened anew at once leaves no gap to be seen.
+            gate.refuse()
+            mending = threading.Timer(0.5, gate.open)
+            mending.start()
+            timers.append(mending)
+
+        timers: list[threading.Timer] = []
+        plain = self.way == "portforward"
+
+        ports = tuple(range(FIRST, FIRST + target.SERVICES))
+        async with connected(behind_gate(namespace.developer), tmp_path, self.way) as link:
+            yield Rig(
+                link,
+                HOST,
+                ports,
+                FIRST + target.REFUSED,
+                "nobody",
+                cut,
+                late_refusal=plain,
+                half_close=not plain,
+                lingering=2.5 if plain else 0.02,
+            )
+        for each in timers:
+            await asyncio.to_thread(each.join)
+
+
+class TestAgent(ClusterContract):
+    way = "agent"
+
+
+class TestPortForward(ClusterContract):
+    way = "portforward"

@@ -1,0 +1,218 @@
+"""What is read from objects: the agent's pod, rights, SPDY's frames."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from devloop.remote.kubernetes.install import (
+    ended,
+    identity,
+    made_by_devloop,
+    pod_manifest,
+    progress,
+    running,
+    secret_manifest,
+)
+from devloop.remote.kubernetes.rights import NEEDS
+from devloop.remote.kubernetes.spdy import DICTIONARY, Connection, StreamResetError
+
+ROLE = Path(__file__).parents[3] / "devloop" / "remote" / "manifests" / "role.yaml"
+
+
+def test_the_rights_that_are_asked_for_are_those_of_the_role() -> None:
+    role = next(iter(yaml.safe_load_all(ROLE.read_text())))
+    granted = {
+        (group, resource, verb, name)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        for name in rule.get("resourceNames", [""])
+    }
+    asked = {
+        (group, resource, verb, name)
+        for need in NEEDS
+        for group, resource, verbs, name in need.rights
+        for verb in verbs
+    }
+    assert asked == granted
+
+
+def test_a_developers_key_is_made_once_and_is_theirs_alone(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "agent_key"
+    first, second = identity(file), identity(file)
+    assert first.line == second.line
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert list(file.parent.iterdir()) == [file]
+    secret = secret_manifest(first)
+    assert set(secret["stringData"]) == {"host_key", first.entry}
+    assert first.entry.endswith(".pub")
+    assert all(each.isalnum() or each in "-._" for each in first.entry)
+    assert "PRIVATE" not in secret["stringData"][first.entry]
+
+
+def pod(*states: dict[str, Any], deleted: bool = False, phase: str = "Pending") -> dict[str, Any]:
+    made = pod_manifest("registry/agent:2", 30)
+    made["metadata"] |= {"deletionTimestamp": "now"} if deleted else {}
+    made["status"] = {"phase": phase, "containerStatuses": [{"state": each} for each in states]}
+    return made
+
+
+def test_how_far_an_agents_pod_is() -> None:
+    assert running(pod({"running": {}}))
+    assert not running(pod({"running": {}}, deleted=True))
+    assert ended(pod({"running": {}}, deleted=True))
+    assert ended(pod(phase="Failed"))
+    assert progress(pod({"waiting": {"reason": "ContainerCreating"}})) == ("ContainerCreating", False)
+    what, stuck = progress(pod({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling x"}}))
+    assert stuck
+    assert "Back-off pulling x" in what
+    unscheduled = pod()
+    unscheduled["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}
+    ]
+    assert progress(unscheduled) == ("0/1 nodes are available", False)
+
+
+def test_an_administrators_agent_is_left_alone() -> None:
+    assert made_by_devloop(pod())
+    owned = pod()
+    owned["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet"}]
+    assert not made_by_devloop(owned)
+    staying = pod_manifest(linger=0)
+    assert not made_by_devloop(staying)
+
+
+class FakeSocket:
+    """The far end of a SPDY connection: understands what is written, and answers."""
+
+    def __init__(self) -> None:
+        self.inflate = zlib.decompressobj(zdict=DICTIONARY)
+        self.deflate = zlib.compressobj(zdict=DICTIONARY)
+        self.frames: list[tuple[int, int, bytes]] = []
+        self.receiver: Any = None
+        self.reading = True
+        self.written = b""
+
+    def start(self, receiver: Any) -> None:
+        self.receiver = receiver
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+        while len(self.written) >= 8:
+            word, size = struct.unpack(">II", self.written[:8])
+            if len(self.written) < 8 + (size & 0xFFFFFF):
+                return
+            body = self.written[8 : 8 + (size & 0xFFFFFF)]
+            self.written = self.written[8 + (size & 0xFFFFFF) :]
+            if word == 0x8003_0001:
+                headers = self.inflate.decompress(body[10:])
+                body = body[:4] + headers
+            self.frames.append((word, size >> 24, body))
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def close(self) -> None: ...
+
+    def reply(self, number: int) -> None:
+        body = struct.pack(">I", number) + self.deflate.compress(struct.pack(">I", 0))
+        body += self.deflate.flush(zlib.Z_SYNC_FLUSH)
+        self.say(0x8003_0002, 0, body)
+
+    def say(self, word: int, flags: int, body: bytes) -> None:
+        self.receiver.received(struct.pack(">II", word, flags << 24 | len(body)) + body, first=True)
+
+
+class Heard(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.events.append(data)
+
+    def eof_received(self) -> bool:
+        self.events.append("eof")
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.events.append(exc)
+
+
+async def opened(half_close: bool = True) -> tuple[Connection, FakeSocket, Any, Heard]:
+    socket: Any = FakeSocket()
+    connection = Connection(socket, "web-1", lambda *_: None, half_close=half_close)
+    task = asyncio.create_task(connection.open(Heard, 8080))
+    await asyncio.sleep(0)
+    assert [frame[0] for frame in socket.frames] == [0x8003_0001, 0x8003_0001]
+    assert b"streamtype\x00\x00\x00\x05error" in socket.frames[0][2]
+    assert socket.frames[0][1] == 1  # nothing is said on the error stream
+    assert b"8080" in socket.frames[1][2]
+    socket.reply(1)
+    socket.reply(3)
+    stream, heard = await task
+    socket.frames.clear()
+    return connection, socket, stream, heard
+
+
+async def test_a_conversation_over_spdy() -> None:
+    connection, socket, stream, heard = await opened()
+    stream.write(b"x" * 100_000)
+    assert b"".join(frame[2] for frame in socket.frames) == b"x" * 100_000
+    assert max(len(frame[2]) for frame in socket.frames) == 32 * 1024
+    socket.say(3, 0, b"answer")
+    stream.write_eof()
+    assert socket.frames[-1] == (3, 1, b"")
+    socket.say(3, 1, b"last")
+    await asyncio.sleep(0)
+    assert heard.events == [b"answer", b"last", None]
+    assert connection.load == 0
+
+
+async def test_where_a_half_close_would_end_all_it_is_not_said() -> None:
+    _, socket, stream, _ = await opened(half_close=False)
+    stream.write_eof()
+    assert socket.frames == []
+
+
+async def test_why_the_kubelet_could_not_connect() -> None:
+    _, socket, _, heard = await opened()
+    socket.say(1, 0, b"error forwarding port 8080: connection refused")
+    socket.say(0x8003_0003, 0, struct.pack(">II", 3, 5))
+    await asyncio.sleep(0)
+    (problem,) = heard.events
+    assert isinstance(problem, StreamResetError)
+    assert "connection refused" in str(problem)
+
+
+async def test_a_stream_that_is_not_read_stops_the_websocket_until_it_is() -> None:
+    connection, socket, stream, heard = await opened()
+    stream.pause_reading()
+    for _ in range(33):
+        socket.say(3, 0, bytes(32 * 1024))
+    assert not socket.reading
+    assert not connection.usable
+    stream.resume_reading()
+    assert socket.reading
+    assert len(heard.events) == 33
+
+
+async def test_a_lost_websocket_ends_every_stream() -> None:
+    connection, _, _, heard = await opened()
+    connection.lost("gone")
+    assert isinstance(heard.events[0], StreamResetError)
+    with pytest.raises(StreamResetError):
+        waiting = asyncio.create_task(connection.open(Heard, 1))
+        await asyncio.sleep(0)
+        connection.lost("gone")
+        await waiting

@@ -10,32 +10,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from devloop.config.find import FILE_NAME, find
 from devloop.errors import UsageError
 from devloop.state import StateFolder
 
-PROJECT_FILE = "devloop.toml"
-
 
 def project_file(args: argparse.Namespace) -> Path:
-    """The project file that is meant. Raises UsageError if there is none.
-
-    Doesn't read it, and imports no configuration: `devloop status` has to be quick.
-    """
+    """The project file that is meant; it is not read. Raises UsageError or ConfigError if there is none."""
     if args.file is not None:
         path = Path(args.file).absolute()
-        path = path / PROJECT_FILE if path.is_dir() else path
+        path = path / FILE_NAME if path.is_dir() else path
         if not path.is_file():
             raise UsageError("no such project file", where=str(path), hint="write one with `devloop init`")
         return path
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / PROJECT_FILE).is_file():
-            return folder / PROJECT_FILE
-    raise UsageError(
-        f"no {PROJECT_FILE} here or above",
-        where=str(here),
-        hint="write one with `devloop init`, or name it: -f",
-    )
+    return find(Path.cwd())
 
 
 def state_folder(args: argparse.Namespace) -> StateFolder:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from devloop import __version__
 from devloop.commands.common import colour, print_json, project_file
-from devloop.errors import DevloopError, UsageError
+from devloop.errors import DevloopError
 from devloop.state import StateFolder
 
 MIN_WATCHES = 65_536
@@ -128,7 +128,7 @@ def _terminal() -> Iterator[Finding]:
 def _project(args: argparse.Namespace) -> Iterator[Finding]:
     try:
         file = project_file(args)
-    except UsageError as error:
+    except DevloopError as error:
         yield Finding("project", "warning", error.what, error.hint or "")
         return
     state = StateFolder(file.parent)

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from devloop.commands.common import PROJECT_FILE, print_json, project_file
+from devloop.commands.common import print_json, project_file
+from devloop.config.find import FILE_NAME
 from devloop.errors import DevloopError, ServiceError, UsageError
 
 
@@ -41,7 +42,7 @@ def init(args: argparse.Namespace) -> int:
     if args.stdout:
         sys.stdout.write(text)
         return 0
-    target = folder / PROJECT_FILE
+    target = folder / FILE_NAME
     if target.exists() and not args.force:
         raise UsageError("there is one already", where=str(target), hint="`devloop init --force` replaces it")
     target.write_text(text)

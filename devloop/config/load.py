@@ -19,21 +19,6 @@ from devloop.config.values import label
 from devloop.config.words import describe
 from devloop.errors import ConfigError
 
-FILE_NAME = "devloop.toml"
-
-
-def find(start: Path) -> Path:
-    """The devloop.toml of this folder or of the nearest one above it. Raises ConfigError if there is none."""
-    folder = start.absolute()
-    for candidate in (folder, *folder.parents):
-        if (candidate / FILE_NAME).is_file():
-            return candidate / FILE_NAME
-    raise ConfigError(
-        f"there is no {FILE_NAME} in this folder or above it",
-        where=str(start),
-        hint="devloop init writes one",
-    )
-
 
 def load(file: Path, environ: Mapping[str, str]) -> Project:
     """The project that the file and its includes describe. `environ` is for `${VAR}` and `~`.

@@ -16,6 +16,7 @@ from typing import Any
 from devloop import __version__
 from devloop.config.load import load
 from devloop.config.model import SECOND, Mode, Project, Service
+from devloop.config.problems import ConfigProblems
 from devloop.control.server import ControlServer
 from devloop.core import commands as do
 from devloop.core import events as ev
@@ -65,6 +66,7 @@ class Engine:
         self._notices: deque[Notice] = deque(maxlen=50)
         self._survivors: dict[str, tuple[str, ...]] = {}
         self._config_error = ""
+        self._broken: tuple[Path, ...] = ()
         self._events: deque[ev.Event] = deque()
         self._dirty: dict[str, None] = {}
         self._finished = asyncio.Event()
@@ -224,7 +226,7 @@ class Engine:
         await self._watcher.watch([*map(_watch_spec, self.project.services.values()), self._config_spec()])
 
     def _config_spec(self) -> WatchSpec:
-        files = (*self.project.files, *self.project.missing)
+        files = (*self.project.files, *self.project.missing, *self._broken)
         return WatchSpec(CONFIG, self.project.root, files, gitignore=False)
 
     def _files_changed(self, name: str, files: tuple[str, ...], edited: int, detected: int) -> None:
@@ -255,11 +257,13 @@ class Engine:
             project = await asyncio.to_thread(load, self.project.file, self.environ)
         except ConfigError as error:
             self._config_error = str(error)
+            self._broken = error.files if isinstance(error, ConfigProblems) else ()
+            await self._watch()  # what would mend it may be a file that is not part of the project yet
             self.notice("error", f"{self.project.file.name} is broken; the running state is kept", hint=str(error))
             self._server.publish_snapshot()
             return []
         before, self.project = self.project, project
-        had_error, self._config_error = bool(self._config_error), ""
+        had_error, self._config_error, self._broken = bool(self._config_error), "", ()
         changed = [
             name
             for name in {**before.services, **project.services}

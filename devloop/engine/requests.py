@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from devloop.config.model import Mode
+from devloop.config.words import quoted, suggestion
 from devloop.core import events as ev
 from devloop.errors import UsageError
 from devloop.local import environment
@@ -101,8 +101,6 @@ def expand(names: Iterable[Any], services: Mapping[str, Any], groups: Mapping[st
         elif name in groups:
             found.update(dict.fromkeys(groups[name]))
         else:
-            known = [*services, *groups]
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-            raise UsageError(f"there is no service {name!r}", hint=hint)
+            hint = suggestion(str(name), [*services, *groups], kind="services and groups")
+            raise UsageError(f"there is no service {quoted(str(name))}", hint=hint)
     return tuple(found)

@@ -169,8 +169,8 @@ def test_exec_and_env_show_the_world_of_a_service(devloop: Cli) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["up", "--headless", "apy"], 2, "did you mean 'api'?"),
-        (["up", "--detach", "apy"], 2, "did you mean 'api'?"),
+        (["up", "--headless", "apy"], 2, 'did you mean "api"?'),
+        (["up", "--detach", "apy"], 2, 'did you mean "api"?'),
         (["up"], 1, "--headless"),
         (["status"], 1, "devloop up"),
         (["-f", "nowhere.toml", "status"], 2, "no such project file"),

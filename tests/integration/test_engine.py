@@ -330,6 +330,19 @@ async def test_devloop_toml_is_followed_and_a_broken_one_changes_nothing(project
         await project.until(lambda: set(project.services) == {"api"})
 
 
+async def test_a_broken_include_is_watched_until_it_is_mended(project: Project) -> None:
+    api = '[services.api]\ncommand = "sleep 600"\nwatch = []\n'
+    project.config(api)
+    async with project.up():
+        await project.until_state("api", State.READY)
+        project.write("more.toml", '[services.new]\ncomand = "sleep 600"\n')
+        project.config('include = ["more.toml"]\n' + api)
+        await project.until(lambda: "more.toml:2:1" in project.snapshot.config_error)
+        project.write("more.toml", '[services.new]\ncommand = "sleep 600"\n')
+        await project.until_state("new", State.READY)
+        assert not project.snapshot.config_error
+
+
 async def test_a_changed_env_file_restarts_its_service(project: Project) -> None:
     project.config('[services.api]\ncommand = "sh -c \'echo $$GREETING; exec sleep 600\'"\nenv_file = "my.env"')
     project.write("my.env", "GREETING=hello\n")
@@ -353,9 +366,9 @@ async def test_only_one_engine_runs_for_a_project(project: Project) -> None:
 async def test_requests_that_make_no_sense_are_refused_with_the_nearest_name(project: Project) -> None:
     project.config('[services.api]\ncommand = "sleep 600"\n')
     async with project.up():
-        with pytest.raises(UsageError, match="no service 'apy'") as refused:
+        with pytest.raises(UsageError, match='no service "apy"') as refused:
             await project.client.call("restart", services=["apy"])
-        assert refused.value.hint == "did you mean 'api'?"
+        assert refused.value.hint == 'did you mean "api"?'
         with pytest.raises(UsageError, match="no remote"):
             await project.client.call("toggle", service="api", mode="remote")
         with pytest.raises(UsageError, match="no method"):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from devloop.config.load import find, load
+from devloop.config.find import find
+from devloop.config.load import load
 from devloop.config.model import (
     MS,
     SECOND,

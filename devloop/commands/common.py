@@ -8,11 +8,15 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devloop.config.find import FILE_NAME, find
 from devloop.errors import UsageError
 from devloop.state import StateFolder
+
+if TYPE_CHECKING:
+    from devloop.config.model import Service
+    from devloop.protocol import Variable
 
 
 def project_file(args: argparse.Namespace) -> Path:
@@ -48,3 +52,18 @@ def age(text: str) -> int:
 def colour() -> bool:
     """Whether to use colour on stdout (https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def service_world(args: argparse.Namespace) -> tuple[Service, list[Variable]]:
+    """The service that is meant and its environment, from the project file; no engine is asked.
+
+    Raises ConfigError for a broken file, UsageError for a name that is no service's.
+    """
+    from devloop.engine.engine import load_project
+    from devloop.local import environment
+
+    project = load_project(project_file(args), os.environ, [args.service])
+    service = project.services.get(args.service)
+    if service is None:
+        raise UsageError(f"{args.service} is a group", hint="name one service")
+    return service, environment.resolve(service, os.environ, environment.own(project.name, service.name))

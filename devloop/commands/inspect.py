@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from devloop.commands.common import age, colour, print_json, project_file, state_folder
+from devloop.commands.common import age, colour, print_json, project_file, service_world, state_folder
 from devloop.control import client
 from devloop.errors import DevloopError, EngineError, UsageError
 from devloop.protocol import LogBatch, LogLine, Loop, ServiceStatus, Snapshot, State, Variable
@@ -182,14 +181,7 @@ def export(args: argparse.Namespace) -> int:
 
 def env(args: argparse.Namespace) -> int:
     """`devloop env`: needs no engine."""
-    from devloop.engine.engine import load_project
-    from devloop.local import environment
-
-    project = load_project(project_file(args), os.environ, [args.service])
-    if args.service not in project.services:
-        raise UsageError(f"{args.service} is a group", hint="name one service")
-    own = {"DEVLOOP_PROJECT": project.name, "DEVLOOP_SERVICE": args.service}
-    variables = environment.resolve(project.services[args.service], os.environ, own)
+    _, variables = service_world(args)
     shown = [v for v in variables if args.all or v.origin != "host"]
     if args.json or args.format == "json":
         print_json({v.name: v.value for v in shown} if not args.json else [v.to_json() for v in shown])

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from devloop.commands.common import print_json, project_file
+from devloop.commands.common import print_json, project_file, service_world
 from devloop.config.find import FILE_NAME
 from devloop.errors import DevloopError, ServiceError, UsageError
 
@@ -52,21 +52,13 @@ def init(args: argparse.Namespace) -> int:
 
 def execute(args: argparse.Namespace) -> int:
     """`devloop exec`: this process becomes the command, in the service's folder and environment."""
-    from devloop.engine.engine import load_project
-    from devloop.local import environment
-
     argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
     if not argv:
         raise UsageError("no command", hint=f"devloop exec {args.service} -- COMMAND")
-    project = load_project(project_file(args), os.environ, [args.service])
-    service = project.services.get(args.service)
-    if service is None:
-        raise UsageError(f"{args.service} is a group", hint="name one service")
-    own = {"DEVLOOP_PROJECT": project.name, "DEVLOOP_SERVICE": service.name}
-    variables = {v.name: v.value for v in environment.resolve(service, os.environ, own)}
+    service, variables = service_world(args)
     try:
         os.chdir(service.cwd)
-        os.execvpe(argv[0], argv, variables)
+        os.execvpe(argv[0], argv, {v.name: v.value for v in variables})
     except FileNotFoundError:
         raise ServiceError(f"no such program: {argv[0]}", hint="is it installed, and on PATH?") from None
     except OSError as error:

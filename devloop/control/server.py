@@ -160,11 +160,6 @@ class ControlServer:
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
-    @property
-    def follows_logs(self) -> bool:
-        """Whether anyone reads logs now."""
-        return any(s.wants_logs for s in self._subscribers)
-
     def publish(self, event: ServiceStatus | Loop | Notice | StopProgress) -> None:
         """Tell every subscriber, soon."""
         for subscriber in self._subscribers:

@@ -118,10 +118,6 @@ class ServiceLife:
         self._want_process(build=build or (cause is Cause.MANUAL and self.stale))
         return self._advance(now)
 
-    def rebuild(self, now: int) -> list[do.Command]:
-        """A build, and a new process if it succeeds."""
-        return self.restart(now, Cause.MANUAL, build=True)
-
     def set_mode(self, mode: Mode, now: int) -> list[do.Command]:
         """Here, there, or off."""
         if mode is self.mode:

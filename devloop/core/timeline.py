@@ -29,10 +29,6 @@ class Timeline:
         self._stamps.pop(phase, None)
         self._stamps[phase] = at
 
-    def has(self, phase: str) -> bool:
-        """Whether it has been reached."""
-        return phase in self._stamps
-
     def changed(self, files: Iterable[str]) -> None:
         """More files have changed before it settled."""
         self.files.update(dict.fromkeys(files))

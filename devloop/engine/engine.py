@@ -26,7 +26,7 @@ from devloop.engine.board import HISTORY, Board, unix
 from devloop.engine.bursts import Bursts
 from devloop.engine.requests import Requests, expand
 from devloop.errors import ConfigError, UsageError
-from devloop.local import sweep
+from devloop.local import environment, sweep
 from devloop.local.logs import LogBook
 from devloop.local.process import RUN_VARIABLE, Holders
 from devloop.local.runner import ServiceRunner
@@ -188,11 +188,7 @@ class Engine:
 
     def own_variables(self, service: str) -> dict[str, str]:
         """What devloop adds to a service's environment."""
-        return {
-            RUN_VARIABLE: self._holders.run_id,
-            "DEVLOOP_PROJECT": self.project.name,
-            "DEVLOOP_SERVICE": service,
-        }
+        return {RUN_VARIABLE: self._holders.run_id, **environment.own(self.project.name, service)}
 
     def _clear_backoff(self, service: str) -> None:
         timer = self._backoffs.pop(service, None)

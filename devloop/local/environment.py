@@ -27,6 +27,11 @@ def resolve(service: Service, host: Mapping[str, str], own: Mapping[str, str]) -
     return [Variable(name, value, origin, is_secret(name, value)) for name, (value, origin) in sorted(values.items())]
 
 
+def own(project: str, service: str) -> dict[str, str]:
+    """What devloop itself adds, so that a process can tell whose it is."""
+    return {"DEVLOOP_PROJECT": project, "DEVLOOP_SERVICE": service}
+
+
 def is_secret(name: str, value: str) -> bool:
     """Whether a variable looks as if it held a secret: by its name, or a password in a URL."""
     return bool(_SECRET.search(name) or _URL_PASSWORD.search(value))

@@ -97,15 +97,16 @@ def unknown_key(place: Place, key: str, names: Iterable[str], findings: Findings
 def _explain(model: type[Table], raw: Any, details: ErrorDetails, place: Place, findings: Findings) -> None:
     loc = details["loc"]
     on_key = loc[-1] == "[key]"
-    path = loc[:-1] if on_key else loc
+    path = _unwrapped(raw, loc[:-1] if on_key else loc)
     if details["type"] == "extra_forbidden":
         *outer, key = path
         if model is Defaults and not outer and key in Service.model_fields:
             what = f"{quoted(str(key))} can't be a default: each service has its own"
             findings.add(place.key(key), what, "write it in the services")
             return
-        table = TABLES[model][str(outer[0])] if outer else model
-        neighbours = raw[outer[0]] if outer else raw
+        table, neighbours = model, raw
+        for part in outer:
+            table, neighbours = table if isinstance(part, int) else TABLES[table][part], neighbours[part]
         unknown_key(place.at(*outer), str(key), table.model_fields, findings, among=neighbours)
         return
     value = details["input"]
@@ -118,6 +119,19 @@ def _explain(model: type[Table], raw: Any, details: ErrorDetails, place: Place, 
     where = place.at(*path)
     # A name in an array is a value, and `locate` finds it as one.
     findings.add(place.key(*path) if on_key else where, f"{name}: {message}", hint)
+
+
+def _unwrapped(raw: Any, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """The path without the index that a shorthand, one table for an array of one, was given."""
+    parts: list[str | int] = []
+    for part in path:
+        if isinstance(part, int) and isinstance(raw, dict) and part not in raw:
+            continue
+        parts.append(part)
+        inside = isinstance(raw, dict) and part in raw
+        inside = inside or (isinstance(raw, list) and isinstance(part, int) and part < len(raw))
+        raw = raw[part] if inside else None
+    return tuple(parts)
 
 
 def _written(raw: Any, path: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, WrapValidator
 
 from devloop.config import values
-from devloop.config.model import MS, Command, Mode, Reload, Restart
+from devloop.config.model import MS, AttachKind, Command, LinkWay, Mode, Network, Reload, RemoteKind, Restart
 from devloop.config.words import describe, quoted
 
+ALL_VOLUMES = "*"
+MATCHES = ("exact", "prefix", "regex")
+NO_WORKLOAD = ""
 VARIABLE: dict[str, Any] = {"type": "string", "pattern": r"\$\{"}
 """What an editor lets pass wherever a string of some form stands: its value is known to `load` only."""
 
@@ -117,6 +120,62 @@ def _endpoint(value: Any) -> str:
     raise values.unexpected("the name or number of a port", value)
 
 
+def _volumes(value: Any) -> Any:
+    if isinstance(value, str):
+        return {ALL_VOLUMES: value}
+    if isinstance(value, dict):
+        return value
+    raise values.unexpected('"copy", "mount", "ignore" or a table such as { data = "ignore" }', value)
+
+
+def _matching(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"exact": value}
+    if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in MATCHES:
+        return value
+    raise values.unexpected('a string, or one of exact, prefix and regex, such as { prefix = "/v2" }', value)
+
+
+def _taken_ports(value: Any) -> Any:
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        value = [value]
+    if isinstance(value, list) and all(isinstance(each, int | str) and not isinstance(each, bool) for each in value):
+        return {str(each): None for each in value}
+    if isinstance(value, dict):
+        return value
+    raise values.unexpected("a Service's port, an array of them, or a table of these and local ports", value)
+
+
+def routes(value: Any) -> Any:
+    """Which requests: a word, a table, or an array of tables."""
+    if value == "personal":
+        return ()
+    if value == "all":
+        return ({},)
+    if isinstance(value, dict):
+        return (value,)
+    if isinstance(value, list):
+        return tuple(value)
+    raise values.unexpected('"personal", "all", or a table such as { headers = { x-user = "ada" } }', value)
+
+
+def _share(value: Any) -> float:
+    if isinstance(value, str) and value.endswith("%"):
+        value = value[:-1].strip()
+        value = float(value) if value.replace(".", "", 1).isdigit() else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 100:
+        raise values.unexpected('a share such as "10%", above 0 and up to 100', value)
+    return float(value)
+
+
+def _workload(value: Any) -> str:
+    if value is False:
+        return NO_WORKLOAD
+    if isinstance(value, str):
+        return values.workload(value)
+    raise values.unexpected('KIND/NAME such as "deployment/web", or false', value)
+
+
 def _duration(least: int) -> BeforeValidator:
     return BeforeValidator(lambda value: values.duration(value, least))
 
@@ -148,6 +207,11 @@ if TYPE_CHECKING:
     Regex: TypeAlias = str
     HttpTarget: TypeAlias = str
     Endpoint: TypeAlias = str
+    Volumes: TypeAlias = dict[str, str]
+    Match: TypeAlias = dict[str, str]
+    TakenPorts: TypeAlias = dict[str, int | None]
+    Share: TypeAlias = float
+    WorkloadName: TypeAlias = str
 else:
     Text = Annotated[str, AfterValidator(_text), _shape(_NONEMPTY)]
     Span = Annotated[int, _duration(1 * MS), _shape(_NOT_ZERO, VARIABLE)]
@@ -203,9 +267,64 @@ else:
     HttpTarget = Annotated[Text, _shape({"type": "string", "pattern": r"^(/|:[0-9]{1,5}(/|$)|http://[^/:])"}, VARIABLE)]
     Regex = Annotated[Text, AfterValidator(values.regex)]
     Endpoint = Annotated[str, BeforeValidator(_endpoint), _shape(_NONEMPTY, _PORT_NUMBER)]
+    Volumes = Annotated[
+        dict[str, Literal["copy", "mount", "ignore"]],
+        BeforeValidator(_volumes),
+        _shape(
+            {"enum": ["copy", "mount", "ignore"]},
+            VARIABLE,
+            {
+                "type": "object",
+                "additionalProperties": {"anyOf": [{"enum": ["copy", "mount", "ignore"]}, VARIABLE]},
+            },
+        ),
+    ]
+    Match = Annotated[
+        dict[Literal["exact", "prefix", "regex"], Text],
+        BeforeValidator(_matching),
+        _shape(
+            _NONEMPTY,
+            {
+                "type": "object",
+                "properties": dict.fromkeys(MATCHES, _NONEMPTY),
+                "additionalProperties": False,
+                "minProperties": 1,
+                "maxProperties": 1,
+            },
+        ),
+    ]
+    TakenPorts = Annotated[
+        dict[str, Annotated[int, BeforeValidator(values.port)] | None],
+        BeforeValidator(_taken_ports),
+        _shape(
+            _NONEMPTY,
+            _PORT_NUMBER,
+            {"type": "array", "items": {"anyOf": [_NONEMPTY, _PORT_NUMBER]}},
+            {"type": "object", "additionalProperties": _PORT_FORMS},
+        ),
+    ]
+    Share = Annotated[
+        float,
+        BeforeValidator(_share),
+        _shape(
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+            {"type": "string", "pattern": r"^[0-9.]+ ?%$"},
+            VARIABLE,
+        ),
+    ]
+    WorkloadName = Annotated[
+        str, BeforeValidator(_workload), _shape({"type": "string", "pattern": "/"}, {"const": False}, VARIABLE)
+    ]
 
 ModeName = Annotated[Literal["local", "remote", "off"], _shape({"enum": list(Mode)}, VARIABLE)]
 PolicyName = Annotated[Literal["never", "on-failure", "always"], _shape({"enum": list(Restart)}, VARIABLE)]
+AttachName = Annotated[
+    Literal["ingest", "intercept", "replace", "wiretap"], _shape({"enum": list(AttachKind)}, VARIABLE)
+]
+FailName = Annotated[Literal["open", "closed"], _shape({"enum": ["open", "closed"]}, VARIABLE)]
+RemoteName = Annotated[Literal["kubernetes", "ssh", "sandbox"], _shape({"enum": list(RemoteKind)}, VARIABLE)]
+LinkName = Annotated[Literal["auto", "agent", "portforward"], _shape({"enum": list(LinkWay)}, VARIABLE)]
+NetworkName = Annotated[Literal["namespace", "ports", "hosts"], _shape({"enum": list(Network)}, VARIABLE)]
 ConditionName = Literal["started", "ready", "completed"]
 _CONDITION = {"anyOf": [{"enum": ["started", "ready", "completed"]}, VARIABLE]}
 

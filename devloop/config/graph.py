@@ -25,12 +25,16 @@ class Entry:
         return self.scope.place
 
 
-def check(entries: Mapping[str, Entry], findings: Findings, *, complete: bool) -> None:
-    """Add what is wrong between services. Not `complete`: an unknown name may stand in an unread file."""
+def check(entries: Mapping[str, Entry], findings: Findings, *, complete: bool, own_ports: bool) -> None:
+    """Add what is wrong between services. Not `complete`: an unknown name may stand in an unread file.
+
+    `own_ports`: all share the host's ports. With a remote each may have a network of its own.
+    """
     for entry in entries.values():
         _dependencies(entry, entries, findings, complete=complete)
     _cycles(entries, findings)
-    _ports(entries, findings)
+    if own_ports:
+        _ports(entries, findings)
     _groups(entries, findings)
 
 

@@ -9,9 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from devloop.config import graph
 from devloop.config.explain import shaped
-from devloop.config.model import Project
+from devloop.config.model import Network, Project
 from devloop.config.problems import ConfigProblems, Findings, Place
 from devloop.config.read import Sources, read
+from devloop.config.remote import remote
 from devloop.config.resolve import EnvFiles, Scope, resolve
 from devloop.config.schema import Defaults, ProjectTable
 from devloop.config.schema import Service as ServiceTable
@@ -46,10 +47,12 @@ def _project(file: Path, sources: Sources, env_files: EnvFiles, findings: Findin
     main = sources.files[0].data if sources.files else {}
     place = Place(file)
     table, _ = shaped(ProjectTable, main.get("project", {}), place.at("project"), findings)
-    entries = _services(sources, main.get("defaults", {}), place.at("defaults"), env_files, findings)
+    has_remote = "remote" in main
+    defaults = main.get("defaults", {})
+    entries = _services(sources, defaults, place.at("defaults"), env_files, findings, has_remote=has_remote)
     if not entries and sources.complete and not findings:
         findings.add(place, "the project has no services", 'add one: [services.web] with command = "…"')
-    graph.check(entries, findings, complete=sources.complete)
+    graph.check(entries, findings, complete=sources.complete, own_ports=not has_remote)
     services = {name: entry.service for name, entry in entries.items()}
     groups: dict[str, tuple[str, ...]] = {}
     for name, service in services.items():
@@ -62,12 +65,20 @@ def _project(file: Path, sources: Sources, env_files: EnvFiles, findings: Findin
         files=tuple(dict.fromkeys((*toml_files, *sources.extra, *env_files.read))),
         services=services,
         groups=groups,
+        remote=remote(main, place, env_files.environ, findings),
+        network=Network(table.network) if table.network else None,
         missing=tuple(sorted({*sources.missing, *env_files.missing})),
     )
 
 
 def _services(
-    sources: Sources, defaults: object, defaults_place: Place, env_files: EnvFiles, findings: Findings
+    sources: Sources,
+    defaults: object,
+    defaults_place: Place,
+    env_files: EnvFiles,
+    findings: Findings,
+    *,
+    has_remote: bool,
 ) -> dict[str, graph.Entry]:
     shared, _ = shaped(Defaults, defaults, defaults_place, findings)
     entries: dict[str, graph.Entry] = {}
@@ -85,7 +96,7 @@ def _services(
                 continue
             _check_name(name, here, findings)
             own, broken = shaped(ServiceTable, table, here, findings)
-            scope = Scope(name, own, broken, here, shared, defaults_place, env_files, findings)
+            scope = Scope(name, own, broken, here, shared, defaults_place, env_files, findings, has_remote)
             entries[name] = graph.Entry(resolve(scope), scope)
     return entries
 

@@ -24,6 +24,30 @@ class Mode(StrEnum):
     OFF = "off"
 
 
+class RemoteKind(StrEnum):
+    """What stands at the other end."""
+
+    KUBERNETES = "kubernetes"
+    SSH = "ssh"
+    SANDBOX = "sandbox"
+
+
+class LinkWay(StrEnum):
+    """How a cluster is connected to."""
+
+    AUTO = "auto"
+    AGENT = "agent"
+    PORTFORWARD = "portforward"
+
+
+class Network(StrEnum):
+    """What network the local services of a project with a remote have."""
+
+    NAMESPACE = "namespace"
+    PORTS = "ports"
+    HOSTS = "hosts"
+
+
 class Condition(StrEnum):
     """What a dependency must have reached before its dependent starts."""
 
@@ -139,6 +163,92 @@ class StopPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """What services that are not here are reached at: `[remote]`."""
+
+    kind: RemoteKind
+    context: str | None = None
+    """Of the kubeconfig; None: the current one."""
+    kubeconfig: Path | None = None
+    """None: as kubectl finds it."""
+    namespace: str | None = None
+    """None: the context's."""
+    link: LinkWay = LinkWay.AUTO
+    agent_image: str | None = None
+    """None: the one that devloop was released with."""
+    host: str | None = None
+    """A name as `ssh` takes it."""
+    networks: tuple[str, ...] = ()
+    """CIDRs that are reached through the link, besides what devloop finds out by itself."""
+    names: tuple[str, ...] = ()
+    """Domains that the remote's resolver is asked for, besides its own (`dns.remote`)."""
+    manifests: tuple[Path, ...] = ()
+    """Of the sandbox: files and folders of Kubernetes manifests."""
+    images: Mapping[str, Path] = field(default_factory=dict)
+    """Of the sandbox: image → the folder whose code it would hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How a service stands for a workload of the remote."""
+
+    workload: str | None = None
+    """"deployment/web"; None: the one that has the service's name, if there is one."""
+    none: bool = False
+    """It stands for no workload (`workload = false`): it is new, or has nothing to take from there."""
+    container: str | None = None
+    namespace: str | None = None
+    """None: the remote's."""
+    names: tuple[str, ...] = ()
+    """Services that lead to it; empty: those that select the workload's pods, else its own name."""
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """A volume's name or mount path → copy, mount or ignore; "*" is for all others."""
+
+
+class AttachKind(StrEnum):
+    """How a local service joins its workload."""
+
+    INGEST = "ingest"
+    """Environment and files, read-only."""
+    INTERCEPT = "intercept"
+    """Its traffic too."""
+    REPLACE = "replace"
+    """Its traffic, and the workload is stopped."""
+    WIRETAP = "wiretap"
+    """A copy of its traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """How a text of a request has to be: `exact`, `prefix` or `regex` (RE2's, of all of it)."""
+
+    how: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRule:
+    """Which requests are taken: those that meet every condition, and of these a share in percent."""
+
+    headers: Mapping[str, Matching] = field(default_factory=dict)
+    path: Matching | None = None
+    method: str = ""
+    share: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """How a service is attached while it is local: `attach`."""
+
+    kind: AttachKind = AttachKind.INGEST
+    ports: Mapping[str, int | None] = field(default_factory=dict)
+    """The Service's, by name or number → the local one, None where that follows from `ports`; empty: all."""
+    routes: tuple[RouteRule, ...] = ()
+    """Empty: by the developer's own `baggage` entry."""
+    fail: str = "open"
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """One entry of `[services]`."""
 
@@ -163,6 +273,10 @@ class Service:
     groups: tuple[str, ...]
     debounce: int
     """Shortest quiet time after a whole save before it counts as settled, in nanoseconds."""
+    place: Place = Place()
+    attach: Attach = Attach()
+    hold: int = 10 * SECOND
+    """How long a connection waits for it while it is not listening, in nanoseconds."""
     file_env: Mapping[Path, Mapping[str, str]] = field(default_factory=dict)
     """What each of `env_files` said at loading. Later files win, and `env` over all of them."""
 
@@ -178,6 +292,9 @@ class Project:
     services: Mapping[str, Service]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Group → its services, in the order of `services`."""
+    remote: Remote | None = None
+    network: Network | None = None
+    """None: the best that this machine can."""
     missing: tuple[Path, ...] = ()
     """Files that are not there and would change the project if they were: its .env, optional env files."""
 

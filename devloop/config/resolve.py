@@ -8,20 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devloop.config.envfile import read_env_file
+from devloop.config.forms import NO_WORKLOAD
 from devloop.config.model import (
     MS,
     SECOND,
+    Attach,
+    AttachKind,
     Command,
     Condition,
+    Matching,
     Mode,
     Probe,
     Reload,
     Restart,
     RestartPolicy,
+    RouteRule,
     Service,
     StopPolicy,
     TcpCheck,
 )
+from devloop.config.model import Place as ServicePlace
 from devloop.config.probe import HOST, probe, rhythm
 from devloop.config.problems import Findings, Place
 from devloop.config.schema import Common, Defaults, Table
@@ -30,6 +36,7 @@ from devloop.config.words import dotted, quoted
 
 DEBOUNCE = 4 * MS
 STOP_TIMEOUT = 5 * SECOND
+HOLD = 10 * SECOND
 _NONE = Command(("true",), "")
 """Stands for a command that is missing, so that the rest is still checked."""
 
@@ -73,6 +80,7 @@ class Scope:
     defaults_place: Place
     env_files: EnvFiles
     findings: Findings
+    has_remote: bool
 
     def holder(self, key: str) -> tuple[Common, Place]:
         """The table that decides on a key that is replaced as a whole, and the place of its value."""
@@ -126,7 +134,37 @@ def resolve(scope: Scope) -> Service:
         mode=_mode(scope),
         groups=tuple(dict.fromkeys(scope.holder("groups")[0].groups or ())),
         debounce=DEBOUNCE if debounce is None else debounce,
+        place=_place_of(scope),
+        attach=_attach(scope),
+        hold=HOLD if (hold := scope.holder("hold")[0].hold) is None else hold,
         file_env=env_files,
+    )
+
+
+def nothing(name: str, cwd: Path, place: ServicePlace) -> Service:
+    """A service that runs nothing and stands for a workload."""
+    return Service(
+        name=name,
+        command=_NONE,
+        cwd=cwd,
+        env={},
+        env_files=(),
+        watch=(),
+        ignore=(),
+        gitignore=True,
+        build=None,
+        reload=Reload(),
+        ports={},
+        ready=None,
+        live=None,
+        depends_on={},
+        restart=RestartPolicy(),
+        stop=StopPolicy(int(signal.SIGTERM), STOP_TIMEOUT),
+        task=False,
+        mode=Mode.LOCAL,
+        groups=(),
+        debounce=DEBOUNCE,
+        place=place,
     )
 
 
@@ -251,7 +289,41 @@ def _merged(own: Table | None, shared: Table | None, key: str, default: int) -> 
 def _mode(scope: Scope) -> Mode:
     holder, place = scope.holder("mode")
     mode = Mode(holder.mode or Mode.LOCAL)
-    if mode is Mode.REMOTE:
+    if mode is Mode.REMOTE and not scope.has_remote:
         what = f"{dotted(place.path)}: this project has no remote, so nothing can run there"
-        scope.findings.add(place, what, 'use "local", or "off"')
+        scope.findings.add(place, what, 'add a [remote] table, or use "local" or "off"')
     return mode
+
+
+def _attach(scope: Scope) -> Attach:
+    table = scope.table.attach
+    if table is None:
+        return Attach()
+    rules = []
+    for each in table.routes or ():
+        headers = {name.lower(): _matching(found) for name, found in (each.headers or {}).items()}
+        path = _matching(each.path) if each.path else None
+        rules.append(RouteRule(headers, path, (each.method or "").upper(), each.share or 100.0))
+    attach = Attach(AttachKind(table.kind or "ingest"), table.ports or {}, tuple(rules), table.fail or "open")
+    if attach.kind is not AttachKind.INGEST and not scope.has_remote:
+        place = scope.place.at("attach")
+        what = f"{dotted(place.path)}: this project has no remote to be attached to"
+        scope.findings.add(place, what, "add a [remote] table, or remove this")
+    return attach
+
+
+def _matching(table: Mapping[str, str]) -> Matching:
+    ((how, value),) = table.items()
+    return Matching(how, value)
+
+
+def _place_of(scope: Scope) -> ServicePlace:
+    table = scope.table
+    return ServicePlace(
+        workload=table.workload or None,
+        none=table.workload == NO_WORKLOAD,
+        container=table.container,
+        namespace=table.namespace,
+        names=table.names or (),
+        volumes={**(scope.defaults.volumes or {}), **(table.volumes or {})},
+    )

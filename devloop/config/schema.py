@@ -13,22 +13,33 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator
 
 from devloop.config.forms import (
+    AttachName,
     CommandLine,
     Dependencies,
     Endpoint,
     Env,
+    FailName,
     Groups,
     HttpTarget,
+    LinkName,
+    Match,
     ModeName,
+    NetworkName,
     Pause,
     PolicyName,
     Ports,
     Regex,
     ReloadAction,
+    RemoteName,
+    Share,
     Signal,
     Span,
     Strings,
+    TakenPorts,
     Text,
+    Volumes,
+    WorkloadName,
+    routes,
     short,
     switch,
 )
@@ -104,15 +115,63 @@ class StopTable(Table):
     timeout: Span | None = Field(None, description="How long until the whole tree is killed. Default: 5s.")
 
 
+class RouteTable(Table):
+    """Which requests an attachment takes: those that meet every condition."""
+
+    headers: dict[str, Match] | None = Field(
+        None, description="Headers and how each must be: a string, or { prefix = … }, or { regex = … }."
+    )
+    path: Match | None = Field(None, description="How the path must be: a string, or { prefix = … }, or { regex = … }.")
+    method: Text | None = Field(None, description="The method, such as GET.")
+    share: Share | None = Field(None, description='Of these requests, how many: "10%". Default: all.')
+
+
+if TYPE_CHECKING:
+    Routes: TypeAlias = tuple[RouteTable, ...]
+else:
+    Routes = Annotated[
+        tuple[RouteTable, ...],
+        BeforeValidator(
+            routes, json_schema_input_type=Literal["personal", "all"] | RouteTable | tuple[RouteTable, ...]
+        ),
+    ]
+
+
+class AttachTable(Table):
+    """How a service joins its workload while it is local."""
+
+    kind: AttachName | None = Field(
+        None, description="ingest, intercept, replace (the workload is stopped) or wiretap (a copy). Default: ingest."
+    )
+    ports: TakenPorts | None = Field(
+        None, description="The Service's ports, by name or number, and the local one of each. Default: all."
+    )
+    routes: Routes | None = Field(
+        None,
+        description='"personal" (by the baggage entry devloop=YOU), "all", or tables of conditions. Default: personal.',
+    )
+    fail: FailName | None = Field(
+        None, description="What answers while it can't: open (the original pods) or closed (nobody). Default: open."
+    )
+
+
 # Tables with a shorthand. The type checker sees the table; pydantic, the way to it.
 if TYPE_CHECKING:
     Ready: TypeAlias = ReadyProbe
     Live: TypeAlias = LiveProbe
     RestartRule: TypeAlias = RestartTable
+    Attachment: TypeAlias = AttachTable
     StopRule: TypeAlias = StopTable
 else:
     Ready = Annotated[ReadyProbe | None, WrapValidator(switch, json_schema_input_type=ReadyProbe | Literal[False])]
     Live = Annotated[LiveProbe | None, WrapValidator(switch, json_schema_input_type=LiveProbe | Literal[False])]
+    Attachment = Annotated[
+        AttachTable,
+        BeforeValidator(
+            short("kind", '"ingest", "intercept", "replace", "wiretap" or a table'),
+            json_schema_input_type=AttachName | AttachTable,
+        ),
+    ]
     RestartRule = Annotated[
         RestartTable,
         BeforeValidator(
@@ -154,6 +213,14 @@ class Common(Table):
         None, description="Where it runs: local (here), remote (in the cluster) or off. Default: local."
     )
     groups: Groups | None = Field(None, description="Names that stand for several services.")
+    hold: Pause | None = Field(
+        None, description="How long connections wait for it while it reloads, with a remote. Default: 10s."
+    )
+    volumes: Volumes | None = Field(
+        None,
+        description="What becomes of volumes that only the cluster has (claims, emptyDir, hostPath): copy, mount or "
+        "ignore, for all or by name or path. Default: copy.",
+    )
     debounce: Span | None = Field(
         None, description="Shortest quiet time after a change before it counts as settled. Default: 4ms."
     )
@@ -203,12 +270,61 @@ class Service(Common):
         None, description="Services that must be started, ready (the default) or completed before it starts."
     )
     task: bool | None = Field(None, description="Whether it runs once and completes by exit code 0. Default: false.")
+    workload: WorkloadName | None = Field(
+        None,
+        description="The workload that it stands for, as KIND/NAME, or false for none. "
+        "Default: the one of its name, if the remote has it.",
+    )
+    container: Text | None = Field(None, description="Which of the pod's containers. Default: as kubectl picks it.")
+    namespace: Text | None = Field(None, description="The workload's namespace. Default: the remote's.")
+    attach: Attachment | None = Field(
+        None, description="How it joins its workload while it is local. Default: ingest (environment and files)."
+    )
+    names: Strings | None = Field(
+        None, description="Names of Services that lead to it. Default: those that select its workload, else its own."
+    )
 
 
 class ProjectTable(Table):
     """The project as a whole."""
 
     name: Text | None = Field(None, description="Its name. Default: the folder's.")
+    network: NetworkName | None = Field(
+        None,
+        description="How local services reach the remote: in a network namespace each, by ports on localhost, or by "
+        "the hosts file. Default: namespace on Linux, else ports.",
+    )
+
+
+class RemoteTable(Table):
+    """Where the services are that do not run here."""
+
+    kind: RemoteName | None = Field(
+        None, description="kubernetes, ssh or sandbox. Default: ssh if there is a host, else kubernetes."
+    )
+    context: Text | None = Field(None, description="The kubeconfig's context. Default: the current one.")
+    kubeconfig: Text | None = Field(None, description="The kubeconfig's file. Default: as kubectl finds it.")
+    namespace: Text | None = Field(None, description="The namespace. Default: the context's.")
+    link: LinkName | None = Field(
+        None,
+        description="agent (a pod that devloop makes), portforward (nothing is installed) or auto: the agent, or "
+        "port-forwards where it may not be made. Default: auto.",
+    )
+    agent_image: Text | None = Field(None, description="The agent's image, from a registry of your own.")
+    host: Text | None = Field(None, description="Of kind ssh: the host, as `ssh` takes it.")
+    networks: Strings | None = Field(
+        None, description="Networks (CIDR) to reach through the link, besides those that devloop finds by itself."
+    )
+    manifests: Strings | None = Field(None, description="Of kind sandbox: Kubernetes manifests, files or folders.")
+    images: Env | None = Field(None, description="Of kind sandbox: an image's name → the folder with its code.")
+
+
+class DnsTable(Table):
+    """Who is asked for which names."""
+
+    remote: Strings | None = Field(
+        None, description="Domains that the remote's resolver knows, such as a VPC's: names at and below them."
+    )
 
 
 class Head(Table):
@@ -224,11 +340,20 @@ class File(Head):
 
     project: ProjectTable | None = Field(None, description="The project as a whole.")
     defaults: Defaults | None = Field(None, description="What holds for every service that does not say otherwise.")
+    remote: RemoteTable | None = Field(None, description="Where the services are that do not run here.")
+    dns: DnsTable | None = Field(None, description="Who is asked for which names.")
     services: dict[str, Service] | None = Field(None, description="The services, by name.")
 
 
 TABLES: Mapping[type[Table], Mapping[str, type[Table]]] = {
-    Service: {"ready": ReadyProbe, "live": LiveProbe, "restart": RestartTable, "stop": StopTable},
+    Service: {
+        "ready": ReadyProbe,
+        "live": LiveProbe,
+        "restart": RestartTable,
+        "stop": StopTable,
+        "attach": AttachTable,
+    },
+    AttachTable: {"routes": RouteTable},
     Defaults: {"ready": Timings, "live": Timings, "restart": RestartTable, "stop": StopTable},
 }
 """The model of the table that a key holds, for the names that are valid in it."""

@@ -57,6 +57,14 @@ def unexpected(expected: str, value: object, hint: str = "") -> PydanticCustomEr
     return wrong(f"expected {expected}, not {describe(value)}", hint)
 
 
+def workload(value: str) -> str:
+    """A workload as kubectl writes it. Its kind is checked where the remote is asked for it."""
+    kind, slash, name = value.partition("/")
+    if not (kind and slash and name) or "/" in name:
+        raise unexpected('KIND/NAME such as "deployment/web", or false', value)
+    return value
+
+
 def duration(value: Any, least: int) -> int:
     """Nanoseconds, to the microsecond. `least` is the smallest that makes sense, in nanoseconds."""
     expected = 'a duration such as "250ms" or "1m30s"'

@@ -36,6 +36,7 @@ def test_every_example_loads(folder: Folder, example: str) -> None:
         {
             "p/services/a.toml": '[services.a]\ncommand = "a"',
             "shared/store.toml": '[services.b]\ncommand = "b"',
+            "p/k8s/web.yaml": "",
         }
     )
     folder.root /= "p"

@@ -1,0 +1,63 @@
+"""The tables `[remote]` and `[dns]` → `model.Remote`."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from devloop.config.explain import shaped
+from devloop.config.model import LinkWay, Remote, RemoteKind
+from devloop.config.problems import Findings, Place
+from devloop.config.schema import DnsTable, RemoteTable
+from devloop.config.words import dotted, quoted
+
+
+def remote(main: Mapping[str, Any], place: Place, environ: Mapping[str, str], findings: Findings) -> Remote | None:
+    """The remote of a project file, None if it has none; what is wrong becomes a finding."""
+    dns, _ = shaped(DnsTable, main.get("dns", {}), place.at("dns"), findings)
+    if "remote" not in main:
+        if dns.remote:
+            what = "dns.remote: this project has no remote whose resolver could be asked"
+            findings.add(place.at("dns", "remote"), what, "add a [remote] table, or remove this")
+        return None
+    here = place.at("remote")
+    table, broken = shaped(RemoteTable, main["remote"], here, findings)
+    kind = RemoteKind(table.kind or ("ssh" if table.host else "kubernetes"))
+    if kind is RemoteKind.SSH and not table.host and "host" not in broken:
+        findings.add(here.key(), "remote: of kind ssh, and no host is named", 'add host = "…", as `ssh` takes it')
+    if kind is RemoteKind.SANDBOX and not table.manifests and "manifests" not in broken:
+        what = "remote: a sandbox has what its manifests say, and none are named"
+        findings.add(here.key(), what, 'add manifests = "k8s": a folder or file of Kubernetes manifests')
+    for index, network in enumerate(table.networks or ()):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            at = here.at("networks", index)
+            findings.add(at, f"{dotted(at.path)}: {quoted(network)} is no network: {error}", 'write "10.20.0.0/16"')
+    folder = place.file.parent
+
+    def path(text: str, *key: str | int) -> Path:
+        if text == "~" or text.startswith("~/"):
+            text = environ.get("HOME", "~") + text[1:]
+        found = (folder / text).resolve()
+        # A kubeconfig may be made later; without manifests there is no sandbox.
+        if kind is RemoteKind.SANDBOX and key[0] != "kubeconfig" and not found.exists():
+            at = here.at(*key)
+            findings.add(at, f"{dotted(at.path)}: {quoted(text)} does not exist", f"it is looked for in {folder}")
+        return found
+
+    return Remote(
+        kind=kind,
+        context=table.context,
+        kubeconfig=path(table.kubeconfig, "kubeconfig") if table.kubeconfig else None,
+        namespace=table.namespace,
+        link=LinkWay(table.link or "auto"),
+        agent_image=table.agent_image,
+        host=table.host,
+        networks=table.networks or (),
+        names=tuple(name.strip(".").lower() for name in dns.remote or ()),
+        manifests=tuple(path(text, "manifests", index) for index, text in enumerate(table.manifests or ())),
+        images={name: path(text, "images", name) for name, text in (table.images or {}).items()},
+    )

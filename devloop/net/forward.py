@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from devloop.errors import DevloopError
 from devloop.net.publish import loopback_listeners
-from devloop.net.relay import Relay, Relays, Target
+from devloop.relay import Relay, Relays, Target
 
 
 class Forwards:
@@ -37,10 +37,15 @@ class Forwards:
 
         relays = Relays(target, failed)
         socks = _free(port)
-        for sock in socks:
-            await relays.listen(sock)
         local: int = socks[0].getsockname()[1]
-        self._open[name, port] = (local, relays)
+        # Before anything is waited for, so that `close`, and another who adds the same, find it.
+        made = self._open[name, port] = (local, relays)
+        try:
+            await relays.listen(*socks)
+        except BaseException:
+            if self._open.get((name, port)) is made:
+                del self._open[name, port]
+            raise
         return local
 
     async def remove(self, name: str, port: int) -> None:

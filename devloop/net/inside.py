@@ -52,6 +52,8 @@ class Inside:
         self.service = service
         self.user_namespace = False
         self.ipv6 = False
+        self.pid = 0
+        """The holder's, whose namespaces `devloop.net.enter` goes into."""
         self.low_ports = False
         """Whether an ordinary user may listen on ports below 1024 in it."""
         self.proxy: socket.socket
@@ -90,6 +92,7 @@ class Inside:
         self.udp_log = socks[4] if len(socks) > 4 else None
         self.user_namespace, self.ipv6 = answer["user"], answer["ipv6"]
         self.low_ports = answer["low_ports"]
+        self.pid = answer["pid"]
         await self._fill()
 
     async def connect(self, port: int, address: str = "127.0.0.1") -> socket.socket:

@@ -9,7 +9,7 @@ processes are gone, the kernel removes the namespaces, mounts and sockets with t
 An ordinary user needs a user namespace for this. Root with CAP_SYS_ADMIN does not, and keeps all users that way.
 
 Messages, JSON, one a packet; each has one answer, in order:
-  {op: enter, addresses: [v4, v6]} → {ok, user, ipv6, udp_log, low_ports} + [proxy, dns udp, dns tcp, diag, log?]
+  {op: enter, addresses: [v4, v6]} → {ok, pid, user, ipv6, udp_log, low_ports} + [proxy, dns udp, dns tcp, diag, log?]
   {op: sockets, count}             → {ok} + that many TCP sockets, made inside, marked, not yet connected
   {op: ports, add, remove}         → {ok}         ports on which the host's loopback listens
   {op: mount, binds: [{source, target, read_only}], remove: [target]} → {ok, made, failed: {target: why}}
@@ -239,7 +239,8 @@ class Namespace:
                 log.close()
                 logs = False
         self.entered = True
-        return {"ok": True, "user": user, "ipv6": self._ipv6, "udp_log": logs, "low_ports": low_ports}
+        found = {"user": user, "ipv6": self._ipv6, "udp_log": logs, "low_ports": low_ports}
+        return {"ok": True, "pid": os.getpid(), **found}
 
     def _mount(self, message: dict[str, Any]) -> dict[str, Any]:
         failed = {}

@@ -10,9 +10,9 @@ import socket
 from collections.abc import Callable
 
 from devloop.errors import DevloopError
-from devloop.net.relay import Relay, Relays, Target
 from devloop.net.router import Destination, RefusedError, Router, canonical
 from devloop.net.rules import PROXY_PORT
+from devloop.relay import Relay, Relays, Target
 
 
 class Proxy:
@@ -57,5 +57,4 @@ class Proxy:
 
 
 def _destination(relay: Relay) -> Destination:
-    address = relay.client.transport.get_extra_info("sockname")
-    return Destination(canonical(address[0]), address[1])
+    return Destination(canonical(relay.address[0]), relay.address[1])

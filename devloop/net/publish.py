@@ -2,7 +2,8 @@
 
 Connections that arrive while the service is not listening wait, up to `hold` seconds, and then go through. Those
 that the old process leaves unanswered when it ends in a reload are given to the new one, where that is safe: the
-old one had not accepted them, or the request is one that may be repeated (RFC 9110, 9.2.2).
+client had sent nothing, or the old process had not accepted them, or the request is one that may be repeated
+(RFC 9110, 9.2.2).
 """
 
 from __future__ import annotations
@@ -10,25 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import re
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from devloop.errors import ServiceError
 from devloop.net.listeners import Listener
-from devloop.net.relay import Relay, Relays, Target
+from devloop.net.repeat import repeatable
 from devloop.net.router import RefusedError, ToService
+from devloop.relay import Relay, Relays, Target
 
 HOLD = 10.0
 """Seconds that a connection waits for a service that is not listening."""
 _FIRST_TRY, _LAST_TRY = 0.001, 0.02
 _FOLLOW = 0.25
-_REPEAT = 0.5
-"""Seconds after OPEN in which the end of the old process may still be noticed."""
-_REPEATABLE = re.compile(rb"(GET|HEAD|OPTIONS|TRACE|PUT|DELETE) [^\r\n]+ HTTP/1\.[01]\r\n")
 
 
 class Gate(Enum):
@@ -42,10 +40,14 @@ class Gate(Enum):
     """It is off, or can't be started: they are refused at once."""
 
 
+class _WithdrawnError(ServiceError):
+    """Who asked for the port to be published was overtaken by who ended that."""
+
+
 class Inner(Protocol):
     """What is needed of a namespace: `devloop.net.inside.Inside`."""
 
-    async def connect(self, port: int) -> socket.socket:
+    async def connect(self, port: int, address: str = "127.0.0.1") -> socket.socket:
         """A connection to what listens; ConnectionRefusedError at once if nothing does."""
 
     def listeners(self) -> Iterable[Listener]:
@@ -72,7 +74,10 @@ class Publisher:
         self.hold = hold
         self._inside = inside
         self._log = log
+        self.generation = 0
+        """Counts the service's processes: one more whenever the gate opens."""
         self._gate = Gate.OPEN
+        self._closed = False
         self._moved = asyncio.Event()
         self._published: dict[int, tuple[Publication, Relays]] = {}
         self._declared: set[int] = set()
@@ -80,7 +85,6 @@ class Publisher:
         self._used: set[int] = set()
         self._unaccepted: set[tuple[int, int]] = set()
         """(port, the engine's own port) of connections that the old process had not accepted."""
-        self._opened_at = -_REPEAT
 
     @property
     def published(self) -> tuple[Publication, ...]:
@@ -97,8 +101,8 @@ class Publisher:
         new one runs, CLOSED if there will be none. What waits is told at once."""
         if gate is Gate.HELD and self._gate is Gate.OPEN:
             self._note_unaccepted()
-        if gate is Gate.OPEN:
-            self._opened_at = asyncio.get_running_loop().time()
+        if gate is Gate.OPEN and self._gate is not Gate.OPEN:
+            self.generation += 1
         self._gate = gate
         self._moved.set()
         self._moved = asyncio.Event()
@@ -107,7 +111,7 @@ class Publisher:
         """Publish a port that the service listens on, now or later.
 
         Without `host_port` it is the same number, or another if that is taken. Raises ServiceError if `host_port`
-        is taken.
+        is taken, or if this is closed or the port unpublished meanwhile.
         """
         self._declared.add(port)
         return await self._publish(port, host_port)
@@ -119,22 +123,26 @@ class Publisher:
         if found is not None:
             await found[1].close()
 
-    async def follow(self, changed: Callable[[tuple[Publication, ...]], None] = lambda _: None) -> None:
-        """Publish whatever the service begins to listen on, until cancelled.
+    async def follow(
+        self, changed: Callable[[tuple[Publication, ...]], None] = lambda _: None, *, except_for: Collection[int] = ()
+    ) -> None:
+        """Publish whatever the service begins to listen on, but for some ports, until cancelled or closed.
 
         `changed` is called when something was published or has ended. Ports that were published by `publish` stay
         when nothing listens any more, others go, unless the service is being reloaded.
         """
         refused: set[int] = set()
-        while True:
+        while not self._closed:
             try:
                 ports = {found.port for found in self._inside.listeners() if found.on_loopback}
             except OSError:
                 return  # the namespace is gone
-            new, gone = ports - self._published.keys() - refused, set[int]()
+            new, gone = ports - self._published.keys() - refused - set(except_for), set[int]()
             for port in sorted(new):
                 try:
                     await self._publish(port, None)
+                except _WithdrawnError:
+                    continue
                 except ServiceError as error:
                     refused.add(port)
                     self._log(str(error))
@@ -161,10 +169,16 @@ class Publisher:
                         await self._moved.wait()
                     if self._gate is Gate.CLOSED:
                         raise RefusedError(f"a connection to port {port} was refused: {self.service} is not running")
+                    generation = self.generation
                     try:
-                        return await self._inside.connect(port)
-                    except ConnectionRefusedError:
+                        sock = await self._connect(port)
+                    except ConnectionError:
+                        # Refused; or reset, as the process ended before this connection of its queue was known here.
                         await self._arrival(port)
+                        continue
+                    if self._gate is Gate.OPEN and generation == self.generation:
+                        return sock
+                    sock.close()  # it led to the old process, and nothing was sent
         except TimeoutError:
             raise RefusedError(
                 f"a connection to port {port} waited {self.hold:g} s for {self.service} to listen there"
@@ -174,17 +188,32 @@ class Publisher:
         """Whether a connection that was lost without an answer goes to the new process."""
         if self._gate is Gate.CLOSED:
             return False
-        if self._gate is Gate.OPEN and asyncio.get_running_loop().time() - self._opened_at > _REPEAT:
-            return False
-        source = relay.target.transport.get_extra_info("sockname")[1]
-        return (port, source) in self._unaccepted or _REPEATABLE.match(relay.early) is not None
+        if self._gate is Gate.OPEN and relay.target.note == self.generation:
+            return False  # the process that is there has ended it
+        if repeatable(relay.early):
+            return True
+        # What had been accepted may have been acted on. The kernel resets what was not, so anything that ends in good
+        # order was accepted after all, between the look at the queue and the old process' end.
+        source = relay.target.transport.get_extra_info("sockname")
+        return relay.target.broken and source is not None and (port, source[1]) in self._unaccepted
 
     async def close(self) -> None:
-        """Unpublish everything, and break every connection."""
+        """Unpublish everything for good, and break every connection."""
+        self._closed = True
         self.set_gate(Gate.CLOSED)
         for port in tuple(self._published):
             await self.unpublish(port)
         await asyncio.gather(*self._arrivals.values())
+
+    async def _connect(self, port: int) -> socket.socket:
+        try:
+            return await self._inside.connect(port)
+        except ConnectionRefusedError:
+            # Node's `localhost` is ::1 alone where that stands first in the hosts file.
+            with contextlib.suppress(OSError):
+                if any(found.port == port and found.address == "::1" for found in self._inside.listeners()):
+                    return await self._inside.connect(port, "::1")
+            raise
 
     async def _arrival(self, port: int) -> None:
         """Until it may be worth a try again. One task looks for all that wait for the same port."""
@@ -210,19 +239,32 @@ class Publisher:
         found = self._published.get(port)
         if found is not None and host_port in (None, found[0].host_port):
             return found[0]
+        if self._closed:
+            raise self._withdrawn(port)
         socks = self._host_sockets(port, host_port)
-        if found is not None:
-            await found[1].close()
 
         async def route(relay: Relay) -> Target:
             return ToService(self, port)
 
         relays = Relays(route, self._failed)
-        for sock in socks:
-            await relays.listen(sock)
         publication = Publication(port, socks[0].getsockname()[1])
-        self._published[port] = (publication, relays)
+        # Before anything is waited for, so that `close` and `unpublish` find it.
+        made = self._published[port] = (publication, relays)
+        try:
+            await relays.listen(*socks)
+        except BaseException as error:
+            if self._published.get(port) is made:
+                del self._published[port]
+            elif isinstance(error, OSError):
+                raise self._withdrawn(port) from None
+            raise
+        finally:
+            if found is not None:
+                await found[1].close()
         return publication
+
+    def _withdrawn(self, port: int) -> ServiceError:
+        return _WithdrawnError(f"port {port} was not published: its publication was ended first", where=self.service)
 
     def _host_sockets(self, port: int, host_port: int | None) -> list[socket.socket]:
         try:

@@ -11,10 +11,12 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from devloop.errors import ServiceError
-from devloop.net.relay import Relay, Target
+from devloop.relay import Relay, Side, Target
+
+P = TypeVar("P", bound=asyncio.Protocol)
 
 CONNECT_TIMEOUT = 20.0
 """Seconds for a connection from the host; less than the kernel's two minutes, more than three lost SYNs."""
@@ -52,12 +54,13 @@ class Router(Protocol):
 
 
 class Link(Protocol):
-    """What carries connections to the remote; asyncssh's connections have this method."""
+    """What carries connections to the remote: `devloop.remote.link.Link`."""
 
-    async def create_connection(
-        self, session_factory: Callable[[], Any], remote_host: str, remote_port: int, /
-    ) -> tuple[Any, Any]:
-        """(transport, protocol), after the other end has connected. Raises OSError or DevloopError."""
+    async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
+        """(transport, protocol), after the other end has connected; waits while the link is away.
+
+        Raises OSError or DevloopError.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class ToLink:
 
     async def connect(self, side: asyncio.Protocol) -> Any:
         """Part of `Target`."""
-        transport, _ = await self.link.create_connection(lambda: side, self.host, self.port)
+        transport, _ = await self.link.connect(lambda: side, self.host, self.port)
         return transport
 
 
@@ -113,6 +116,10 @@ class HostLoopback:
 class Ports(Protocol):
     """What has ports that another service can connect to: `devloop.net.publish.Publisher`."""
 
+    @property
+    def generation(self) -> int:
+        """Which of the service's processes `open` leads to, by number."""
+
     async def open(self, port: int) -> socket.socket:
         """A connection to what the service listens on, waiting while it reloads. Raises OSError, ServiceError."""
 
@@ -129,7 +136,10 @@ class ToService:
 
     async def connect(self, side: asyncio.Protocol) -> Any:
         """Part of `Target`."""
-        return await connect_socket(await self.service.open(self.port), side)
+        sock = await self.service.open(self.port)
+        if isinstance(side, Side):
+            side.note = self.service.generation
+        return await connect_socket(sock, side)
 
     def may_repeat(self, relay: Relay) -> bool:
         """Part of `Repeatable`."""

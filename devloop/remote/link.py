@@ -2,7 +2,7 @@
 
 Whatever carries it (SSH to the agent, plain port-forwards, SSH to a host), a link is asked for connections as an
 event loop is: with a protocol factory, a host and a port, and it gives an asyncio transport. So a proxy pumps
-between two transports with no task and no queue for each connection (`relay.py`), and `open` is asyncio's own
+between two transports with no task and no queue for each connection (`devloop.relay`), and `open` is asyncio's own
 stream pair on top of it.
 """
 

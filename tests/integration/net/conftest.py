@@ -23,8 +23,8 @@ from devloop.net.check import PACKAGES, check
 from devloop.net.inside import Inside, seqpacket_pair
 from devloop.net.proxy import Proxy
 from devloop.net.publish import Publisher
-from devloop.net.relay import Target
 from devloop.net.router import Destination, HostLoopback, RefusedError
+from devloop.relay import Target
 
 DEADLINE = 20.0
 SYSTEM_PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from .openssh import sshd
+
+__all__ = ["sshd"]
+
 
 @pytest.fixture
 async def target_ports() -> AsyncIterator[tuple[int, ...]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
-from devloop.remote.link import OpenError
-from devloop.remote.relay import relay
+from devloop.net.publish import loopback_listeners
+from devloop.net.router import ToLink
+from devloop.relay import Relay, Relays, Target
 from devloop.remote.sandbox import Forward, SandboxCluster, SandboxLink, SandboxService
 
 from . import target
@@ -25,31 +25,20 @@ async def port(target_ports: tuple[int, ...]) -> AsyncIterator[dict[int, int]]:
     behind = {100 + index: Forward(each) for index, each in enumerate(target_ports)}
     link = SandboxLink(SandboxCluster((SandboxService("target", behind),)))
     link.start()
-    loop = asyncio.get_running_loop()
-    tasks: list[asyncio.Task[None]] = []
-    listeners: list[socket.socket] = []
-
-    async def accept(listener: socket.socket, service: int) -> None:
-        while True:
-            accepted, _ = await loop.sock_accept(listener)
-            try:
-                await relay(link, accepted, "target", 100 + service)
-            except OpenError:
-                accepted.close()
-
+    relayed: list[Relays] = []
     ports = {}
     for service in (*range(target.SERVICES), target.REFUSED):
-        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        listener.setblocking(False)
-        listeners.append(listener)
-        tasks.append(asyncio.create_task(accept(listener, service)))
-        ports[service] = listener.getsockname()[1]
+        sockets = loopback_listeners(0)
+
+        async def route(relay: Relay, service: int = service) -> Target:
+            return ToLink(link, "target", 100 + service)
+
+        relayed.append(Relays(route, lambda relay, error: None))
+        ports[service] = sockets[0].getsockname()[1]
+        await relayed[-1].listen(*sockets)
     yield ports
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    for listener in listeners:
-        listener.close()
+    for each in relayed:
+        await each.close()
     await link.close()
 
 
@@ -71,7 +60,8 @@ async def test_bytes_half_closes_and_ends_pass(port: dict[int, int]) -> None:
 
 async def test_a_refused_connection_ends(port: dict[int, int]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port[target.REFUSED])
-    assert await reader.read() == b""
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
     await ended(writer)
 
 

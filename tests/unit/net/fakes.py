@@ -77,20 +77,42 @@ class FakeInside:
 
     def __init__(self) -> None:
         self.open: dict[int, tuple[str, int]] = {}
+        self.open_6: dict[int, tuple[str, int]] = {}
+        """What is listened on at ::1 alone."""
         self.unaccepted: set[int] = set()
-        self.tries = 0
+        self.addresses: list[str] = []
+        self.errors: list[OSError] = []
+        """Raised by the next connections that are made."""
+        self.release: asyncio.Event | None = None
+        """What a connection waits for when it is made."""
 
-    async def connect(self, port: int) -> socket.socket:
-        self.tries += 1
-        if port not in self.open:
+    @property
+    def tries(self) -> int:
+        return len(self.addresses)
+
+    async def connect(self, port: int, address: str = "127.0.0.1") -> socket.socket:
+        self.addresses.append(address)
+        if self.errors:
+            raise self.errors.pop(0)
+        found = (self.open_6 if ":" in address else self.open).get(port)
+        if found is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
         sock = socket.socket()
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, self.open[port])
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, found)
+            if self.release is not None:
+                await self.release.wait()
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
     def listeners(self) -> Iterable[Listener]:
-        return [Listener(port, "0.0.0.0") for port in self.open]
+        return [
+            *(Listener(port, "0.0.0.0") for port in self.open),
+            *(Listener(port, "::1") for port in self.open_6),
+        ]
 
     def not_accepted(self, port: int) -> frozenset[int]:
         return frozenset(self.unaccepted)

@@ -1,0 +1,365 @@
+"""Two connections whose bytes go to each other: half-close, backpressure and resets are passed on.
+
+A side is an asyncio protocol; its transport may be anything with asyncio's transport interface, an SSH channel of
+asyncssh too. That keeps one copy of each chunk in user space and no task per direction.
+
+This stands below `net` and `remote`, which both relay: a service's connections out, and what the remote sends in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from devloop.errors import DevloopError
+
+WRITE_BUFFER = 512 * 1024
+"""Bytes that may wait for a slow side before the other is no longer read from."""
+EARLY = 64 * 1024
+"""Bytes of the client that are kept until the target answers: they wait for its connection, or for a second one."""
+_RESET = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close(2) sends RST (socket(7), SO_LINGER)
+
+
+class Target(Protocol):
+    """Where a connection goes."""
+
+    async def connect(self, side: asyncio.Protocol) -> Any:
+        """Connect, with `side` as the protocol. Raises OSError or DevloopError, `RefusedError` too."""
+
+
+class Repeatable(Protocol):
+    """A target that may be connected to a second time, when the first ends before it has answered."""
+
+    def may_repeat(self, relay: Relay) -> bool:
+        """Whether what this relay's client has sent so far may be sent again. Asked once for each target's end."""
+
+
+class Side(asyncio.Protocol):
+    """One connection of a relay."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self.transport: Any = None
+        self.ended = False
+        """The other end will send no more."""
+        self.lost = False
+        self.broken = False
+        """It was lost, and not in good order: a reset, as a rule."""
+        self.closing = False
+        self.full = False
+        self.note: object = None
+        """What a `Target` wants to remember of its connection until `may_repeat`."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio's protocol."""
+        self.transport = transport
+        with contextlib.suppress(AttributeError, NotImplementedError):
+            transport.set_write_buffer_limits(high=WRITE_BUFFER)  # type: ignore[attr-defined]
+        self.relay.side_made(self)
+
+    def data_received(self, data: bytes, datatype: object = None) -> None:
+        """Part of asyncio's protocol, and of asyncssh's sessions, which add the second argument."""
+        self.relay.side_sent(self, data)
+
+    def eof_received(self) -> bool:
+        """Part of asyncio's protocol. True: this direction has ended, the other goes on."""
+        self.ended = True
+        self.relay.side_ended(self)
+        return True
+
+    def pause_writing(self) -> None:
+        """Part of asyncio's protocol."""
+        self.full = True
+        self.relay.side_full(self)
+
+    def resume_writing(self) -> None:
+        """Part of asyncio's protocol."""
+        self.full = False
+        self.relay.side_drained(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of asyncio's protocol."""
+        self.lost = True
+        self.broken = exc is not None or not (self.ended or self.closing)
+        self.relay.side_lost(self)
+
+    def close(self) -> None:
+        """Close when what was written is sent."""
+        if not self.closing and self.transport is not None:
+            self.closing = True
+            self.transport.close()
+
+    def reset(self) -> None:
+        """Close at once, so that the other end reads "connection reset" and not an end."""
+        if self.lost or self.transport is None:
+            return
+        self.closing = True
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+
+class Relay:
+    """A client, which is there, and its target, which is being connected to."""
+
+    def __init__(self, made: Callable[[Relay], None], done: Callable[[Relay], None]) -> None:
+        """`made` is called when the client is connected, `done` when both sides are closed for good."""
+        self._made = made
+        self._done = done
+        self.client = Side(self)
+        self.target = Side(self)
+        self.address: Any = None
+        """The client's socket's own address: where the client connected to."""
+        self.again: Callable[[Relay], bool] | None = None
+        """Asked when the target is lost before it said anything: True if it sees to a new one (`fresh_target`)."""
+        self.answered = False
+        self._early: list[bytes] = []
+        self._early_size = 0
+        self._paused = False
+
+    @property
+    def early(self) -> bytes:
+        """What the client has sent, as long as all of it is kept."""
+        return b"".join(self._early)
+
+    @property
+    def can_start_over(self) -> bool:
+        """Whether a new target can be given everything that the client has sent."""
+        return not self.answered and self._early_size <= EARLY and not self.client.lost
+
+    def fresh_target(self) -> Side:
+        """A side for a new target in place of one that was lost; it is sent everything again."""
+        self.target = Side(self)
+        return self.target
+
+    def reset(self) -> None:
+        """Break both."""
+        self.client.reset()
+        self.target.reset()
+
+    def side_made(self, side: Side) -> None:
+        """A side is connected."""
+        if side is self.client:
+            # uvloop can't tell it any more when the connection is closed.
+            self.address = side.transport.get_extra_info("sockname")
+            self._made(self)
+            return
+        if side is not self.target or self.client.lost:
+            side.reset()
+            return
+        for data in self._early:
+            side.transport.write(data)
+        if self.again is None:
+            self._forget_early()
+        if self.client.ended:
+            _write_eof(side)
+        self._resume_client()
+
+    def side_sent(self, side: Side, data: bytes) -> None:
+        """Bytes came in."""
+        if side is self.client:
+            if not self.answered and self._early_size <= EARLY and (self.again or self.target.transport is None):
+                self._early_size += len(data)
+                self._early.append(data)
+            if self.target.transport is None:
+                if self._early_size >= EARLY and not self._paused:
+                    self._paused = True
+                    side.transport.pause_reading()
+                return
+            if self._early_size > EARLY:
+                self._early.clear()
+            if not self.target.lost:
+                self.target.transport.write(data)
+            return
+        if not self.answered:
+            self.answered = True
+            self._forget_early()
+        if not self.client.lost:
+            self.client.transport.write(data)
+
+    def side_ended(self, side: Side) -> None:
+        """A side will send no more."""
+        if side is not self.client and self._start_over(side):
+            # A process that is killed ends its connections in good order, as far as TCP is concerned.
+            side.close()
+            return
+        other = self.target if side is self.client else self.client
+        if other.transport is not None and not other.lost:
+            _write_eof(other)
+        if self.client.ended and self.target.ended:
+            self.client.close()
+            self.target.close()
+
+    def side_full(self, side: Side) -> None:
+        """A side does not take more for now."""
+        other = self.target if side is self.client else self.client
+        if other.transport is not None and not other.lost:
+            other.transport.pause_reading()
+
+    def side_drained(self, side: Side) -> None:
+        """A side takes more again."""
+        other = self.target if side is self.client else self.client
+        if other.transport is not None and not other.lost:
+            other.transport.resume_reading()
+
+    def side_lost(self, side: Side) -> None:
+        """A side is closed."""
+        if side is not self.client and side is not self.target:
+            return  # replaced already
+        # One that had ended in good order was asked about then, and the client has been told of its end.
+        if not side.closing and not side.ended and self._start_over(side):
+            return
+        other = self.target if side is self.client else self.client
+        if not other.lost:
+            if side.broken:
+                other.reset()
+            else:
+                other.close()
+        if self.client.lost and (self.target.lost or self.target.transport is None):
+            self._forget_early()
+            self._done(self)
+
+    def _start_over(self, side: Side) -> bool:
+        """Whether a target that ended without an answer was replaced."""
+        if side is not self.target or not self.can_start_over or self.again is None:
+            return False
+        return self.again(self)
+
+    def _forget_early(self) -> None:
+        self._early.clear()
+        self._early_size = 0
+
+    def _resume_client(self) -> None:
+        if self._paused and not self.target.full and not self.client.lost:
+            self._paused = False
+            self.client.transport.resume_reading()
+
+
+def _write_eof(side: Side) -> None:
+    # TLS can't half-close; nothing here is TLS of its own, but a link's transport may be.
+    if not side.closing and side.transport.can_write_eof():
+        with contextlib.suppress(OSError, RuntimeError):
+            side.transport.write_eof()
+
+
+class Relays:
+    """Everything that is relayed from one listening socket."""
+
+    def __init__(
+        self,
+        route: Callable[[Relay], Awaitable[Target]],
+        failed: Callable[[Relay, Exception], None],
+    ) -> None:
+        """`route` is asked for the target of each connection; `failed` is told of what it or `connect` raised."""
+        self._route = route
+        self._failed = failed
+        self._socks: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        self._relays: set[Relay] = set()
+        self._tasks: dict[Relay, asyncio.Task[None]] = {}
+        self._closed = False
+        self._empty = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._relays)
+
+    async def listen(self, *socks: socket.socket, backlog: int = 4096) -> None:
+        """Accept on these sockets. They are closed with the rest, and all of it if this fails or is cancelled.
+
+        Raises OSError, also if it is closed before or meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        self._socks += socks
+        try:
+            for sock in socks:
+                if self._closed:
+                    raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+                # Serving starts with a turn of the loop, in which `close` or a cancellation has to find the server.
+                server = await loop.create_server(self._accept, sock=sock, backlog=backlog, start_serving=False)
+                self._servers.append(server)
+                await server.start_serving()
+        except BaseException:
+            self._stop_listening()
+            raise
+
+    def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        for sock in self._socks:
+            sock.close()
+
+    def _start(self, relay: Relay, side: Side) -> None:
+        """Find a target for this relay, in a task of its own."""
+        task = asyncio.create_task(self._connect(relay, side))
+        self._tasks[relay] = task
+        task.add_done_callback(lambda done: self._forget_task(relay, done))
+
+    def _forget_task(self, relay: Relay, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(relay) is task:
+            del self._tasks[relay]
+
+    def _repeat(self, relay: Relay, target: Repeatable) -> bool:
+        if self._closed or not target.may_repeat(relay):
+            return False
+        self._start(relay, relay.fresh_target())
+        return True
+
+    async def close(self) -> None:
+        """Stop accepting and break what is open. Returns when all is closed."""
+        self._closed = True
+        self._empty.clear()
+        self._stop_listening()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for relay in tuple(self._relays):
+            relay.reset()
+        if self._relays:
+            # A link that is gone may never confirm the end of its channels.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), 1)
+
+    def _accept(self) -> Side:
+        return Relay(self._accepted, self._finished).client
+
+    def _accepted(self, relay: Relay) -> None:
+        if self._closed:
+            relay.reset()
+            return
+        self._relays.add(relay)
+        self._start(relay, relay.target)
+
+    def _finished(self, relay: Relay) -> None:
+        self._relays.discard(relay)
+        if not self._relays:
+            self._empty.set()
+        task = self._tasks.get(relay)
+        if task is not None:
+            task.cancel()
+
+    async def _connect(self, relay: Relay, side: Side) -> None:
+        try:
+            target = await self._route(relay)
+            again: Repeatable | None = target if hasattr(target, "may_repeat") else None  # type: ignore[assignment]
+            if again is not None:  # isinstance() of a protocol costs more than the rest of this function
+                relay.again = lambda lost: self._repeat(lost, again)
+            await target.connect(side)
+        except (OSError, DevloopError) as error:
+            relay.reset()
+            self._failed(relay, error)
+        except asyncio.CancelledError:
+            relay.reset()
+            raise
+        except Exception as error:
+            # Whatever a link raises must end this connection, not leave it open for ever.
+            relay.reset()
+            self._failed(relay, error)

@@ -21,6 +21,18 @@ _EPILOG = "Exit codes: 0 done; 1 a service or command failed; 2 bad usage or con
 refused or can't be reached; 130 interrupted. Documentation: README.md and docs/."
 
 
+_AGENT = (
+    "The agent is a pod that carries links, one for each namespace. devloop makes one when it needs it, which goes \
+with its last client; these install one that stays."
+)
+_AGENT_ACTIONS = {
+    "install": "install an agent that stays, and wait until it runs",
+    "uninstall": "remove what `install` has made",
+    "status": "show the agent and who has a key",
+    "manifest": "print what an administrator can install: kubectl apply -n NAMESPACE -f -",
+}
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line. Also what shell completion is made from."""
     top = argparse.ArgumentParser(
@@ -32,9 +44,17 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("-f", "--file", metavar="FILE", help="project file (default: devloop.toml, here or above)")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def add(name: str, module: str, text: str, *, json: bool = False) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        sub.set_defaults(run=f"devloop.commands.{module}:{name}")
+    def add(
+        name: str,
+        module: str,
+        text: str,
+        *,
+        json: bool = False,
+        function: str = "",
+        to: argparse._SubParsersAction[argparse.ArgumentParser] = commands,
+    ) -> argparse.ArgumentParser:
+        sub = to.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(run=f"devloop.commands.{module}:{function or name}")
         if json:
             sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
@@ -81,15 +101,31 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--since", default="90d", metavar="AGE", help="such as 30m, 12h, 7d (default: 90d)")
     export.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
 
-    execute = add("exec", "project", "run a command as a service sees the world")
-    execute.add_argument("service", metavar="SERVICE")
+    execute = add("exec", "world", "run a command as a service sees the world", function="execute")
+    _of_a_workload(execute)
+    execute.add_argument("service", metavar="SERVICE", nargs="?")
     execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
 
-    env = add("env", "inspect", "show a service's environment, and where it comes from", json=True)
-    env.add_argument("service", metavar="SERVICE")
+    env = add("env", "world", "show a service's environment, and where it comes from", json=True)
+    _of_a_workload(env)
+    env.add_argument("service", metavar="SERVICE", nargs="?")
     env.add_argument("--format", choices=["table", "dotenv", "json", "shell", "docker"], default="table")
     env.add_argument("--all", action="store_true", help="with what is inherited from this terminal")
     env.add_argument("--reveal", action="store_true", help="show secrets in the table")
+
+    workloads = add("list", "list", "show the remote's workloads, and who holds what", json=True, function="show")
+    _of_a_cluster(workloads)
+    agent = commands.add_parser("agent", help="install the agent's pod, remove it, show it", description=_AGENT)
+    actions = agent.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in _AGENT_ACTIONS.items():
+        action = add(name, "agent", text, json=name == "status", to=actions)
+        _of_a_cluster(action)
+        if name in ("install", "manifest"):
+            action.add_argument(
+                "--image", metavar="IMAGE", help="the agent's (default: the project's, or the released)"
+            )
+        if name == "manifest":
+            action.add_argument("--role-only", action="store_true", help="the Roles alone, with what each right is for")
 
     add("check", "project", "check devloop.toml")
     add("schema", "project", "print the JSON schema of devloop.toml")
@@ -97,14 +133,34 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument("--force", action="store_true", help="replace the file that is there")
     init.add_argument("--stdout", action="store_true", help="print it instead")
     add("doctor", "doctor", "tell what works on this machine, and how to mend what does not", json=True)
-    completion = add("completion", "project", "print a completion script for your shell")
-    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion = add("completion", "completion", "print a completion script for your shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh"])
+    completion.set_defaults(parser=top)
+    names = commands.add_parser("names")  # what completion asks for; not listed
+    names.set_defaults(run="devloop.commands.completion:names")
 
     engine = commands.add_parser("engine")  # what `up` starts; not listed
     engine.set_defaults(run="devloop.commands.engine:engine")
     engine.add_argument("--report", type=int, required=True, metavar="FD")
+    engine.add_argument("--owner", type=int, metavar="FD")
+    engine.add_argument("--state", metavar="FOLDER")
+    _of_a_workload(engine)
     engine.add_argument("services", nargs="*")
     return top
+
+
+def _of_a_workload(sub: argparse.ArgumentParser) -> None:
+    """The options of a command that takes a service of the project, or any workload."""
+    sub.add_argument("-w", "--workload", metavar="KIND/NAME", help="a workload of the cluster; needs no project")
+    sub.add_argument("-c", "--container", metavar="NAME", help="with --workload: the container")
+    _of_a_cluster(sub)
+
+
+def _of_a_cluster(sub: argparse.ArgumentParser) -> None:
+    """The options of a command that needs a cluster and no project."""
+    sub.add_argument("--context", metavar="NAME", help="the kubeconfig's context (default: the project's, or current)")
+    sub.add_argument("-n", "--namespace", metavar="NAME", help="default: the project's, or the context's")
+    sub.add_argument("--kubeconfig", metavar="FILE", help="default: the project's, or as kubectl finds it")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     module, _, name = args.run.partition(":")
     try:
-        code = getattr(importlib.import_module(module), name.replace("exec", "execute"))(args)
+        code = getattr(importlib.import_module(module), name)(args)
         sys.stdout.flush()
     except DevloopError as error:
         print(f"devloop: {error}", file=sys.stderr)

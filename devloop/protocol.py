@@ -123,6 +123,55 @@ class Loop(_Wire):
 
 
 @dataclass(frozen=True, slots=True)
+class AttachmentStatus(_Wire):
+    """How a local service holds a Service's traffic, or a workload's place."""
+
+    kind: str
+    """intercept, replace or wiretap."""
+    target: str
+    """The Service, or the workload where no traffic is taken."""
+    phase: str
+    """attaching, attached, failed open, contested, refused, leaving or left (`devloop.attach.Phase`)."""
+    since_at: int
+    routes: tuple[str, ...] = ()
+    """Which requests, for people."""
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    local_rate: float = 0.0
+    """Requests that were answered here, per second, over the last seconds."""
+    original_rate: float = 0.0
+    """Requests that the original pods answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord(_Wire):
+    """One request that went through an attached Service; never its body."""
+
+    service: str
+    """The project's service."""
+    at: int
+    """When it began, Unix time by the cluster's clock."""
+    method: str
+    path: str
+    """Without its query."""
+    status: int
+    """0: it ended without an answer."""
+    duration: int
+    answered: str
+    """local, original or nobody."""
+    protocol: str = ""
+    failed_over: bool = False
+    """It was taken, and the original pods answered after all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBatch(_Wire):
+    """Requests that are over, oldest first. There may have been more than are told."""
+
+    requests: tuple[RequestRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceStatus(_Wire):
     """All that a client shows of a service."""
 
@@ -153,6 +202,16 @@ class ServiceStatus(_Wire):
     p95: int | None = None
     history: tuple[int, ...] = ()
     """Totals of the last ok loops, oldest first, at most 32: for a sparkline."""
+    modes: tuple[str, ...] = ("local", "off")
+    """Those that it can have, in the order in which `toggle` goes through them."""
+    published: dict[str, int] = field(default_factory=dict)
+    """Port's name or number → the port of this machine's localhost that leads to it, wherever it runs."""
+    workload: str = ""
+    """What it stands for, as in "deployment/web"; empty if nothing, or not known yet."""
+    notes: tuple[str, ...] = ()
+    """How its environment and files differ from its pod's, a sentence each."""
+    attachments: tuple[AttachmentStatus, ...] = ()
+    """What it holds of the remote's traffic; one for each Service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +227,47 @@ class Notice(_Wire):
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteStatus(_Wire):
+    """The connection to the remote."""
+
+    kind: str
+    """kubernetes, ssh or sandbox."""
+    link: str
+    """agent, portforward, ssh or sandbox: what carries it."""
+    where: str
+    """The context and namespace, or the host, for people."""
+    phase: str
+    """connecting, connected, reconnecting, failed (only `reconnect` tries again) or closed."""
+    since_at: int
+    reason: str = ""
+    """Why it is not connected."""
+    attempt: int = 0
+    """How many attempts have failed since it was last connected."""
+    next_at: int | None = None
+    """Unix time of the next attempt; None while one is under way."""
+    notes: tuple[str, ...] = ()
+    """What people should know though it works."""
+    network: str = ""
+    """How local services reach it: namespace, ports or hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted(_Wire):
+    """A file or folder that a local service has from its workload."""
+
+    path: str
+    """Where the service sees it."""
+    source: str
+    """Where it lies on this machine."""
+    volume: str
+    kind: str
+    """configMap, secret, persistentVolumeClaim, …"""
+    read_only: bool
+    follows: bool = False
+    """It changes as the cluster's does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot(_Wire):
     """The whole state, sent first to a subscriber and printed by `devloop status --json`."""
 
@@ -179,7 +279,7 @@ class Snapshot(_Wire):
     started_at: int
     services: tuple[ServiceStatus, ...]
     notices: tuple[Notice, ...] = ()
-    remote: str | None = None
+    remote: RemoteStatus | None = None
     stopping: bool = False
     config_error: str = ""
     """Why the newest devloop.toml on disk is not in force; empty if it is."""
@@ -222,9 +322,9 @@ class Variable(_Wire):
     name: str
     value: str
     origin: str
-    """Where it comes from: host, an env file's path, devloop.toml, or devloop."""
+    """Where it comes from: host, an env file's path, devloop.toml, devloop, or what the workload has it from."""
     secret: bool = False
-    """Its name looks like a secret's; shown masked until asked for."""
+    """It comes from a Secret, or its name looks like one's; shown masked until asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +348,14 @@ METHODS: Mapping[str, str] = {
     "build": "{services} → {}; builds, and restarts if the build succeeds",
     "logs": "{services: [name] | null, tail: lines} → {lines: [LogLine]}",
     "env": "{service, reveal: bool} → {variables: [Variable]}",
+    "world": "{service} → {workload, mounts: [Mounted], notes: [text]}; what a local service has of its workload",
+    "enter": "{service} → {pid, cwd, env}: what it takes to run a command as this service sees the world; "
+    "pid is null where the network is the host's",
+    "attach": "{service, kind: intercept|replace|wiretap|null, routes: 'personal'|'all'|null, take_over: bool} → {}; "
+    "null is what devloop.toml says; take_over puts back what a dead developer's devloop holds",
+    "leave": "{service} → {}; the original pods have all the traffic again",
+    "requests": "{service, limit} → {requests: [RequestRecord]}, oldest first, of those that were seen lately",
+    "reconnect": "→ {}; looks at once whether the connection to the remote lives, and tries again if not",
     "loops": "{service, limit} → {loops: [Loop]}, oldest first, from the history that survives restarts",
     "reload_config": "→ {changed: [service]}",
     "shutdown": "→ {}; progress comes as `stop_progress` events",
@@ -260,6 +368,8 @@ EVENTS: Mapping[str, type[_Wire]] = {
     "loop": Loop,
     "logs": LogBatch,
     "notice": Notice,
+    "remote": RemoteStatus,
+    "requests": RequestBatch,
     "stop_progress": StopProgress,
 }
 """What a subscriber gets: notification's method → the type of its params. A `snapshot` may come again, after

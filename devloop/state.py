@@ -20,9 +20,10 @@ _SUN_PATH = 100
 class StateFolder:
     """Paths in the state folder, and the lock that makes the engine the only one of its project."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, path: Path | None = None) -> None:
+        """`root` is the project's folder; `path` a folder to use in place of the one in it."""
         override = os.environ.get("DEVLOOP_STATE_DIR")
-        self.path = Path(override).absolute() if override else root / ".devloop"
+        self.path = path or (Path(override).absolute() if override else root / ".devloop")
         self._lock: int | None = None
 
     @property

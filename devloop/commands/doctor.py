@@ -8,13 +8,14 @@ import platform
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from devloop import __version__
 from devloop.commands.common import colour, print_json, project_file
-from devloop.errors import DevloopError
+from devloop.commands.findings import Finding
+from devloop.errors import DevloopError, RemoteError
 from devloop.state import StateFolder
 
 MIN_WATCHES = 65_536
@@ -23,32 +24,30 @@ MIN_FILES = 4_096
 """An engine with 100 services holds some 600 descriptors; browsers of logs and probes come on top."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    what: str
-    level: str
-    """ok, warning or error."""
-    text: str
-    hint: str = ""
-
-
 def doctor(args: argparse.Namespace) -> int:
-    """`devloop doctor`. Exit code 1 if something keeps devloop from working."""
+    """`devloop doctor`. Exit code 1 if something keeps devloop from working, 3 if that is the remote alone."""
     findings = list(_examine(args))
     if args.json:
         print_json([asdict(finding) for finding in findings])
     else:
-        marks = {"ok": ("✓", "\x1b[32m"), "warning": ("!", "\x1b[33m"), "error": ("✗", "\x1b[31m")}
-        width = max(len(finding.what) for finding in findings)
-        for finding in findings:
-            mark, sgr = marks[finding.level]
-            shown = f"{sgr}{mark}\x1b[0m" if colour() else mark
-            print(f"{shown} {finding.what:{width}}  {finding.text}")
-            if finding.hint:
-                print(f"  {'':{width}}  → {finding.hint}")
-    return int(any(finding.level == "error" for finding in findings))
+        print(_table(findings))
+    errors = [finding for finding in findings if finding.level == "error"]
+    if errors and all(finding.remote for finding in errors):
+        return RemoteError.exit_code
+    return int(bool(errors))
+
+
+def _table(findings: Sequence[Finding]) -> str:
+    marks = {"ok": ("✓", "\x1b[32m"), "warning": ("!", "\x1b[33m"), "error": ("✗", "\x1b[31m")}
+    width = max(len(finding.what) for finding in findings)
+    lines = []
+    for finding in findings:
+        mark, sgr = marks[finding.level]
+        shown = f"{sgr}{mark}\x1b[0m" if colour() else mark
+        lines.append(f"{shown} {finding.what:{width}}  {finding.text}")
+        if finding.hint:
+            lines.append(f"  {'':{width}}  → {finding.hint}")
+    return "\n".join(lines)
 
 
 def _examine(args: argparse.Namespace) -> Iterator[Finding]:
@@ -141,6 +140,7 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
     pid = state.engine_pid()
     yield Finding("engine", "ok", "not running" if pid is None else f"running, pid {pid}")
     from devloop.config.load import load
+    from devloop.config.model import Network
 
     try:
         project = load(file, os.environ)
@@ -148,7 +148,8 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding("project", "error", str(error), "devloop check")
         return
     yield Finding("project", "ok", f"{file}: {len(project.services)} services")
-    if pid is None:
+    # With a remote, each service has a network of its own, but for the network "ports".
+    if pid is None and (project.remote is None or project.network is Network.PORTS):
         from devloop.local import ports
 
         for service in project.services.values():
@@ -156,3 +157,7 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
                 if ports.taken(port):
                     who, hint = ports.holder_of(port)
                     yield Finding(f"port {port}", "error", f"{service.name}.{name}: taken by {who}", hint)
+    if project.remote is not None:
+        from devloop.commands.remote_findings import examine
+
+        yield from examine(project, project.remote)

@@ -10,10 +10,15 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from devloop.commands.common import project_file
+from devloop.config.find import FILE_NAME
 from devloop.errors import DevloopError
 from devloop.state import StateFolder
+
+if TYPE_CHECKING:
+    from devloop.config.model import Project
 
 
 def engine(args: argparse.Namespace) -> int:
@@ -24,7 +29,10 @@ def engine(args: argparse.Namespace) -> int:
         os.close(args.report)
 
     try:
-        run_engine(project_file(args), args.services, up=lambda: report({"up": os.getpid()}))
+        if args.owner is not None:
+            run_for(args, lambda: report({"up": os.getpid()}))
+        else:
+            run_engine(project_file(args), args.services, up=lambda: report({"up": os.getpid()}))
     except DevloopError as error:
         try:
             report({"error": str(error), "exit_code": error.exit_code})
@@ -32,6 +40,50 @@ def engine(args: argparse.Namespace) -> int:
             raise error from None  # it was up already: the log gets it
         return error.exit_code
     return 0
+
+
+def run_for(args: argparse.Namespace, up: Callable[[], None]) -> None:
+    """An engine that starts nothing, for one command: it ends when the other end of the pipe `--owner` closes."""
+    from devloop.local.process import Holders
+
+    holders = Holders()
+    holders.open()
+    from devloop.engine.engine import Engine, load_project
+
+    async def main() -> None:
+        try:
+            project = load_project(project_file(args), os.environ, []) if args.workload is None else _alone(args)
+        except DevloopError:
+            await holders.close()
+            raise
+        it = Engine(project, StateFolder(project.root, Path(args.state)), dict(os.environ), holders)
+        loop = asyncio.get_running_loop()
+
+        def left() -> None:
+            loop.remove_reader(args.owner)
+            it.shut_down()
+
+        loop.add_reader(args.owner, left)
+        await it.run((), up, idle=True)
+
+    asyncio.run(main())
+
+
+def _alone(args: argparse.Namespace) -> Project:
+    """A project of one service, which stands for the workload that is meant; it has no file."""
+    from devloop.commands.world import WORKLOAD
+    from devloop.config.model import Place, Project, Remote, RemoteKind
+    from devloop.config.resolve import nothing
+
+    here = Path.cwd()
+    remote = Remote(
+        RemoteKind.KUBERNETES,
+        context=args.context,
+        kubeconfig=Path(args.kubeconfig).absolute() if args.kubeconfig else None,
+        namespace=args.namespace,
+    )
+    service = nothing(WORKLOAD, here, Place(args.workload, container=args.container))
+    return Project("devloop", here / FILE_NAME, (), {WORKLOAD: service}, remote=remote)
 
 
 def run_engine(

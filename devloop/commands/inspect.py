@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from devloop.commands.common import age, colour, print_json, project_file, service_world, state_folder
+from devloop.commands.common import age, colour, print_json, project_file, state_folder
 from devloop.control import client
-from devloop.errors import DevloopError, EngineError, UsageError
-from devloop.protocol import LogBatch, LogLine, Loop, ServiceStatus, Snapshot, State, Variable
+from devloop.errors import EngineError, UsageError
+from devloop.protocol import LogBatch, LogLine, Loop, ServiceStatus, Snapshot, State
 
 _GOOD, _BUSY, _BAD, _DIM, _PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
 _COLOURS = {
@@ -177,40 +176,3 @@ def export(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     return 0
-
-
-def env(args: argparse.Namespace) -> int:
-    """`devloop env`: needs no engine."""
-    _, variables = service_world(args)
-    shown = [v for v in variables if args.all or v.origin != "host"]
-    if args.json or args.format == "json":
-        print_json({v.name: v.value for v in shown} if not args.json else [v.to_json() for v in shown])
-    else:
-        print(_environment_text(shown, args.format, reveal=args.reveal))
-    return 0
-
-
-def _environment_text(variables: Sequence[Variable], form: str, *, reveal: bool) -> str:
-    from devloop.local.environment import masked
-    from devloop.metrics.table import columns
-
-    if form == "table":
-        shown = variables if reveal else list(map(masked, variables))
-        rows = [(v.name, v.value.replace("\n", "\\n"), v.origin) for v in shown]
-        return columns(("VARIABLE", "VALUE", "ORIGIN"), rows, "<<<")
-    if form == "shell":
-        return "\n".join(f"export {v.name}={shlex.quote(v.value)}" for v in variables)
-    if form == "dotenv":
-        return "\n".join(f"{v.name}={_dotenv(v.value)}" for v in variables)
-    several = [v.name for v in variables if "\n" in v.value]
-    if several:
-        raise DevloopError(
-            f"docker's --env-file can't hold values of several lines: {', '.join(several)}",
-            hint="use --format dotenv or shell",
-        )
-    return "\n".join(f"{v.name}={v.value}" for v in variables)
-
-
-def _dotenv(value: str) -> str:
-    """Quoted so that python-dotenv, and most others, read back what was there."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from devloop.commands.common import print_json, project_file, service_world
+from devloop.commands.common import print_json, project_file
 from devloop.config.find import FILE_NAME
-from devloop.errors import DevloopError, ServiceError, UsageError
+from devloop.errors import UsageError
 
 
 def check(args: argparse.Namespace) -> int:
@@ -47,32 +47,4 @@ def init(args: argparse.Namespace) -> int:
         raise UsageError("there is one already", where=str(target), hint="`devloop init --force` replaces it")
     target.write_text(text)
     print(f"{target} written: look through it, then `devloop check` and `devloop up`")
-    return 0
-
-
-def execute(args: argparse.Namespace) -> int:
-    """`devloop exec`: this process becomes the command, in the service's folder and environment."""
-    argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
-    if not argv:
-        raise UsageError("no command", hint=f"devloop exec {args.service} -- COMMAND")
-    service, variables = service_world(args)
-    try:
-        os.chdir(service.cwd)
-        os.execvpe(argv[0], argv, {v.name: v.value for v in variables})
-    except FileNotFoundError:
-        raise ServiceError(f"no such program: {argv[0]}", hint="is it installed, and on PATH?") from None
-    except OSError as error:
-        raise ServiceError(f"can't run {argv[0]}: {error.strerror}") from None
-
-
-def completion(args: argparse.Namespace) -> int:
-    """`devloop completion`."""
-    import shtab
-
-    from devloop.cli import parser
-
-    try:
-        print(shtab.complete(parser(), shell=args.shell))
-    except NotImplementedError as error:
-        raise DevloopError(f"no completion for {args.shell}: {error}") from None
     return 0

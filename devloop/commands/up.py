@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,19 +68,24 @@ def start_engine(file: Path, state: StateFolder, services: list[str]) -> None:
             start_new_session=True,
         )
     os.close(write)
+    report_of(read, process, state.engine_log)
+    process.returncode = 0  # it goes on without us: subprocess shall not complain
+
+
+def report_of(read: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until an engine says through this descriptor that it is up. Raises what prevents that."""
     with os.fdopen(read, "rb") as report:
         text = report.read()
     if not text:
         raise EngineError(
             f"the engine did not start (exit code {process.wait()})",
-            where=str(state.engine_log),
-            hint="its last words are there; please report them",
+            where=str(log),
+            hint=f"please report it; its last words: {log.read_text(errors='replace').strip().rpartition(chr(10))[2]}",
         )
     answer = json.loads(text)
     if "error" in answer:
         process.wait()
         raise _RefusedError(answer["error"], answer["exit_code"])
-    process.returncode = 0  # it goes on without us: subprocess shall not complain
 
 
 class _RefusedError(DevloopError):
@@ -117,6 +123,15 @@ async def _wait_until_ready(socket: Path, seconds: float) -> int:
     from devloop.commands.inspect import status_table
 
     services: dict[str, ServiceStatus] = {}
+    told: set[Notice] = set()
+
+    def tell(notices: Iterable[Notice]) -> None:
+        for notice in notices:
+            if notice.level == "error" and notice not in told:
+                told.add(notice)
+                text = f"{notice.service or 'devloop'}: {notice.text}"
+                print(text, *([notice.hint] if notice.hint else []), sep="\n  ", file=sys.stderr)
+
     async with await client.ControlClient.connect(socket) as connection:
         await connection.subscribe()
         try:
@@ -124,11 +139,14 @@ async def _wait_until_ready(socket: Path, seconds: float) -> int:
                 async for event in connection.events():
                     if isinstance(event, Snapshot):
                         services = {service.name: service for service in event.services}
+                        tell(event.notices)
                     elif isinstance(event, ServiceStatus):
                         services[event.name] = event
-                    elif isinstance(event, Notice) and event.level == "error":
-                        print(f"{event.service or 'devloop'}: {event.text}\n  {event.hint}", file=sys.stderr)
+                    elif isinstance(event, Notice):
+                        tell([event])
                     if services and all(s.state in _SETTLED for s in services.values()):
+                        # A state may come before the words that explain it.
+                        tell(Snapshot.from_json(await connection.call("status")).notices)
                         break
         except TimeoutError:
             late = [s.name for s in services.values() if s.state not in _SETTLED]

@@ -12,9 +12,9 @@ from typing import Any
 
 from devloop.control import wire
 from devloop.errors import EngineError
-from devloop.protocol import EVENTS, LogBatch, Loop, Notice, ServiceStatus, Snapshot, StopProgress
+from devloop.protocol import EVENTS, LogBatch, Loop, Notice, RemoteStatus, ServiceStatus, Snapshot, StopProgress
 
-Event = Snapshot | ServiceStatus | Loop | LogBatch | Notice | StopProgress
+Event = Snapshot | ServiceStatus | Loop | LogBatch | Notice | RemoteStatus | StopProgress
 
 
 def _not_running(path: Path) -> EngineError:

@@ -21,6 +21,7 @@ from devloop.protocol import (
     LogLine,
     Loop,
     Notice,
+    RemoteStatus,
     ServiceStatus,
     Snapshot,
     StopProgress,
@@ -74,6 +75,7 @@ class _Subscriber:
         self.services: dict[str, ServiceStatus] = {}
         self.loops: deque[Loop] = deque(maxlen=500)
         self.notices: deque[Notice] = deque(maxlen=100)
+        self.remote: RemoteStatus | None = None
         self.progress: StopProgress | None = None
         self.wake = asyncio.Event()
 
@@ -110,6 +112,7 @@ class _Subscriber:
         if self.needs_snapshot:
             self.needs_snapshot = False
             self.services.clear()
+            self.remote = None
             self.send({"method": "snapshot", "params": self.server.backend.snapshot().to_json()})
         if self.wants_logs:
             lines, self.cursor, dropped = self.server.backend.logs.since(
@@ -117,6 +120,9 @@ class _Subscriber:
             )
             if lines or dropped:
                 self.send_logs(lines, dropped)
+        if self.remote is not None:
+            self.send({"method": "remote", "params": self.remote.to_json()})
+            self.remote = None
         for status in self.services.values():
             self.send({"method": "service", "params": status.to_json()})
         self.services.clear()
@@ -160,7 +166,7 @@ class ControlServer:
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
-    def publish(self, event: ServiceStatus | Loop | Notice | StopProgress) -> None:
+    def publish(self, event: ServiceStatus | Loop | Notice | RemoteStatus | StopProgress) -> None:
         """Tell every subscriber, soon."""
         for subscriber in self._subscribers:
             if not subscriber.subscribed:
@@ -172,6 +178,8 @@ class ControlServer:
                     subscriber.loops.append(event)
                 case Notice():
                     subscriber.notices.append(event)
+                case RemoteStatus():
+                    subscriber.remote = event
                 case StopProgress():
                     subscriber.progress = event
             subscriber.wake.set()

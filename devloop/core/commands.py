@@ -25,6 +25,16 @@ class StopProcess:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenWorld:
+    """Get what the service has of its remote, in place of what there may be from before.
+
+    Answered by WorldOpened or WorldFailed, however long that takes.
+    """
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartBuild:
     """Answered by BuildEnded, unless it is cancelled."""
 
@@ -141,6 +151,7 @@ class Finish:
 Command = (
     StartProcess
     | StopProcess
+    | OpenWorld
     | StartBuild
     | CancelBuild
     | ReloadProcess

@@ -40,6 +40,30 @@ class ModeRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class WorldOpened:
+    """What the service has of its remote is there: its network, variables and files."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorldFailed:
+    """It can't be had, and trying again by itself won't help."""
+
+    service: str
+    failure: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorldChanged:
+    """Another environment would come of a new start: `reason` says why. The process goes on with the old one."""
+
+    service: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class FilesChanged:
     """The content of watched files has changed; more may follow before `FilesSettled`."""
 
@@ -161,6 +185,9 @@ Event = (
     | StopRequested
     | RestartRequested
     | ModeRequested
+    | WorldOpened
+    | WorldFailed
+    | WorldChanged
     | FilesChanged
     | FilesSettled
     | BuildEnded

@@ -8,6 +8,7 @@ the old process is still ending" need no case of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
 
 from devloop.config.model import Mode, ReloadKind, Restart, Service
 from devloop.core import commands as do
@@ -19,11 +20,22 @@ _AT_REST = {Mode.LOCAL: State.STOPPED, Mode.REMOTE: State.REMOTE, Mode.OFF: Stat
 """The state of a service that is not wanted here and of which nothing runs."""
 
 
+class World(Enum):
+    """What a local service has of its remote: its network, variables and files."""
+
+    NONE = "none"
+    """There is no remote."""
+    ABSENT = "absent"
+    OPENING = "opening"
+    OPEN = "open"
+
+
 class ServiceLife:
     """One service. Its methods are its events; each returns the commands that follow from it, in order."""
 
-    def __init__(self, spec: Service) -> None:
+    def __init__(self, spec: Service, *, has_remote: bool = False) -> None:
         self.spec = spec
+        self.world = World.ABSENT if has_remote else World.NONE
         self.mode = spec.mode
         self.state = State.REMOTE if spec.mode is Mode.REMOTE else State.OFF
         self.reason = ""
@@ -128,11 +140,46 @@ class ServiceLife:
     def respecify(self, spec: Service, now: int, *, restart: bool) -> list[do.Command]:
         """The configuration has changed; `restart` if the process is to see it."""
         old, self.spec = self.spec, spec
+        if old.place != spec.place and self.world is World.OPEN:
+            self.world = World.ABSENT
         if restart and self._wanted:
             return self.restart(now, Cause.CONFIG, build=old.build != spec.build)
         if self._alive and not self._stopping and (old.ready, old.live) != (spec.ready, spec.live):
             self._out.append(do.StartProbes(spec.name, self.run))
         self._publish()
+        return self._flush()
+
+    # Events from the remote.
+
+    def world_opened(self, now: int) -> list[do.Command]:
+        """What waited for it may go on."""
+        if self.world is not World.OPENING:
+            return []
+        self.world = World.OPEN
+        return self._advance(now)
+
+    def world_failed(self, failure: str, hint: str, now: int) -> list[do.Command]:
+        """Its process would lack what it needs: it is not started."""
+        if self.world is not World.OPENING:
+            return []
+        self.world = World.ABSENT
+        if not self._wanted or not self._due:
+            return self._flush()
+        self._due = self._build_due = False
+        self._end_loop(Outcome.FAILED, failure)
+        self._tell("error", failure, hint)
+        if not self._alive:
+            self._become(State.FAILED, now, failure)
+        return self._flush()
+
+    def world_changed(self, reason: str) -> list[do.Command]:
+        """The next start will have it anew; what runs goes on."""
+        if self.world is World.OPEN:
+            self.world = World.ABSENT
+            if self._alive:
+                self.stale = True
+                self._tell("info", reason, "restart it to have them")
+                self._publish()
         return self._flush()
 
     # Events from the watcher.
@@ -357,6 +404,9 @@ class ServiceLife:
                 self._stop_process(now, "changed")
         elif self._gated and self.unmet:
             self._become(State.WAITING, now, f"for {', '.join(self.unmet)}")
+        elif self.world is World.OPENING:
+            if not self._alive:
+                self._become(State.WAITING, now, "for what it has of the remote")
         elif self._build_due:
             self._start_build(now)
         elif self._alive:
@@ -379,6 +429,9 @@ class ServiceLife:
         if build and self.spec.build is not None:
             self._build_due = True
         self._cancel_build()
+        if self.world is World.ABSENT:
+            self.world = World.OPENING  # side by side with what else it waits for
+            self._out.append(do.OpenWorld(self.spec.name))
 
     def _start_build(self, now: int) -> None:
         if self._alive:

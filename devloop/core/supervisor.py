@@ -10,7 +10,7 @@ from devloop.core import commands as do
 from devloop.core import events as ev
 from devloop.core.service import ServiceLife
 
-_RESTARTS_FOR = frozenset({"command", "cwd", "env", "file_env", "ports", "build"})
+_RESTARTS_FOR = frozenset({"command", "cwd", "env", "file_env", "ports", "build", "place"})
 """Fields that the process itself sees; a change of any other takes effect without a restart."""
 
 
@@ -19,7 +19,7 @@ class Supervisor:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.services = {name: ServiceLife(spec) for name, spec in project.services.items()}
+        self.services = {name: self._life(spec) for name, spec in project.services.items()}
         self.stopping = False
         self._finished = False
         self._leaving: set[str] = set()
@@ -31,6 +31,9 @@ class Supervisor:
         out = self._dispatch(event, now)
         out += self._pass_on(now)
         return out
+
+    def _life(self, spec: Service) -> ServiceLife:
+        return ServiceLife(spec, has_remote=self.project.remote is not None)
 
     def _dispatch(self, event: ev.Event, now: int) -> list[do.Command]:
         match event:
@@ -56,6 +59,12 @@ class Supervisor:
         match event:
             case ev.RestartRequested(_, cause, build):
                 return [] if self.stopping else life.restart(now, cause, build=build)
+            case ev.WorldOpened():
+                return life.world_opened(now)
+            case ev.WorldFailed(_, failure, hint):
+                return life.world_failed(failure, hint, now)
+            case ev.WorldChanged(_, reason):
+                return life.world_changed(reason)
             case ev.FilesChanged(_, files, edited):
                 return [] if self.stopping else life.files_changed(files, edited, now)
             case ev.FilesSettled():
@@ -159,7 +168,7 @@ class Supervisor:
                 self._leaving.discard(name)
                 out += self.services[name].respecify(spec, now, restart=False)
             else:
-                self.services[name] = ServiceLife(spec)
+                self.services[name] = self._life(spec)
         for name, fields in difference.changed.items():
             life = self.services[name]
             spec = project.services[name]

@@ -9,18 +9,21 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devloop import __version__
 from devloop.config.load import load
-from devloop.config.model import SECOND, Mode, Project, Service
+from devloop.config.model import SECOND, Mode, Project, Remote, Service
 from devloop.config.problems import ConfigProblems
 from devloop.control.server import ControlServer
 from devloop.core import commands as do
 from devloop.core import events as ev
 from devloop.core.debounce import Burst
+from devloop.core.service import ServiceLife
 from devloop.core.supervisor import Supervisor
 from devloop.engine.board import HISTORY, Board, unix
 from devloop.engine.bursts import Bursts
@@ -28,13 +31,17 @@ from devloop.engine.requests import Requests, expand
 from devloop.errors import ConfigError, UsageError
 from devloop.local import environment, sweep
 from devloop.local.logs import LogBook
+from devloop.local.probes import Connect
 from devloop.local.process import RUN_VARIABLE, Holders
 from devloop.local.runner import ServiceRunner
 from devloop.local.watch.scope import WatchSpec
 from devloop.local.watch.watcher import Watcher
 from devloop.metrics.store import LoopStore
-from devloop.protocol import Loop, Notice, Snapshot, StopProgress
+from devloop.protocol import Loop, Notice, ServiceStatus, Snapshot, State, StopProgress, Variable
 from devloop.state import StateFolder
+
+if TYPE_CHECKING:
+    from devloop.engine.remote import RemoteSide
 
 CONFIG = ""
 """The name that the project's own files are watched under; no service can have it."""
@@ -59,6 +66,8 @@ class Engine:
         self._server: ControlServer
         self._store: LoopStore
         self._board = Board()
+        self.remote: RemoteSide | None = None
+        """The project's remote, if it has one."""
         self._requests = Requests(self)
         self._watcher = Watcher(project.root, self._files_changed, self._watch_trouble)
         self._bursts = Bursts(project.root, self._settled)
@@ -70,14 +79,17 @@ class Engine:
         self._events: deque[ev.Event] = deque()
         self._dirty: dict[str, None] = {}
         self._finished = asyncio.Event()
+        self._idle = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def run(self, services: Sequence[str] | None, up: Callable[[], None]) -> None:
+    async def run(self, services: Sequence[str] | None, up: Callable[[], None], *, idle: bool = False) -> None:
         """Start these services (None: all that are local) and live until the shutdown is complete.
 
-        `up` is called once clients can connect. Raises EngineError if the project has an engine already.
+        `idle` is for who wants the remote alone: nothing is started or watched. `up` is called once clients can
+        connect. Raises EngineError if the project has an engine already.
         """
         asyncio.get_running_loop().set_exception_handler(self._bug)
+        self._idle = idle
         chosen = None if services is None else expand(services, self.project.services, self.project.groups)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._holders.close)
@@ -95,11 +107,20 @@ class Engine:
             stack.push_async_callback(self._server.close)
             self._store = LoopStore(self._state.database, self._notice_from_thread())
             stack.callback(self._store.close)
+            if self.project.remote is not None:
+                self.remote = self._make_remote(self.project.remote)
+                # What was made to mount on goes when the holders have gone, which is the last of all.
+                stack.push_async_callback(self.remote.close)
             stack.push_async_callback(self._wind_up)
             self._remember_history()
+            if self.remote is not None:
+                self.remote.start(connect=not self._idle)  # the first connection is made side by side with the services' start
             if swept:
                 self.notice("warning", f"ended {swept} processes that an engine which was killed had left")
             up()
+            if self._idle:
+                await self._finished.wait()
+                return
             self._task(self._watch())
             names = [n for n, s in self.project.services.items() if s.mode is Mode.LOCAL]
             self.dispatch(ev.StartRequested(tuple(names) if chosen is None else chosen))
@@ -139,7 +160,11 @@ class Engine:
             case do.StartProcess(service, run):
                 self._runner(service).start_process(run)
             case do.StopProcess(service, run):
+                self._set_gate(service)  # before the process hears of it: from here on, connections wait
                 self._runner(service).stop_process(run)
+            case do.OpenWorld(service):
+                assert self.remote is not None
+                self.remote.open_world(service)
             case do.StartBuild(service, run):
                 self._runner(service).start_build(run)
             case do.CancelBuild(service):
@@ -180,7 +205,8 @@ class Engine:
         if runner is None:
             assert life is not None
             own = self.own_variables(service)
-            runner = ServiceRunner(life.spec, self._holders, self.logs, self.environ, own, self.dispatch)
+            around = None if self.remote is None else _Around(self.remote, service)
+            runner = ServiceRunner(life.spec, self._holders, self.logs, self.environ, own, self.dispatch, around)
             self._runners[service] = runner
         if life is not None:
             runner.spec = life.spec
@@ -265,7 +291,11 @@ class Engine:
             for name in {**before.services, **project.services}
             if before.services.get(name) != project.services.get(name)
         ]
+        if self.remote is not None:
+            self.remote.reconfigure(project)
         self.dispatch(ev.ProjectChanged(project))
+        if (before.remote, before.network) != (project.remote, project.network):
+            self.notice("warning", "[remote] has changed; that takes effect when devloop is restarted")
         if changed:
             self.notice("info", f"{project.file.name}: {', '.join(changed)} changed")
         if changed or had_error:
@@ -284,11 +314,46 @@ class Engine:
             engine_pid=os.getpid(),
             version=__version__,
             started_at=self._started_at,
-            services=tuple(map(self._board.status, self.supervisor.services.values())),
+            services=tuple(map(self.status, self.supervisor.services.values())),
             notices=tuple(self._notices),
+            remote=None if self.remote is None else self.remote.status(),
             stopping=self.supervisor.stopping,
             config_error=self._config_error,
         )
+
+    def status(self, life: ServiceLife) -> ServiceStatus:
+        """All that there is to show of one service."""
+        status = self._board.status(life)
+        if self.remote is None:
+            return status
+        name = life.spec.name
+        standing = self.remote.standing(name)
+        return replace(
+            status,
+            modes=self.modes(name),
+            published=self.remote.published(name),
+            workload=standing.workload.reference if standing and standing.workload else "",
+            notes=self.remote.notes(name) if life.mode is Mode.LOCAL else (),
+        )
+
+    def modes(self, service: str) -> tuple[str, ...]:
+        """Those that a service can have, in the order in which a key goes through them."""
+        if self.remote is not None and self.remote.can_be_remote(service):
+            return (Mode.LOCAL.value, Mode.REMOTE.value)
+        return (Mode.LOCAL.value, Mode.OFF.value)
+
+    async def variables(self, service: str) -> list[Variable]:
+        """The environment that a service's next process gets. Raises DevloopError if its workload can't be read."""
+        workload = () if self.remote is None else await self.remote.read_variables(service)
+        spec = self.project.services[service]
+        return environment.resolve(spec, self.environ, self.own_variables(service), workload)
+
+    async def enter(self, service: str) -> dict[str, Any]:
+        """What it takes to run a command as this service sees the world. Raises DevloopError."""
+        pid = None if self.remote is None else await self.remote.enter(service)
+        spec = self.project.services[service]
+        found = {each.name: each.value for each in await self.variables(service)}
+        return {"pid": pid, "cwd": str(spec.cwd), "env": found}
 
     def recent_loops(self, service: str, count: int) -> list[Loop]:
         """The last loops of a service, oldest first, those of earlier engines too."""
@@ -337,10 +402,41 @@ class Engine:
         for name in dirty:
             life = self.supervisor.services.get(name)
             if life is not None:
-                self._server.publish(self._board.status(life))
+                self._set_gate(name)
+                self._server.publish(self.status(life))
         if self.supervisor.stopping and dirty:
             alive = tuple(name for name, life in self.supervisor.services.items() if not life.gone)
             self._server.publish(StopProgress(alive, dict(self._survivors), self._finished.is_set()))
+
+    # The remote.
+
+    def _make_remote(self, remote: Remote) -> RemoteSide:
+        from devloop.engine.remote import Outside, RemoteSide  # a project without a remote does not pay for it
+
+        def services() -> None:
+            self._dirty.update(dict.fromkeys(self.supervisor.services))
+            self._publish_statuses()
+
+        outside = Outside(
+            is_local=self._is_local,
+            opened=lambda service: self.dispatch(ev.WorldOpened(service)),
+            failed=lambda service, what, hint: self.dispatch(ev.WorldFailed(service, what, hint)),
+            outdated=lambda service, why: self.dispatch(ev.WorldChanged(service, why)),
+            status=lambda status: self._server.publish(status),
+            services=services,
+            say=self.logs.say,
+            notice=lambda level, text, hint: self.notice(level, text, hint=hint),
+        )
+        return RemoteSide(self.project, remote, self._holders, self._state, outside)
+
+    def _is_local(self, service: str) -> bool:
+        life = self.supervisor.services.get(service)
+        return life is not None and life.mode is Mode.LOCAL and not self._idle
+
+    def _set_gate(self, service: str) -> None:
+        life = self.supervisor.services.get(service)
+        if self.remote is not None and life is not None:
+            self.remote.set_gate(service, *_gate(life))
 
     def _logged(self, _: str) -> None:
         self._server.logs_arrived()
@@ -356,6 +452,26 @@ class Engine:
         self._tasks.discard(task)
         if not task.cancelled():
             task.result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What a service has of the remote, for its runner."""
+
+    remote: RemoteSide
+    service: str
+
+    def variables(self) -> Iterable[Variable]:
+        return self.remote.variables(self.service)
+
+    def connect(self) -> Connect | None:
+        return partial(self.remote.connect, self.service)
+
+
+def _gate(life: ServiceLife) -> tuple[bool, bool]:
+    """Whether a service takes new connections, and if not, whether these wait because it is about to."""
+    over = not life.wanted or life.state in (State.FAILED, State.CRASH_LOOP, State.COMPLETED)
+    return life.state is State.READY, not over
 
 
 def _raise_descriptor_limit() -> None:

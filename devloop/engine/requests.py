@@ -44,7 +44,15 @@ class Requests:
                 loops = self._engine.recent_loops(self._service(params), int(params.get("limit", 50)))
                 return {"loops": [loop.to_json() for loop in loops]}
             case "env":
-                return self._env(self._service(params), bool(params.get("reveal", False)))
+                return await self._env(self._service(params), bool(params.get("reveal", False)))
+            case "enter":
+                return await self._engine.enter(self._service(params))
+            case "world":
+                return self._world(self._service(params))
+            case "reconnect":
+                if self._engine.remote is None:
+                    raise UsageError("this project has no remote", where=str(self._engine.project.file))
+                self._engine.remote.wake()
             case "reload_config":
                 return {"changed": await self._engine.reload_config()}
             case "shutdown":
@@ -55,28 +63,39 @@ class Requests:
 
     def _toggle(self, name: str, wanted: str | None) -> str:
         life = self._engine.supervisor.services[name]
+        modes = self._engine.modes(name)
         if wanted is None:
-            mode = Mode.OFF if life.mode is Mode.LOCAL else Mode.LOCAL
+            mode = Mode(modes[1]) if life.mode is Mode.LOCAL else Mode.LOCAL
         else:
             try:
                 mode = Mode(wanted)
             except ValueError:
                 raise UsageError(f"there is no mode {wanted!r}", hint="local, remote or off") from None
-        if mode is Mode.REMOTE:
+        if mode is Mode.REMOTE and mode not in modes:
+            why = "this project has no remote" if self._engine.remote is None else "the remote does not have it"
             raise UsageError(
-                f"{name} can't be remote: this project has no remote",
+                f"{name} can't be remote: {why}",
                 where=str(self._engine.project.file),
                 hint="it can be `local` or `off`",
             )
         self._engine.dispatch(ev.ModeRequested(name, mode))
         return mode.value
 
-    def _env(self, name: str, reveal: bool) -> dict[str, Any]:
-        variables = environment.resolve(
-            self._engine.project.services[name], self._engine.environ, self._engine.own_variables(name)
-        )
+    async def _env(self, name: str, reveal: bool) -> dict[str, Any]:
+        variables = await self._engine.variables(name)
         shown = variables if reveal else map(environment.masked, variables)
         return {"variables": [variable.to_json() for variable in shown]}
+
+    def _world(self, name: str) -> dict[str, Any]:
+        remote = self._engine.remote
+        if remote is None:
+            return {"workload": "", "mounts": [], "notes": []}
+        standing = remote.standing(name)
+        return {
+            "workload": standing.workload.reference if standing and standing.workload else "",
+            "mounts": [mount.to_json() for mount in remote.mounts(name)],
+            "notes": list(remote.notes(name)),
+        }
 
     def _service(self, params: Mapping[str, Any]) -> str:
         return self._known([params.get("service")])[0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from devloop.config.model import Service
 from devloop.protocol import Variable
@@ -15,16 +16,34 @@ _URL_PASSWORD = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
 MASK = "••••••"
 
 
-def resolve(service: Service, host: Mapping[str, str], own: Mapping[str, str]) -> list[Variable]:
+KEPT = frozenset(
+    {
+        "PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "OLDPWD", "SHLVL", "TERM", "TMPDIR", "_",
+        "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "NODE_PATH", "JAVA_HOME",
+        "GOROOT", "GOPATH", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    }
+)  # fmt: skip
+"""Variables that say where things are on a machine: a container's would break programs here."""
+
+
+def resolve(
+    service: Service, host: Mapping[str, str], own: Mapping[str, str], workload: Iterable[Variable] = ()
+) -> list[Variable]:
     """The variables, by name; each says where its value comes from.
 
-    The host's environment, then the env files in their order, then `env`, then devloop's `own`: the later
-    wins.
+    The host's environment, then its workload's but for `KEPT`, then the env files in their order, then `env`, then
+    devloop's `own`: the later wins.
     """
-    sources = {"host": host, **{str(f): service.file_env.get(f, {}) for f in service.env_files}}
+    found = {name: Variable(name, value, "host", is_secret(name, value)) for name, value in host.items()}
+    for each in workload:
+        if each.name not in KEPT:
+            found[each.name] = replace(each, secret=each.secret or is_secret(each.name, each.value))
+    sources = {str(f): service.file_env.get(f, {}) for f in service.env_files}
     sources |= {"devloop.toml": service.env, "devloop": own}
-    values = {name: (value, origin) for origin, found in sources.items() for name, value in found.items()}
-    return [Variable(name, value, origin, is_secret(name, value)) for name, (value, origin) in sorted(values.items())]
+    for origin, values in sources.items():
+        for name, value in values.items():
+            found[name] = Variable(name, value, origin, is_secret(name, value))
+    return [found[name] for name in sorted(found)]
 
 
 def own(project: str, service: str) -> dict[str, str]:

@@ -12,9 +12,10 @@ falls to the root holder, which ends it.
 Messages are JSON objects, each behind its length in four bytes; file descriptors travel beside them.
 
 To the root holder:   {op: hold, service} + [socket for the new holder]
-To a holder:          {op: spawn, job, argv, cwd, env, main} + [stdout, stderr]
+To a holder:          {op: spawn, job, argv, cwd, env, main} + [stdout, stderr, stdin?]
                       {op: signal, job, signal}
                       {op: stop, job, signal, timeout}       timeout in seconds
+                      {op: namespace} + [socket]             see devloop.net.namespace, which speaks over it
 From a holder:        {ev: spawned, job, pid, at}            at: monotonic nanoseconds
                       {ev: failed, job, errno, error, cwd}
                       {ev: ended, job, code, left, survivors, at}
@@ -158,6 +159,8 @@ class Holder:
     def __init__(self, engine: socket.socket) -> None:
         self.engine: socket.socket | None = engine
         self.jobs: dict[str, Job] = {}
+        self.namespace: Any = None
+        """A `devloop.net.namespace.Namespace`, if the engine has asked for one."""
         self.wakeup, write = os.pipe()
         os.set_blocking(write, False)
         os.set_blocking(self.wakeup, False)
@@ -175,7 +178,10 @@ class Holder:
             if self.wakeup in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self.wakeup, 4096)
-            if self.engine is not None and self.engine.fileno() in ready and not self.obey():
+            if self.namespace is not None and self.namespace.fileno() in ready and not self.namespace.obey():
+                poll.unregister(self.namespace)
+                self.namespace = None  # this process, and what it starts, stays where it is
+            if self.engine is not None and self.engine.fileno() in ready and not self.obey(poll):
                 poll.unregister(self.engine)
                 self.engine.close()
                 self.engine = None
@@ -189,7 +195,7 @@ class Holder:
         due = [at for job in self.jobs.values() for at in (job.kill_at, job.give_up_at) if at is not None]
         return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
 
-    def obey(self) -> bool:
+    def obey(self, poll: select.poll) -> bool:
         """Carry out one message. False if the engine is gone."""
         assert self.engine is not None
         try:
@@ -201,6 +207,13 @@ class Holder:
         message, fds = received
         if message["op"] == "spawn":
             self.spawn(message, fds)
+            return True
+        if message["op"] == "namespace":
+            sys.path.append(str(Path(__file__).parents[2]))  # hidden by -I; imported only where it is used
+            from devloop.net.namespace import Namespace
+
+            self.namespace = Namespace(socket.socket(fileno=fds[0]))
+            poll.register(self.namespace, select.POLLIN)
             return True
         job = self.jobs.get(message["job"])
         if job is None:
@@ -214,10 +227,12 @@ class Holder:
     def spawn(self, message: dict[str, Any], fds: list[int]) -> None:
         """Start a process in a session of its own; its descriptors are closed here."""
         name = message["job"]
+        if self.namespace is not None:
+            self.namespace.refresh()
         try:
             process = subprocess.Popen(
                 message["argv"],
-                stdin=subprocess.DEVNULL,
+                stdin=fds[2] if len(fds) > 2 else subprocess.DEVNULL,
                 stdout=fds[0],
                 stderr=fds[1],
                 cwd=message["cwd"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Awaitable, Callable
 
@@ -15,6 +16,7 @@ FIRST = 2 * MS
 """From the start to the first look, in nanoseconds; the pauses then grow up to the probe's period, so that a
 service that starts quickly is seen quickly."""
 GROWTH = 1.3
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FIRST_EXEC = 20 * MS
 """The same for commands, which cost a process each."""
 
@@ -23,19 +25,23 @@ class CheckFailed(Exception):  # noqa: N818 - an answer, not a fault
     """Why a check did not pass, in words for a person."""
 
 
+Connect = Callable[[int], Awaitable[socket.socket]]
+"""Connects to what listens on a port of the service's own localhost. Raises OSError."""
 RunCommand = Callable[[ExecCheck, float], Awaitable[int]]
 """Runs a command as the service would; returns its exit code. Has to end it after so many seconds."""
 
 
-async def check_once(check: HttpCheck | TcpCheck | ExecCheck, timeout: float, run: RunCommand) -> None:
-    """Pass, or raise CheckFailed. `timeout` in seconds."""
+async def check_once(
+    check: HttpCheck | TcpCheck | ExecCheck, timeout: float, run: RunCommand, connect: Connect | None = None
+) -> None:
+    """Pass, or raise CheckFailed. `timeout` in seconds; without `connect` the service's localhost is the host's."""
     try:
         async with asyncio.timeout(timeout):
             match check:
                 case HttpCheck():
-                    await _http(check)
+                    await _http(check, connect)
                 case TcpCheck():
-                    _, writer = await _connect(check.host, check.port)
+                    _, writer = await _connect(check.host, check.port, connect)
                     writer.close()
                     with contextlib.suppress(OSError):
                         await writer.wait_closed()
@@ -55,8 +61,10 @@ def _address(check: HttpCheck | TcpCheck | ExecCheck) -> str:
     return check.command.text if isinstance(check, ExecCheck) else f"{check.host}:{check.port}"
 
 
-async def _connect(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(host: str, port: int, connect: Connect | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """`localhost` is both loopback addresses, without asking a resolver (RFC 6761, 6.3)."""
+    if connect is not None and host in _LOOPBACK:
+        return await asyncio.open_connection(sock=await connect(port))
     if host != "localhost":
         return await asyncio.open_connection(host, port)
     try:
@@ -68,8 +76,8 @@ async def _connect(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.
             raise ConnectionRefusedError from None
 
 
-async def _http(check: HttpCheck) -> None:
-    reader, writer = await _connect(check.host, check.port)
+async def _http(check: HttpCheck, connect: Connect | None) -> None:
+    reader, writer = await _connect(check.host, check.port, connect)
     try:
         connection = h11.Connection(h11.CLIENT)
         host = f"{check.host}:{check.port}"
@@ -95,7 +103,9 @@ async def _http(check: HttpCheck) -> None:
             await writer.wait_closed()
 
 
-async def until_ready(probe: Probe, run: RunCommand, late: Callable[[str], None]) -> None:
+async def until_ready(
+    probe: Probe, run: RunCommand, late: Callable[[str], None], connect: Connect | None = None
+) -> None:
     """Return when the check passes for the first time. `late` is told once, when the grace is over."""
     assert not isinstance(probe.check, LogCheck)
     began = time.monotonic_ns()
@@ -104,7 +114,7 @@ async def until_ready(probe: Probe, run: RunCommand, late: Callable[[str], None]
     while True:
         await asyncio.sleep(pause / SECOND)
         try:
-            await check_once(probe.check, probe.timeout / SECOND, run)
+            await check_once(probe.check, probe.timeout / SECOND, run, connect)
             return
         except CheckFailed as failure:
             if not told and time.monotonic_ns() - began >= probe.grace:
@@ -113,7 +123,7 @@ async def until_ready(probe: Probe, run: RunCommand, late: Callable[[str], None]
         pause = min(int(pause * GROWTH), probe.period)
 
 
-async def until_dead(probe: Probe, run: RunCommand) -> str:
+async def until_dead(probe: Probe, run: RunCommand, connect: Connect | None = None) -> str:
     """Return, with the reason, when the check has failed `failures` times in a row."""
     assert not isinstance(probe.check, LogCheck)
     began = time.monotonic_ns()
@@ -121,7 +131,7 @@ async def until_dead(probe: Probe, run: RunCommand) -> str:
     while True:
         await asyncio.sleep(probe.period / SECOND)
         try:
-            await check_once(probe.check, probe.timeout / SECOND, run)
+            await check_once(probe.check, probe.timeout / SECOND, run, connect)
             failures = 0
         except CheckFailed as failure:
             if time.monotonic_ns() - began >= probe.grace:

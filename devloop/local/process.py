@@ -79,11 +79,13 @@ class Holder:
         output: tuple[int, int],
         listener: JobListener,
         main: bool = False,
+        stdin: int | None = None,
     ) -> None:
         """Start a process in a session of its own.
 
-        `output` are descriptors for its stdout and stderr; the caller keeps and closes its own. `main` marks
-        the service's own process, to which orphans are counted that can't be told apart.
+        `output` are descriptors for its stdout and stderr, `stdin` one for its input (/dev/null without); the caller
+        keeps and closes its own. `main` marks the service's own process, to which orphans are counted that can't be
+        told apart.
         """
         self._jobs[job] = (listener, argv, cwd)
         message = {
@@ -94,7 +96,11 @@ class Holder:
             "env": dict(env),
             "main": main,
         }
-        self._send(message, output)
+        self._send(message, output if stdin is None else (*output, stdin))
+
+    def namespace(self, sock: socket.socket) -> None:
+        """Have it speak as a `devloop.net.namespace.Namespace` over this socket, which the caller closes."""
+        self._send({"op": "namespace"}, (sock.fileno(),))
 
     def signal(self, job: str, number: int) -> None:
         """Send a signal to the job's first process. One that has ended is passed over."""

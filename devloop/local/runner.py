@@ -10,8 +10,8 @@ import contextlib
 import itertools
 import os
 import signal
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Protocol
 
 from devloop.config.model import SECOND, Command, ExecCheck, LogCheck, Probe, ReloadKind, Service
 from devloop.core import events as ev
@@ -19,6 +19,7 @@ from devloop.errors import DevloopError
 from devloop.local import environment, ports, probes
 from devloop.local.logs import BUILD, DEVLOOP, ERR, OUT, LogBook, PipeReader
 from devloop.local.process import Ended, Holder, Holders
+from devloop.protocol import Variable
 
 CANCEL_TIMEOUT = 0.5
 """Seconds that a superseded build has to end by itself."""
@@ -73,6 +74,16 @@ class Run:
         self._ended(ended)
 
 
+class Surroundings(Protocol):
+    """What a service has of its remote, where its project has one."""
+
+    def variables(self) -> Iterable[Variable]:
+        """Its workload's."""
+
+    def connect(self) -> probes.Connect | None:
+        """Connects into its network; None if that is the host's."""
+
+
 class ServiceRunner:
     """One service's processes. `own` are the variables that devloop itself sets."""
 
@@ -84,6 +95,7 @@ class ServiceRunner:
         host: Mapping[str, str],
         own: Mapping[str, str],
         tell: Tell,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.spec = spec
         self.name = spec.name
@@ -92,6 +104,7 @@ class ServiceRunner:
         self._host = host
         self._own = own
         self._tell = tell
+        self._surroundings = surroundings
         self._numbers = itertools.count(1)
         self._started_run = 0
         self._matched_run = 0
@@ -107,7 +120,7 @@ class ServiceRunner:
         """See devloop.core.commands.StartProcess."""
         spec = self.spec
         for name, port in spec.ports.items():
-            if ports.taken(port):
+            if self._connect is None and ports.taken(port):
                 who, hint = ports.holder_of(port)
                 failure = f"port {port} ({name}) is taken by {who}"
                 self._say(failure)
@@ -183,7 +196,12 @@ class ServiceRunner:
 
     def environment(self) -> dict[str, str]:
         """The variables that a process of this service gets."""
-        return {v.name: v.value for v in environment.resolve(self.spec, self._host, self._own)}
+        return {v.name: v.value for v in self.resolved()}
+
+    def resolved(self) -> list[Variable]:
+        """The same with where each comes from."""
+        workload = self._surroundings.variables() if self._surroundings else ()
+        return environment.resolve(self.spec, self._host, self._own, workload)
 
     async def close(self) -> None:
         """End what is left, and the holder with it."""
@@ -194,6 +212,10 @@ class ServiceRunner:
         self._holders.release(self.name)
 
     # How.
+
+    @property
+    def _connect(self) -> probes.Connect | None:
+        return self._surroundings.connect() if self._surroundings else None
 
     @property
     def _holder(self) -> Holder:
@@ -275,7 +297,7 @@ class ServiceRunner:
             self._tell(ev.NotReadyInTime(self.name, run, failure))
 
         if ready is not None and not isinstance(ready.check, LogCheck):
-            await probes.until_ready(ready, command, late)
+            await probes.until_ready(ready, command, late, self._connect)
             self._tell(ev.BecameReady(self.name, run))
         elif ready is not None and self._matched_run != run:
             assert isinstance(ready.check, LogCheck)
@@ -284,7 +306,7 @@ class ServiceRunner:
             if self._matched_run != run:
                 late(f"no line matches {ready.check.pattern!r}")
         if live is not None:
-            failure = await probes.until_dead(live, command)
+            failure = await probes.until_dead(live, command, self._connect)
             self._tell(ev.NotAlive(self.name, run, failure))
 
     def _say(self, text: str) -> None:

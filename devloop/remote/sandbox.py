@@ -1,7 +1,8 @@
-"""The sandbox: a remote with a small fictional cluster, for a machine that has none.
+"""The sandbox's link: SSH to a server on the loopback, in this process, for a machine that has no cluster.
 
-It is an SSH server on the loopback, in this process, and its link is the SSH link: what works here is the code that
-works at a cluster. The server's and the client's key are made at each start and never leave the process.
+Its link is the SSH link: what works here is the code that works at a cluster. The server's and the client's key are
+made at each start and never leave the process. What stands behind it is a `Backend`: `devloop.sandbox`, which runs
+pods, or the `SandboxCluster` of this module, where each Service is one fixed answer.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .life import HOLD_SECONDS, LiveLink, imported
-from .link import Resolver
+from .link import OpenError, Refusal, Resolver
 
 if TYPE_CHECKING:
     import asyncssh
+    import dns.message
+
+    from devloop.agent.forward import Connection
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LOOPBACK = "127.0.0.1"
@@ -25,6 +30,38 @@ NETWORK = ipaddress.ip_network("10.96.0.0/16")
 """Addresses of Services, as kubeadm gives them out."""
 RESOLVER = str(NETWORK[10])
 TTL_SECONDS = 5
+
+
+class Backend(Protocol):
+    """What stands behind the link: names, and what connections lead to."""
+
+    @property
+    def namespace(self) -> str:
+        """The one namespace that it has."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of it, for the link's state."""
+
+    async def query(self, wire: bytes) -> bytes:
+        """The answer of its resolver to a DNS message in wire format."""
+
+    async def connect(self, host: str, port: int) -> socket.socket | Handler:
+        """A connected, non-blocking TCP socket, which is the caller's; or what speaks in its place.
+
+        Raises OpenError.
+        """
+
+
+def resolver(namespace: str, domain: str = "cluster.local") -> Resolver:
+    """What the resolv.conf of a pod says (`dnsPolicy: ClusterFirst`)."""
+    return Resolver((RESOLVER,), (f"{namespace}.svc.{domain}", f"svc.{domain}", domain), 5, ("ndots:5",))
+
+
+def resolv_conf(namespace: str, domain: str = "cluster.local") -> str:
+    """The same as the file."""
+    found = resolver(namespace, domain)
+    return f"search {' '.join(found.search)}\nnameserver {RESOLVER}\noptions ndots:{found.ndots}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +124,61 @@ class SandboxCluster:
         return found
 
     @property
-    def resolver(self) -> Resolver:
-        """What a pod's resolv.conf says."""
-        search = (f"{self.namespace}.svc.{self.domain}", f"svc.{self.domain}", self.domain)
-        return Resolver((RESOLVER,), search, 5, ("ndots:5",))
-
-    def resolv_conf(self) -> str:
-        """The same as the file."""
-        found = self.resolver
-        return f"search {' '.join(found.search)}\nnameserver {RESOLVER}\noptions ndots:{found.ndots}\n"
+    def notes(self) -> tuple[str, ...]:
+        """Part of `Backend`: none."""
+        return ()
 
     def find(self, host: str) -> SandboxService | None:
         """The service at an address or a name, which may need a search domain."""
         addresses = self.addresses()
         names = self.names()
         host = host.lower().rstrip(".")
-        completed = [host, *(f"{host}.{suffix}" for suffix in self.resolver.search)]
+        completed = [host, *(f"{host}.{suffix}" for suffix in resolver(self.namespace, self.domain).search)]
         address = next((names[each] for each in completed if each in names), host)
         return next((each for each in self.services if addresses[each.name] == address), None)
 
+    async def connect(self, host: str, port: int) -> socket.socket | Handler:
+        """Part of `Backend`."""
+        service = self.find(host)
+        if service is None:
+            raise OpenError(Refusal.UNKNOWN_HOST, host, port, "no Service has this name")
+        match service.ports.get(port):
+            case None:
+                raise OpenError(Refusal.REFUSED, host, port, f"the Service {service.name} has no such port")
+            case Forward() as forward:
+                return await _dial(forward, host, port)
+            case Echo():
+                return echo
+            case Page() as answer:
+                return page(service.name, answer)
+
+    async def query(self, wire: bytes) -> bytes:
+        """Part of `Backend`: A, PTR, and NXDOMAIN or no data with an SOA (RFC 2308)."""
+        import dns.message
+
+        return answered(self, dns.message.from_wire(wire)).to_wire()
+
+
+async def _dial(forward: Forward, host: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in forward.host else socket.AF_INET)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (forward.host, forward.port))
+    except OSError as problem:
+        sock.close()
+        raise OpenError(Refusal.REFUSED, host, port, str(problem)) from problem
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
 
 class SandboxLink(LiveLink):
-    """The link to a sandbox, and the sandbox itself: it starts with the first connection and ends with `close`."""
+    """The link to a sandbox: its server starts with the first connection and ends with `close`."""
 
-    def __init__(self, cluster: SandboxCluster, *, hold: float = HOLD_SECONDS) -> None:
-        super().__init__("sandbox", f"sandbox/{cluster.namespace}", self._connect, hold=hold)
-        self.cluster = cluster
+    def __init__(self, backend: Backend, *, hold: float = HOLD_SECONDS) -> None:
+        super().__init__("sandbox", f"sandbox/{backend.namespace}", self._connect, hold=hold)
+        self.backend = backend
         self._server: Any = None
         self._host_key: Any = None
         self._key: Any = None
@@ -129,7 +195,7 @@ class SandboxLink(LiveLink):
             if self._server is None:
                 self._host_key = asyncssh.generate_private_key("ssh-ed25519")
                 self._key = asyncssh.generate_private_key("ssh-ed25519")
-                self._server = await serve(self.cluster, self._host_key, self._key)
+                self._server = await serve(self.backend, self._host_key, self._key)
         connection = await connect(
             LOOPBACK,
             where=self.state.where,
@@ -140,10 +206,10 @@ class SandboxLink(LiveLink):
             client_keys=[self._key],
             known_hosts=([self._host_key.convert_to_public()], [], []),
         )
-        return SshCarrier(connection, "sandbox", self.state.where)
+        return SshCarrier(connection, "sandbox", self.state.where, notes=self.backend.notes)
 
     async def close(self) -> None:
-        """End the link, then the sandbox."""
+        """End the link and its server; what stands behind it goes on."""
         await super().close()
         server, self._server = self._server, None
         if server is not None:
@@ -151,15 +217,18 @@ class SandboxLink(LiveLink):
             await server.wait_closed()
 
 
-async def serve(cluster: SandboxCluster, host_key: Any, key: Any) -> Any:
+async def serve(backend: Backend, host_key: Any, key: Any) -> Any:
     """Start the server on a free port of the loopback; only `key` opens it."""
     import asyncssh
+
+    from devloop.agent.forward import Connection
 
     class Server(asyncssh.SSHServer):
         """One connection."""
 
         def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-            self.connection = conn
+            # The agent's own way from a channel to a socket: asyncssh's loses what comes at once, on uvloop.
+            self.connection = Connection(conn)
 
         def begin_auth(self, username: str) -> bool:
             return True
@@ -175,32 +244,14 @@ async def serve(cluster: SandboxCluster, host_key: Any, key: Any) -> Any:
 
         def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
             if (dest_host, dest_port) == (RESOLVER, 53):
-                return tcp(answer_names(cluster))
-            service = cluster.find(dest_host)
-            answer = service.ports.get(dest_port) if service else None
-            if service is None or answer is None:
-                what = "Connection refused" if service else "Name or service not known"
-                raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, what)
-            if isinstance(answer, Forward):
-                return self.connection.forward_connection(answer.host, answer.port)
-            return tcp(echo if isinstance(answer, Echo) else page(service, answer))
+                return tcp(answer_names(backend))
+            return _session(self.connection, backend, dest_host, dest_port)
 
     async def say_resolv_conf(stdin: Any, stdout: Any, stderr: Any) -> None:
         known = stdout.channel.get_command() == "cat /etc/resolv.conf"
         if known:
-            stdout.write(cluster.resolv_conf())
+            stdout.write(resolv_conf(backend.namespace))
         stdout.channel.exit(0 if known else 127)
-
-    def tcp(handler: Handler) -> Any:
-        async def run(reader: Any, writer: Any) -> None:
-            try:
-                await handler(reader, writer)
-            except (OSError, asyncssh.Error, asyncio.IncompleteReadError):
-                pass
-            finally:
-                writer.close()
-
-        return run
 
     return await asyncssh.create_server(
         Server,
@@ -217,6 +268,44 @@ async def serve(cluster: SandboxCluster, host_key: Any, key: Any) -> Any:
     )
 
 
+# What `sshcarrier` takes for each, as OpenSSH's server says it.
+_SAID = {
+    Refusal.REFUSED: "Connection refused",
+    Refusal.UNKNOWN_HOST: "Name or service not known",
+    Refusal.TIMEOUT: "Connection timed out",
+}
+
+
+async def _session(connection: Connection, backend: Backend, host: str, port: int) -> Any:
+    """What asyncssh lets a channel speak with."""
+    import asyncssh
+    from asyncssh.stream import SSHTCPStreamSession
+
+    try:
+        found = await backend.connect(host, port)
+    except OpenError as problem:
+        said = _SAID.get(problem.refusal, "Network is unreachable")
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, f"{said}: {problem.what}") from None
+    if not isinstance(found, socket.socket):
+        return SSHTCPStreamSession(tcp(found))
+    return await connection.adopt(found)
+
+
+def tcp(handler: Handler) -> Any:
+    """A handler as asyncssh calls it; its connection ends with it."""
+    import asyncssh
+
+    async def run(reader: Any, writer: Any) -> None:
+        try:
+            await handler(reader, writer)
+        except (OSError, asyncssh.Error, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    return run
+
+
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Send back what comes."""
     while data := await reader.read(1 << 16):
@@ -224,7 +313,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         await writer.drain()
 
 
-def page(service: SandboxService, answer: Page) -> Handler:
+def page(service: str, answer: Page) -> Handler:
     """A server of HTTP/1.1 (RFC 9112) that knows one answer."""
 
     async def serve_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -240,12 +329,12 @@ def page(service: SandboxService, answer: Page) -> Handler:
             await reader.readexactly(int(length) if length.isdecimal() else 0)
             body, kind = answer.body, answer.content_type
             if body is None:
-                said = {"service": service.name, "method": method, "path": path, "headers": headers}
+                said = {"service": service, "method": method, "path": path, "headers": headers}
                 body, kind = json.dumps(said, indent=2) + "\n", "application/json"
             content = body.encode()
             writer.write(
                 f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n"
-                f"Server: {service.name} in the sandbox\r\n\r\n".encode()
+                f"Server: {service} in the sandbox\r\n\r\n".encode()
                 + (b"" if method == "HEAD" else content)
             )
             await writer.drain()
@@ -255,8 +344,8 @@ def page(service: SandboxService, answer: Page) -> Handler:
     return serve_page
 
 
-def answer_names(cluster: SandboxCluster) -> Handler:
-    """A DNS server over TCP for the cluster's names: A, PTR, and NXDOMAIN or no data with an SOA (RFC 2308)."""
+def answered(cluster: SandboxCluster, question: dns.message.Message) -> dns.message.Message:
+    """The answer of a cluster's resolver to one question."""
     import dns.flags
     import dns.message
     import dns.name
@@ -271,33 +360,34 @@ def answer_names(cluster: SandboxCluster) -> Handler:
         for name, address in forward.items()
         if name.endswith(suffix)
     }
-
-    def respond(question: dns.message.Message) -> dns.message.Message:
-        response = dns.message.make_response(question, recursion_available=True)
-        response.flags |= dns.flags.AA
-        asked = question.question[0]
-        name = asked.name.to_text(omit_final_dot=True).lower()
-        kind = dns.rdatatype.to_text(asked.rdtype)
-        table = {"A": forward, "PTR": backward}.get(kind, {})
-        if name in table:
-            value = table[name] + ("." if kind == "PTR" else "")
-            response.answer.append(dns.rrset.from_text(asked.name, TTL_SECONDS, "IN", kind, value))
-            return response
-        if name not in forward and name not in backward:
-            response.set_rcode(dns.rcode.NXDOMAIN)
-        soa = f"ns.dns.{cluster.domain}. hostmaster.{cluster.domain}. 1 7200 1800 86400 {TTL_SECONDS}"
-        zone = dns.name.from_text(cluster.domain)
-        response.authority.append(dns.rrset.from_text(zone, TTL_SECONDS, "IN", "SOA", soa))
+    response = dns.message.make_response(question, recursion_available=True)
+    response.flags |= dns.flags.AA
+    asked = question.question[0]
+    name = asked.name.to_text(omit_final_dot=True).lower()
+    kind = dns.rdatatype.to_text(asked.rdtype)
+    table = {"A": forward, "PTR": backward}.get(kind, {})
+    if name in table:
+        value = table[name] + ("." if kind == "PTR" else "")
+        response.answer.append(dns.rrset.from_text(asked.name, TTL_SECONDS, "IN", kind, value))
         return response
+    if name not in forward and name not in backward:
+        response.set_rcode(dns.rcode.NXDOMAIN)
+    soa = f"ns.dns.{cluster.domain}. hostmaster.{cluster.domain}. 1 7200 1800 86400 {TTL_SECONDS}"
+    response.authority.append(dns.rrset.from_text(dns.name.from_text(cluster.domain), TTL_SECONDS, "IN", "SOA", soa))
+    return response
+
+
+def answer_names(backend: Backend) -> Handler:
+    """A DNS server over TCP (RFC 7766) in front of the backend's resolver."""
+    import dns.exception
 
     async def serve_names(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             try:
                 size = int.from_bytes(await reader.readexactly(2), "big")
-                question = dns.message.from_wire(await reader.readexactly(size))
+                wire = await backend.query(await reader.readexactly(size))
             except (asyncio.IncompleteReadError, dns.exception.DNSException):
                 return
-            wire = respond(question).to_wire()
             writer.write(len(wire).to_bytes(2, "big") + wire)
             await writer.drain()
 

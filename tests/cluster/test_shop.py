@@ -121,9 +121,11 @@ print(json.load(urllib.request.urlopen(request, timeout=5))["id"])
 
 
 async def test_exec_gives_output_errors_and_the_exit_code(shop: Namespace) -> None:
-    script = 'echo "$STORE_KIND"; echo wrong >&2; exit 3'
+    script = 'echo "$STORE_DATA"; echo wrong >&2; exit 3'
     ran = await kit.execute(shop.developer, shop.name, "store-0", "sh", "-c", script)
-    assert ran == kit.Ran(3, "redis\n", "wrong\n")
+    assert ran == kit.Ran(3, "/data\n", "wrong\n")
+    ran = await kit.execute(shop.developer, shop.name, "store-0", "redis-cli", "info", "server")
+    assert "redis_version:" in ran.stdout  # the real one, and not the example's stand-in
 
 
 async def test_the_developer_may_not_change_what_runs(shop: Namespace) -> None:

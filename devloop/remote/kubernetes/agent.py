@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from devloop.errors import RemoteError
 from devloop.remote.life import HOLD_SECONDS, Carrier, LiveLink, imported
@@ -26,6 +26,9 @@ from .install import (
     identity,
 )
 from .kubeconfig import Kubeconfig
+
+if TYPE_CHECKING:
+    from devloop.remote.sshcarrier import SshCarrier
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,11 @@ class KubernetesLink(LiveLink):
                 hint = "`devloop doctor` names the rights; `devloop agent manifest` is for an administrator."
                 raise PermanentError(problem.what, where=problem.where, hint=hint) from problem
             return await self._portforward((f"plain port-forwards, as the agent can't be used: {problem.what}",))
+
+    @property
+    def ssh(self) -> SshCarrier | None:
+        """The SSH connection to the agent; None in a gap, and when plain port-forwards are used."""
+        return self._carrier.ssh if isinstance(self._carrier, AgentCarrier) else None
 
     async def _portforward(self, notes: tuple[str, ...]) -> Carrier:
         from .portforward import PortForwardCarrier
@@ -146,7 +154,7 @@ class AgentCarrier:
     """An SSH carrier that removes the agent when it is the last one to leave."""
 
     def __init__(self, ssh: Any, installation: Installation, agent: Agent) -> None:
-        self.ssh = ssh
+        self.ssh: SshCarrier = ssh
         self.kind = ssh.kind
         self.notes = ssh.notes
         self.agent = agent

@@ -7,19 +7,21 @@ What is in the cluster is a Secret and a pod, both called `devloop-agent`. The S
 - `NAME-FINGERPRINT.pub`, a developer's public key: an entry of one's own, so that two who join at the same time
   do not write over each other. Removing an entry locks that key out at its next login.
 
-A namespace has one agent because both have fixed names, and the API server lets one creator win.
+A namespace has one agent because both have fixed names, and the API server lets one creator win. One that an
+administrator has installed beforehand (`kept.py`) is joined in the same way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import getpass
 import os
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 
 NAME = "devloop-agent"
 SELECTOR = f"app.kubernetes.io/name={NAME}"
+MADE_BY = "devloop.dev/made-by"
+"""Annotation of what devloop has made: user@host."""
+KEPT = "devloop.dev/kept"
+"""Annotation ("true") of what was installed to stay: no client and no agent that leaves takes it away."""
 MANIFEST = Path(__file__).parents[1] / "manifests" / "agent.yaml"
 IMAGE = "devloop.test/agent:1"
 LINGER_SECONDS = 60
@@ -42,6 +48,8 @@ START_SECONDS = 120.0
 """How long a new agent may take until it runs; pulling its image is most of it."""
 Tell = Callable[[str], None]
 Manifest = dict[str, Any]
+
+_NONE: Mapping[str, str] = {}
 
 # Waiting does not help here: kubelet's reasons of a container that waits (`state.waiting.reason`).
 _STUCK = {
@@ -57,7 +65,11 @@ _STUCK = {
 
 
 class AgentRefusedError(RemoteError):
-    """This user may not have an agent here; the link falls back to plain port-forwards."""
+    """There can be no agent here, for this user at least; the link falls back to plain port-forwards."""
+
+
+class AgentStuckError(RemoteError):
+    """The agent's pod is there and does not start; waiting longer would not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +92,16 @@ class Identity:
         return f"{self.key.export_public_key().decode().strip()} {self.name}\n"
 
 
+def user_name() -> str:
+    """Who this is, for people: user@host."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
 def identity(file: Path) -> Identity:
     """Read the key, or make it: ed25519, mode 0600, for this machine and user alone. Blocking; RemoteError."""
     import asyncssh
 
-    name = f"{getpass.getuser()}@{socket.gethostname()}"
+    name = user_name()
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not file.exists():
@@ -107,23 +124,21 @@ def identity(file: Path) -> Identity:
         ) from problem
 
 
-def pod_manifest(image: str = IMAGE, linger: int = LINGER_SECONDS) -> Manifest:
+def pod_manifest(image: str = IMAGE, linger: int = LINGER_SECONDS, annotations: Mapping[str, str] = _NONE) -> Manifest:
     """agent.yaml with an image; `linger` seconds after its last client it removes itself (0: never)."""
     import yaml
 
     manifest: Manifest = yaml.safe_load(MANIFEST.read_text())
+    _annotate(manifest, annotations)
     container = manifest["spec"]["containers"][0]
     container["image"] = image
     container["env"].append({"name": "DEVLOOP_AGENT_LINGER", "value": str(linger)})
     return manifest
 
 
-def secret_manifest(*identities: Identity) -> Manifest:
+def secret_manifest(*identities: Identity, annotations: Mapping[str, str] = _NONE) -> Manifest:
     """A Secret with a new host key and these developers."""
-    import asyncssh
-
-    host_key = asyncssh.generate_private_key("ssh-ed25519")
-    return {
+    manifest: Manifest = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
@@ -132,10 +147,24 @@ def secret_manifest(*identities: Identity) -> Manifest:
         },
         "type": "Opaque",
         "stringData": {
-            "host_key": host_key.export_private_key().decode(),
+            "host_key": new_host_key(),
             **{each.entry: each.line for each in identities},
         },
     }
+    _annotate(manifest, annotations)
+    return manifest
+
+
+def new_host_key() -> str:
+    """An ed25519 key in OpenSSH's format."""
+    import asyncssh
+
+    return asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+
+
+def _annotate(manifest: Manifest, annotations: Mapping[str, str]) -> None:
+    if annotations:
+        manifest["metadata"].setdefault("annotations", {}).update(annotations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +178,92 @@ class Agent:
     """Our key was added just now: the agent may take a moment to know it."""
 
 
+async def allowed(api: Api, doing: str, method: str, path: str, body: object = None, **more: Any) -> Manifest:
+    """A request whose refusal means that this user may have no agent: AgentRefusedError, beside ApiError."""
+    try:
+        return await api.request(method, path, body, **more)
+    except ApiError as problem:
+        if problem.status in (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY):
+            # RBAC, Pod Security, a quota or an admission webhook: the message says which.
+            raise AgentRefusedError(f"{doing}: {problem.what}", where=api.where) from problem
+        raise
+
+
+async def delete(api: Api, path: str, **preconditions: str) -> bool:
+    """Delete an object; whether it was there. Raises ApiError, 409 if it is no longer as the preconditions say."""
+    try:
+        await api.request("DELETE", path, {"preconditions": preconditions})
+    except ApiError as problem:
+        if problem.status != HTTPStatus.NOT_FOUND:
+            raise
+        return False
+    return True
+
+
+class AgentPod:
+    """The agent's pod in one namespace: found, made, waited for."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self._pods = f"/api/v1/namespaces/{api.namespace}/pods"
+
+    async def find(self) -> Manifest | None:
+        """The agent's pod: devloop's own, or one that an administrator's Deployment keeps."""
+        answer = await self.api.get(self._pods, labelSelector=SELECTOR)
+        pods = [each for each in answer.get("items", []) if not ended(each)]
+        pods.sort(key=lambda each: (not running(each), each["metadata"]["creationTimestamp"]))
+        return pods[0] if pods else None
+
+    async def create(self, manifest: Manifest) -> Manifest | None:
+        """Create the pod; None if another developer just has. One that is on its way out is waited for.
+
+        Raises AgentRefusedError.
+        """
+        until = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return await allowed(self.api, "creating the agent's pod", "POST", self._pods, manifest)
+            except ApiError as problem:
+                if problem.status != HTTPStatus.CONFLICT or time.monotonic() > until:
+                    raise
+            there = await self.api.find(f"{self._pods}/{NAME}")
+            if there is not None and not ended(there):
+                return None
+            if there is not None and not there["metadata"].get("deletionTimestamp"):
+                await self.delete(there)  # evicted, or at its end
+            await asyncio.sleep(0.1)
+
+    async def started(self, tell: Tell) -> Manifest:
+        """Watch until the agent's container runs. AgentStuckError, or RemoteError when it takes too long."""
+        said = ""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while True:
+                    stream = self.api.watch(self._pods, labelSelector=SELECTOR)
+                    async for kind, pod in stream:
+                        if kind == "DELETED" or ended(pod):
+                            continue
+                        if running(pod):
+                            return pod
+                        what, stuck = progress(pod)
+                        if stuck:
+                            raise AgentStuckError(
+                                f"the agent does not start: {what}",
+                                where=self.api.where,
+                                hint=f"kubectl describe pod {pod['metadata']['name']} -n {self.api.namespace}",
+                            )
+                        if what and what != said:
+                            said = what
+                            tell(f"the agent's pod: {what}")
+        except TimeoutError:
+            what = f"the agent does not run after {START_SECONDS:g} s" + (f": {said}" if said else "")
+            raise RemoteError(what, where=self.api.where) from None
+
+    async def delete(self, pod: Manifest) -> bool:
+        """Delete this very pod, not a later one of its name; whether it was there. Raises ApiError."""
+        return await delete(self.api, f"{self._pods}/{pod['metadata']['name']}", uid=pod["metadata"]["uid"])
+
+
 class Installation:
     """The agent of one namespace, as this developer sees it."""
 
@@ -157,64 +272,78 @@ class Installation:
         self.who = who
         self.image = image
         self.linger = linger
+        self._pod = AgentPod(api)
         self._core = f"/api/v1/namespaces/{api.namespace}"
         self._secret = f"{self._core}/secrets/{NAME}"
 
     async def provide(self, tell: Tell) -> Agent:
         """Find the agent, or make it, and let this developer in; returns as soon as its container runs.
 
-        AgentRefusedError when a right is missing for that; RemoteError when the pod does not start.
+        AgentRefusedError when a right is missing for that, or a pod that was made here can't start; nothing is left
+        then. RemoteError when one that was there does not start.
         """
         try:
             async with asyncio.TaskGroup() as group:
                 joining = group.create_task(self._join())
-                finding = group.create_task(self._find())
+                finding = group.create_task(self._pod.find())
         except BaseExceptionGroup as problems:
             raise problems.exceptions[0] from None
-        host_key, joined = joining.result()
+        host_key, joined, secret = joining.result()
         pod = finding.result()
+        if pod is not None and not running(pod):
+            pod = await self._pod.started(tell)
         if pod is None:
-            tell("creating the agent's pod")
-            await self._create()
-        if pod is None or not running(pod):
-            pod = await self._started(tell)
+            try:
+                pod = await self._make(tell)
+            except AgentRefusedError:
+                if secret is not None:
+                    with contextlib.suppress(ApiError):
+                        await self._delete_secret(secret)
+                raise
         return Agent(pod["metadata"]["name"], pod["metadata"]["uid"], host_key, joined)
 
-    async def _allowed(self, doing: str, method: str, path: str, body: object = None, **more: Any) -> Manifest:
+    async def _make(self, tell: Tell) -> Manifest:
+        """A new pod, running."""
+        tell("creating the agent's pod")
+        made = await self._pod.create(pod_manifest(self.image, self.linger, {MADE_BY: self.who.name}))
         try:
-            return await self.api.request(method, path, body, **more)
-        except ApiError as problem:
-            if problem.status in (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY):
-                # RBAC, Pod Security, a quota or an admission webhook: the message says which.
-                raise AgentRefusedError(f"{doing}: {problem.what}", where=self.api.where) from problem
-            raise
+            return await self._pod.started(tell)
+        except AgentStuckError as problem:
+            if made is None:
+                raise
+            with contextlib.suppress(ApiError):
+                await self._pod.delete(made)
+            raise AgentRefusedError(problem.what, where=problem.where) from problem
 
-    async def _join(self) -> tuple[asyncssh.SSHKey, bool]:
-        """The agent's host key, and whether our key had to be added."""
+    async def _join(self) -> tuple[asyncssh.SSHKey, bool, Manifest | None]:
+        """The agent's host key, whether our key had to be added, and the Secret if it was made here."""
         import asyncssh
 
         for _ in range(5):
             try:
-                found: Manifest | None = await self._allowed("reading the agent's Secret", "GET", self._secret)
+                found: Manifest | None = await allowed(self.api, "reading the agent's Secret", "GET", self._secret)
             except ApiError as problem:
                 if problem.status != HTTPStatus.NOT_FOUND:
                     raise
                 found = None
             try:
                 if found is None:
-                    draft = secret_manifest(self.who)
+                    draft = secret_manifest(self.who, annotations={MADE_BY: self.who.name})
                     path = f"{self._core}/secrets"
-                    found = await self._allowed("creating the agent's Secret", "POST", path, draft)
+                    found = made = await allowed(self.api, "creating the agent's Secret", "POST", path, draft)
                     added = True
                 else:
-                    added = self.who.entry not in (found.get("data") or {})
-                    if added:
-                        patch = {
-                            "metadata": {"uid": found["metadata"]["uid"]},
-                            "stringData": {self.who.entry: self.who.line},
-                        }
+                    made = None
+                    missing = self._missing(found)
+                    added = self.who.entry in missing
+                    if missing:
+                        metadata = {"uid": found["metadata"]["uid"]}
+                        if "host_key" in missing:
+                            # Whoever comes first makes it, and nobody makes it anew.
+                            metadata["resourceVersion"] = found["metadata"]["resourceVersion"]
+                        patch = {"metadata": metadata, "stringData": missing}
                         doing = "adding your key to the agent's Secret"
-                        found = await self._allowed(doing, "PATCH", self._secret, patch, content_type=MERGE)
+                        found = await allowed(self.api, doing, "PATCH", self._secret, patch, content_type=MERGE)
             except ApiError as problem:
                 # Another developer was quicker, in making it or in removing it.
                 if problem.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
@@ -228,86 +357,43 @@ class Installation:
                     where=self.api.where,
                     hint=f"kubectl delete secret,pod {NAME} -n {self.api.namespace}: both are made anew.",
                 ) from problem
-            return key.convert_to_public(), added
+            return key.convert_to_public(), added, made
         raise RemoteError(f"the Secret {NAME} keeps changing", where=self.api.where)
 
-    async def _find(self) -> Manifest | None:
-        """The agent's pod: ours, or one that an administrator's Deployment keeps."""
-        answer = await self.api.get(f"{self._core}/pods", labelSelector=SELECTOR)
-        pods = [each for each in answer.get("items", []) if not ended(each)]
-        pods.sort(key=lambda each: (not running(each), each["metadata"]["creationTimestamp"]))
-        return pods[0] if pods else None
-
-    async def _create(self) -> None:
-        """Create the pod. One of that name which is on its way out is waited for."""
-        manifest = pod_manifest(self.image, self.linger)
-        until = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                await self._allowed("creating the agent's pod", "POST", f"{self._core}/pods", manifest)
-                return
-            except ApiError as problem:
-                if problem.status != HTTPStatus.CONFLICT or time.monotonic() > until:
-                    raise
-            there = await self.api.find(f"{self._core}/pods/{NAME}")
-            if there is not None and not ended(there):
-                return  # another developer's, just made
-            if there is not None and not there["metadata"].get("deletionTimestamp"):
-                uid = {"preconditions": {"uid": there["metadata"]["uid"]}}  # evicted, or at its end
-                await self._delete(f"{self._core}/pods/{NAME}", uid)
-            await asyncio.sleep(0.1)
-
-    async def _started(self, tell: Tell) -> Manifest:
-        """Watch until the agent's container runs."""
-        said = ""
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                while True:
-                    stream = self.api.watch(f"{self._core}/pods", labelSelector=SELECTOR)
-                    async for kind, pod in stream:
-                        if kind == "DELETED" or ended(pod):
-                            continue
-                        if running(pod):
-                            return pod
-                        what, stuck = progress(pod)
-                        if stuck:
-                            raise RemoteError(
-                                f"the agent does not start: {what}",
-                                where=self.api.where,
-                                hint=f"kubectl describe pod {pod['metadata']['name']} -n {self.api.namespace}",
-                            )
-                        if what and what != said:
-                            said = what
-                            tell(f"the agent's pod: {what}")
-        except TimeoutError:
-            what = f"the agent does not run after {START_SECONDS:g} s" + (f": {said}" if said else "")
-            raise RemoteError(what, where=self.api.where) from None
+    def _missing(self, secret: Manifest) -> dict[str, str]:
+        """What the Secret lacks: our key, and the host key if an administrator has made it empty."""
+        data = secret.get("data") or {}
+        missing = {} if self.who.entry in data else {self.who.entry: self.who.line}
+        return missing if "host_key" in data else {**missing, "host_key": new_host_key()}
 
     async def remove(self, agent: Agent) -> bool:
         """Remove an agent that nobody else uses; False if somebody is just joining, or may not be removed.
 
-        One that does not carry devloop's mark, or stands in a Deployment, is an administrator's and stays.
+        One that does not carry devloop's mark, or stands in a Deployment, is an administrator's and stays. So
+        does a Secret that was installed to stay: another agent has that host key.
         """
         try:
             pod = await self.api.find(f"{self._core}/pods/{agent.pod}")
             if pod is None or pod["metadata"]["uid"] != agent.uid or not made_by_devloop(pod):
                 return False
             secret = await self.api.find(self._secret)
-            if secret is not None:
-                same = {key: secret["metadata"][key] for key in ("uid", "resourceVersion")}
+            if secret is not None and not kept(secret):
                 # If a developer has added a key meanwhile, this is a conflict, and both stay.
-                await self._delete(self._secret, {"preconditions": same})
-            await self._delete(f"{self._core}/pods/{agent.pod}", {"preconditions": {"uid": agent.uid}})
+                await self._delete_secret(secret)
+            await self._pod.delete(pod)
             return True
         except ApiError:
             return False
 
-    async def _delete(self, path: str, options: Manifest) -> None:
-        try:
-            await self.api.request("DELETE", path, options)
-        except ApiError as problem:
-            if problem.status != HTTPStatus.NOT_FOUND:
-                raise
+    async def _delete_secret(self, secret: Manifest) -> None:
+        """As it is: ApiError (409) if anybody has changed it."""
+        metadata = secret["metadata"]
+        await delete(self.api, self._secret, uid=metadata["uid"], resourceVersion=metadata["resourceVersion"])
+
+
+def kept(item: Manifest) -> bool:
+    """It was installed to stay."""
+    return (item["metadata"].get("annotations") or {}).get(KEPT) == "true"
 
 
 def made_by_devloop(pod: Manifest) -> bool:
@@ -333,7 +419,8 @@ def ended(pod: Manifest) -> bool:
 def progress(pod: Manifest) -> tuple[str, bool]:
     """What a pod that does not run yet waits for, and whether waiting longer does not help."""
     status = pod.get("status", {})
-    for container in status.get("containerStatuses") or []:
+    # Those that come first, first: while they can't run, the others only say "PodInitializing".
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = container["state"].get("waiting") or {}
         reason = str(waiting.get("reason") or "")
         if reason in _STUCK:

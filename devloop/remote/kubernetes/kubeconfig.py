@@ -17,6 +17,7 @@ import base64
 import json
 import os
 import shutil
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -276,7 +277,24 @@ class Kubeconfig:
             await load(content, client_configuration=settings)
         except (config.ConfigException, ValueError, OSError, KeyError) as problem:
             raise PermanentError(str(problem), where=f'context "{chosen.context}"') from None
+        await asyncio.to_thread(_check_tls, settings, f'context "{chosen.context}"')
         self._read = time.monotonic()
         # One connection for each port-forward; aiohttp's limit of 100 would let the next one wait for ever.
         settings.connection_pool_maxsize = 0
         return settings
+
+
+def _check_tls(settings: Any, where: str) -> None:
+    """The certificates can be loaded: else the client fails with OpenSSL's words alone. Raises PermanentError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    what = ""
+    try:
+        if settings.ssl_ca_cert:
+            what = "certificate-authority"
+            context.load_verify_locations(cafile=settings.ssl_ca_cert)
+        if settings.cert_file:
+            what = "client-certificate and client-key"
+            context.load_cert_chain(settings.cert_file, keyfile=settings.key_file)
+    except (OSError, ValueError) as problem:  # SSLError is an OSError
+        hint = "Are they whole, and do they belong together?" if "key" in what else "Is it a certificate in PEM?"
+        raise PermanentError(f"{what} can't be used: {problem}", where=where, hint=hint) from None

@@ -14,6 +14,8 @@ from .api import Api
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 AT_ONCE = 16
 READ = ("get", "list", "watch")
+AGENT = "devloop-agent"
+"""The agent's Secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,10 @@ class Need:
     rights: tuple[tuple[str, str, tuple[str, ...], str], ...]
     essential: bool = False
     """Without it there is no connection at all."""
+    agent: bool = False
+    """Only for the link by an agent."""
+    maker: bool = False
+    """Only where no agent was installed beforehand."""
 
 
 NEEDS = (
@@ -62,14 +68,18 @@ NEEDS = (
         essential=True,
     ),
     Need(
-        "Have an agent",
-        "the link is plain port-forwards: slower, and to Services and pods of this namespace only; "
-        "or an administrator installs the agent (`devloop agent manifest`)",
-        (
-            ("", "pods", ("create", "delete"), ""),
-            ("", "secrets", ("create",), ""),
-            ("", "secrets", ("update", "patch", "delete"), "devloop-agent"),
-        ),
+        "Join an agent",
+        "the link is plain port-forwards: slower, and to Services and pods of this namespace only",
+        (("", "secrets", ("update", "patch"), AGENT),),
+        agent=True,
+    ),
+    Need(
+        "Make an agent",
+        "unless an administrator has installed one (`devloop agent manifest`), the link is plain port-forwards: "
+        "slower, and to Services and pods of this namespace only",
+        (("", "pods", ("create", "delete"), ""), ("", "secrets", ("create",), ""), ("", "secrets", ("delete",), AGENT)),
+        agent=True,
+        maker=True,
     ),
     Need(
         "Read what an image sets",

@@ -60,7 +60,7 @@ async def get(link: SandboxLink, host: str, port: int, path: str) -> bytes:
 
 
 async def test_services_answer_by_every_name_and_by_address(shop: SandboxLink) -> None:
-    address = shop.cluster.addresses()["web"]
+    address = shop.backend.addresses()["web"]
     for host in ("web", "web.shop", "web.shop.svc", "WEB.shop.svc.cluster.local.", address):
         assert await get(shop, host, 80, "/") == b"hello"
     said = json.loads(await get(shop, "db.vpc.internal", 8080, "/orders?limit=1"))
@@ -68,7 +68,7 @@ async def test_services_answer_by_every_name_and_by_address(shop: SandboxLink) -
 
 
 async def test_its_resolver_knows_its_names_and_no_others(shop: SandboxLink) -> None:
-    addresses = shop.cluster.addresses()
+    addresses = shop.backend.addresses()
     answer = await shop.lookup("web.shop.svc.cluster.local")
     assert answer.answer[0][0].address == addresses["web"]
     assert (await shop.lookup("db.vpc.internal")).answer[0][0].address == addresses["api"]

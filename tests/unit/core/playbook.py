@@ -15,6 +15,7 @@ from devloop.config.model import (
     Mode,
     Project,
     Reload,
+    Remote,
     RestartPolicy,
     Service,
     StopPolicy,
@@ -57,16 +58,16 @@ def service(name: str, *depends_on: str, **fields: Any) -> Service:
     return Service(name=name, **(defaults | fields))
 
 
-def project(*services: Service) -> Project:
+def project(*services: Service, remote: Remote | None = None) -> Project:
     file = ROOT / "devloop.toml"
-    return Project("test", file, (file,), {s.name: s for s in services})
+    return Project("test", file, (file,), {s.name: s for s in services}, remote=remote)
 
 
 class Playbook:
     """Feeds a Supervisor and remembers what it asked for."""
 
-    def __init__(self, *services: Service) -> None:
-        self.supervisor = Supervisor(project(*services))
+    def __init__(self, *services: Service, remote: Remote | None = None) -> None:
+        self.supervisor = Supervisor(project(*services, remote=remote))
         self.now = 1000 * SECOND
         self.loops: list[do.RecordLoop] = []
         self.told: list[do.Tell] = []
@@ -93,7 +94,7 @@ class Playbook:
                     words.append("Finish")
                 case do.IgnoreFiles(name, files):
                     words.append(f"IgnoreFiles {name} {' '.join(files)}")
-                case do.ClearBackoff(name) | do.Forget(name):
+                case do.ClearBackoff(name) | do.Forget(name) | do.OpenWorld(name):
                     words.append(f"{type(command).__name__} {name}")
                 case _:
                     words.append(f"{type(command).__name__} {command.service} {command.run}")

@@ -148,3 +148,25 @@ def test_credentials_are_renewed_before_they_expire() -> None:
     assert Credentials({}, None).fresh(now)
     assert Credentials({}, now + 60).fresh(now)
     assert not Credentials({}, now + 5).fresh(now)
+
+
+@pytest.mark.parametrize(
+    ("where", "values", "words"),
+    [
+        ("users", {"client-certificate-data": "eA==", "client-key-data": "eA=="}, "client-certificate and client-key"),
+        ("clusters", {"certificate-authority-data": "eA=="}, "certificate-authority"),
+    ],
+)
+async def test_certificates_that_are_none_are_named(tmp_path: Path, where: str, values: Any, words: str) -> None:
+    more = {"users": {}, "clusters": {}} | {where: values}
+    config = write(
+        tmp_path / "config",
+        **{"current-context": "dev"},
+        clusters=[entry("c", "cluster", server="https://c.invalid", **more["clusters"])],
+        users=[entry("u", "user", **more["users"])],
+        contexts=[entry("dev", "context", cluster="c", user="u")],
+    )
+    with pytest.raises(PermanentError) as raised:
+        await Kubeconfig(config).configuration()
+    assert words in raised.value.what
+    assert raised.value.where == 'context "dev"'

@@ -1,0 +1,181 @@
+"""Commands that see the world as a service does: exec and env."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from devloop.commands.common import print_json, project_file, service_world
+from devloop.control import client
+from devloop.errors import DevloopError, ServiceError, UsageError
+from devloop.protocol import Variable
+from devloop.state import StateFolder
+
+WORKLOAD = "workload"
+"""The one service of the project that `--workload` stands for."""
+
+
+def execute(args: argparse.Namespace) -> int:
+    """`devloop exec`: the command runs in the service's folder, environment, files and network."""
+    words = [*([args.service] if args.workload and args.service else []), *args.argv]
+    argv = words[1:] if words[:1] == ["--"] else words
+    if not argv or not (args.workload or args.service):
+        raise UsageError(
+            "no command" if args.workload or args.service else "no service",
+            hint="devloop exec SERVICE -- COMMAND, or devloop exec --workload KIND/NAME -- COMMAND",
+        )
+    if args.workload is None:
+        if not has_remote(args):
+            service, variables = service_world(args)
+            return _become(None, argv, str(service.cwd), {v.name: v.value for v in variables})
+        running = StateFolder(project_file(args).parent)
+        if running.engine_pid() is not None:
+            answer = client.call(running.socket, "enter", service=args.service)
+            return _become(answer["pid"], argv, answer["cwd"], answer["env"])
+    with engine_of_our_own(args) as socket:
+        answer = client.call(socket, "enter", service=WORKLOAD if args.workload else args.service)
+        return _run(answer["pid"], argv, answer["cwd"], answer["env"])
+
+
+def env(args: argparse.Namespace) -> int:
+    """`devloop env`."""
+    if args.workload is None and not args.service:
+        raise UsageError("no service", hint="devloop env SERVICE, or devloop env --workload KIND/NAME")
+    if args.workload is None and not has_remote(args):
+        _, variables = service_world(args)
+    else:
+        variables = _asked(args)
+    shown = [v for v in variables if args.all or v.origin != "host"]
+    if args.json or args.format == "json":
+        print_json({v.name: v.value for v in shown} if not args.json else [v.to_json() for v in shown])
+    else:
+        print(_environment_text(shown, args.format, reveal=args.reveal))
+    return 0
+
+
+def _asked(args: argparse.Namespace) -> list[Variable]:
+    """The variables from the project's engine, or from one of our own."""
+    name = args.service if args.workload is None else WORKLOAD
+    if args.workload is None:
+        running = StateFolder(project_file(args).parent)
+        if running.engine_pid() is not None:
+            return _decoded(client.call(running.socket, "env", service=name, reveal=True))
+    with engine_of_our_own(args) as socket:
+        return _decoded(client.call(socket, "env", service=name, reveal=True))
+
+
+def _decoded(answer: dict[str, object]) -> list[Variable]:
+    found = answer["variables"]
+    assert isinstance(found, list)
+    return [Variable.from_json(each) for each in found]
+
+
+def has_remote(args: argparse.Namespace) -> bool:
+    """Whether the project that is meant has a remote. Raises ConfigError for a broken file."""
+    from devloop.config.load import load
+
+    return load(project_file(args), os.environ).remote is not None
+
+
+@contextlib.contextmanager
+def engine_of_our_own(args: argparse.Namespace) -> Iterator[Path]:
+    """An engine that starts no service, for as long as it takes; its control socket. It ends with this process."""
+    from devloop.commands.up import report_of
+
+    read, write = os.pipe()
+    alive, owner = os.pipe()
+    with tempfile.TemporaryDirectory(prefix="devloop-") as folder:
+        state = StateFolder(Path(folder), Path(folder) / "state")
+        command = [sys.executable, "-m", "devloop.cli"]
+        if args.workload is None:
+            command += ["-f", str(project_file(args))]
+        command += ["engine", "--report", str(write), "--owner", str(alive), "--state", str(state.path)]
+        for option in ("workload", "container", "context", "namespace", "kubeconfig"):
+            if getattr(args, option):
+                command += [f"--{option}", getattr(args, option)]
+        with (Path(folder) / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[write, alive],
+                start_new_session=True,
+            )
+        os.close(write)
+        os.close(alive)
+        try:
+            report_of(read, process, Path(folder) / "log")
+            yield state.socket
+        finally:
+            os.close(owner)  # the engine takes it as a goodbye
+            process.wait()
+
+
+def _become(pid: int | None, argv: Sequence[str], cwd: str, env: dict[str, str]) -> int:
+    """This process is the command from here on."""
+    from devloop.net.enter import run
+
+    try:
+        run(pid, argv, cwd, env)
+    except FileNotFoundError:
+        raise ServiceError(f"no such program: {argv[0]}", hint="is it installed, and on PATH?") from None
+    except OSError as error:
+        raise ServiceError(f"can't run {argv[0]}: {error.strerror}") from None
+
+
+def _run(pid: int | None, argv: Sequence[str], cwd: str, env: dict[str, str]) -> int:
+    """Run the command and wait for it; Ctrl-C is its own business. Its exit code."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        code = 127
+        try:
+            _become(pid, argv, cwd, env)
+        except DevloopError as error:
+            print(f"devloop: {error}", file=sys.stderr, flush=True)
+            code = error.exit_code
+        finally:
+            os._exit(code)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
+    try:
+        _, status = os.waitpid(child, 0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _environment_text(variables: Sequence[Variable], form: str, *, reveal: bool) -> str:
+    from devloop.local.environment import masked
+    from devloop.metrics.table import columns
+
+    if form == "table":
+        shown = variables if reveal else list(map(masked, variables))
+        rows = [(v.name, v.value.replace("\n", "\\n"), v.origin) for v in shown]
+        return columns(("VARIABLE", "VALUE", "ORIGIN"), rows, "<<<")
+    if form == "shell":
+        return "\n".join(f"export {v.name}={shlex.quote(v.value)}" for v in variables)
+    if form == "dotenv":
+        return "\n".join(f"{v.name}={_dotenv(v.value)}" for v in variables)
+    several = [v.name for v in variables if "\n" in v.value]
+    if several:
+        raise DevloopError(
+            f"docker's --env-file can't hold values of several lines: {', '.join(several)}",
+            hint="use --format dotenv or shell",
+        )
+    return "\n".join(f"{v.name}={v.value}" for v in variables)
+
+
+def _dotenv(value: str) -> str:
+    """Quoted so that python-dotenv, and most others, read back what was there."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

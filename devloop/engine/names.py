@@ -1,0 +1,185 @@
+"""Names as a pod would see them: the remote's resolver for what is the remote's, and local services in between."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.reversename
+
+from devloop.net.dns import Answer, Record
+from devloop.remote.link import Link, NameLookupError
+from devloop.remote.standing import Standings
+
+CACHE = 4096
+LONGEST = 30.0
+"""Seconds that an answer is kept at most, as kubeadm's CoreDNS does: a Service may be made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    at: float
+    ttl: float
+    answer: Answer | None
+
+
+class Names:
+    """A `NameSource` for the namespaces of one project's services."""
+
+    def __init__(
+        self,
+        link: Link,
+        standings: Callable[[], Standings],
+        is_local: Callable[[str], bool],
+        domains: tuple[str, ...],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`is_local` says of a service whether it is here; `domains` are those of `dns.remote`."""
+        self._link = link
+        self._standings = standings
+        self._is_local = is_local
+        self._domains = domains
+        self._clock = clock
+        self._kept: dict[tuple[str, str], _Kept] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[Answer | None]] = {}
+        self.seen: dict[str, str] = {}
+        """Addresses that the remote's resolver has given, and the name that was asked for: they are reached
+        through the link."""
+
+    def forget(self) -> None:
+        """The link is another one: so may be the answers."""
+        self._kept.clear()
+
+    async def lookup(self, name: str, type: str) -> Answer | None:
+        """See `devloop.net.dns.NameSource`."""
+        standing = self._standings().by_name.get(name)
+        if standing is not None and self._is_local(standing.service):
+            return Answer((Record("A", standing.virtual),)) if type == "A" else Answer()
+        if not self._is_remotes(name):
+            return None
+        key = (name, type)
+        kept = self._kept.get(key)
+        now = self._clock()
+        if kept is not None and now - kept.at < kept.ttl:
+            return _aged(kept.answer, int(now - kept.at))
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(self._ask(name, type), name=f"dns {name}")
+            task.add_done_callback(lambda done: self._asked(key, done))
+        # Shielded: a client that gives up must not take the answer from the others.
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """End what is being asked."""
+        tasks = tuple(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def addresses(self, name: str) -> tuple[str, ...]:
+        """The IPv4 addresses that the remote's resolver knows for a full name."""
+        answer = await self._ask(name, "A")
+        return tuple(each.value for each in answer.records if each.type == "A") if answer else ()
+
+    def _asked(self, key: tuple[str, str], task: asyncio.Task[Answer | None]) -> None:
+        self._asking.pop(key, None)
+        if not task.cancelled():
+            task.exception()
+
+    def _is_remotes(self, name: str) -> bool:
+        domain = self._standings().domain
+        if domain.cluster and _below(name, domain.cluster):
+            return True
+        if name.endswith((".in-addr.arpa", ".ip6.arpa")):
+            return _is_private_reverse(name)
+        return any(_below(name, each) for each in (*self._domains, *domain.search))
+
+    async def _ask(self, name: str, type: str) -> Answer | None:
+        query = dns.message.make_query(name, type, use_edns=0, payload=4096)
+        message = dns.message.from_wire(await self._link.query(query.to_wire()), ignore_trailing=True)
+        rcode = message.rcode()
+        if rcode == dns.rcode.REFUSED:
+            return None  # plain port-forwards know the cluster's names and no others
+        if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+            raise NameLookupError(f"the resolver says {dns.rcode.to_text(rcode)}", where=name)
+        exists = rcode == dns.rcode.NOERROR
+        answer: Answer | None = Answer(_records(message, name), exists, _additional(message))
+        assert answer is not None
+        ttl = _keep_for(message)
+        whole = any(_below(name, each) for each in self._domains)
+        if not exists and not whole and not self._is_clusters(name):
+            answer = None  # the host may know it: a search domain that both have, an address of its own network
+        else:
+            self._remember(name, answer, whole=whole)
+        while len(self._kept) >= CACHE:
+            self._kept.pop(next(iter(self._kept)))
+        self._kept[name, type] = _Kept(self._clock(), min(ttl, LONGEST), answer)
+        return answer
+
+    def _is_clusters(self, name: str) -> bool:
+        cluster = self._standings().domain.cluster
+        return cluster is not None and _below(name, cluster)
+
+    def _remember(self, name: str, answer: Answer, *, whole: bool) -> None:
+        for each in (*answer.records, *answer.additional):
+            # An alias may lead to the internet, which the host reaches by itself; not so what `dns.remote` names.
+            if each.type in ("A", "AAAA") and (whole or ipaddress.ip_address(each.value).is_private):
+                self.seen[each.value] = name
+
+
+def _below(name: str, domain: str) -> bool:
+    return name == domain or name.endswith(f".{domain}")
+
+
+def _is_private_reverse(name: str) -> bool:
+    try:
+        address = dns.name.from_text(name)
+        return ipaddress.ip_address(dns.reversename.to_address(address)).is_private
+    except (ValueError, dns.exception.DNSException):
+        return False
+
+
+def _records(message: dns.message.Message, name: str) -> tuple[Record, ...]:
+    return tuple(
+        Record(
+            dns.rdatatype.to_text(rrset.rdtype),
+            rdata.to_text(),
+            rrset.ttl,
+            "" if (owner := rrset.name.canonicalize().to_text(omit_final_dot=True)) == name else owner,
+        )
+        for rrset in message.answer
+        for rdata in rrset
+    )
+
+
+def _additional(message: dns.message.Message) -> tuple[Record, ...]:
+    return tuple(
+        Record(dns.rdatatype.to_text(rrset.rdtype), rdata.to_text(), rrset.ttl, rrset.name.to_text(omit_final_dot=True))
+        for rrset in message.additional
+        if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA)
+        for rdata in rrset
+    )
+
+
+def _keep_for(message: dns.message.Message) -> float:
+    """Seconds for which an answer holds; one that says no holds for its SOA's minimum (RFC 2308)."""
+    ttls = [rrset.ttl for rrset in message.answer]
+    if not ttls:
+        ttls = [
+            min(rrset.ttl, rrset[0].minimum) for rrset in message.authority if rrset.rdtype == dns.rdatatype.SOA
+        ] or [5]
+    return float(min(ttls))
+
+
+def _aged(answer: Answer | None, seconds: int) -> Answer | None:
+    if answer is None or not seconds:
+        return answer
+    records = tuple(replace(each, ttl=max(0, each.ttl - seconds)) for each in answer.records)
+    return replace(answer, records=records)

@@ -1,0 +1,88 @@
+"""The parts of a project's remote. Imported late and in a thread: dnspython, asyncssh and the client take long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from devloop.config.model import Remote, RemoteKind
+from devloop.engine.names import Names
+from devloop.engine.routes import Routes
+from devloop.net.dns import Resolver
+from devloop.net.forward import Forwards
+from devloop.net.host import HostPorts
+from devloop.net.upstream import HostResolvers
+from devloop.remote.open import agent_image, host_link, kubeconfig
+from devloop.remote.workload import KubeCluster, RunFolder
+
+if TYPE_CHECKING:
+    from devloop.engine.remote import Parts, RemoteSide
+    from devloop.remote.link import Link
+
+
+async def make(side: RemoteSide) -> Parts:
+    """Make them, and start the link. What has to be closed is on the side's stack. Raises DevloopError."""
+    from devloop.engine.remote import Parts
+
+    remote = side._remote
+    stack = side._stack
+    folder = stack.enter_context(RunFolder())
+    clusters: dict[str, Any] = {}
+    link: Link
+    match remote.kind:
+        case RemoteKind.KUBERNETES:
+            link, clusters = await _kubernetes(side, remote)
+        case RemoteKind.SSH:
+            link = host_link(remote)
+        case RemoteKind.SANDBOX:
+            link, clusters = await _sandbox(side, remote)
+    stack.push_async_callback(link.close)
+    if side.connects:
+        link.start()
+    names = Names(link, side.standings, side._outside.is_local, remote.names)
+    stack.push_async_callback(names.close)
+    routes = Routes(link, names, side.standings, side._outside.is_local, side.ports, remote.networks)
+    resolver = Resolver(names, HostResolvers())
+    stack.push_async_callback(resolver.close)
+    host_ports = HostPorts()
+    stack.push_async_callback(host_ports.close)
+    fronts = Forwards(lambda line: side._outside.notice("warning", line, ""))
+    stack.push_async_callback(fronts.close)
+    image = "" if remote.kind is not RemoteKind.KUBERNETES else agent_image(remote)
+    return Parts(link, names, routes, resolver, host_ports, fronts, folder, clusters, image)
+
+
+async def _kubernetes(side: RemoteSide, remote: Remote) -> tuple[Link, dict[str, Any]]:
+    from devloop.remote.kubernetes.agent import KubernetesLink
+    from devloop.remote.open import KEY_FILE
+
+    chosen = kubeconfig(remote)
+    link = KubernetesLink(chosen, key_file=KEY_FILE, way=remote.link.value, image=agent_image(remote))
+    if side.connects:
+        link.start()  # before all else: it takes the longest
+    settings = await chosen.configuration()
+    clusters = {}
+    own = chosen.chosen.namespace
+    others = (service.place.namespace for service in side.project.services.values())
+    for namespace in dict.fromkeys((own, *(each for each in others if each))):
+        clusters[namespace] = await side._stack.enter_async_context(KubeCluster(settings, namespace))
+    return link, clusters
+
+
+async def _sandbox(side: RemoteSide, remote: Remote) -> tuple[Link, dict[str, Any]]:
+    from devloop.sandbox.sandbox import Sandbox
+
+    def log(pod: str, line: str) -> None:
+        """To the service that stands for the pod's workload; what no pod has said is for the notices."""
+        reference = sandbox.workload_of(pod)
+        for standing in side.standings().by_service.values():
+            if standing.workload is not None and standing.workload.reference == reference:
+                side._outside.say(standing.service, f"{pod}: {line}")
+
+    data = side._state.path / "sandbox"
+    namespace = remote.namespace or ""
+    sandbox = Sandbox(remote.manifests, remote.images, namespace, side._holders, data, log)
+    side._stack.push_async_callback(sandbox.close)
+    await sandbox.start()
+    for note in sandbox.notes:
+        side._outside.notice("info", note, "")
+    return sandbox.link(), {sandbox.namespace: sandbox.cluster}

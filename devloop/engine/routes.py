@@ -1,0 +1,124 @@
+"""Where the connections of local services go: to one another, through the link, or out from the host."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from devloop.engine.names import Names
+from devloop.net.router import Destination, Dial, HostLoopback, Ports, RefusedError, ToLink, ToService
+from devloop.relay import Target
+from devloop.remote.link import Link
+from devloop.remote.standing import Standing, Standings
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_ROUTES = Path("/proc/net/route")
+_ROUTES_6 = Path("/proc/net/ipv6_route")
+
+
+class Routes:
+    """The `Router` of one project."""
+
+    def __init__(
+        self,
+        link: Link,
+        names: Names,
+        standings: Callable[[], Standings],
+        is_local: Callable[[str], bool],
+        ports: Callable[[str], Awaitable[Ports]],
+        networks: tuple[str, ...] = (),
+        routed: Callable[[str], bool] | None = None,
+    ) -> None:
+        """`ports` gives a local service's ports, once there is something behind them. `networks` are CIDRs that lie
+        behind the link; `routed` says whether the host itself knows a way to a private address."""
+        self._link = link
+        self._names = names
+        self._standings = standings
+        self._is_local = is_local
+        self._ports = ports
+        self._networks: tuple[Network, ...] = tuple(map(ipaddress.ip_network, networks))
+        self._routed = routed or host_has_route
+
+    async def route(self, service: str, destination: Destination) -> Target:
+        """See `devloop.net.router.Router`."""
+        if destination.is_loopback:
+            return HostLoopback(destination.port, destination.address)
+        address, port = destination.address, destination.port
+        standing = self._standings().by_address.get(address)
+        if standing is not None and self._is_local(standing.service):
+            here = standing.local_port(address, port)
+            if here is not None:
+                return ToService(await self._ports(standing.service), here)
+        if standing is not None and address == standing.virtual:
+            return await self._there(standing, port)
+        if self._through_link(address):
+            return ToLink(self._link, address, port)
+        return Dial(address, port)
+
+    async def front(self, service: str, port: int) -> Target:
+        """Where a connection to a service's port on the host's loopback goes: here or there. Raises RefusedError."""
+        if self._is_local(service):
+            return ToService(await self._ports(service), port)
+        standing = self._standings().by_service.get(service)
+        found = standing.there(port) if standing else None
+        if found is None:
+            raise RefusedError(f"{service} is not here, and no Service of the remote leads to its port {port}")
+        there, number = found
+        if there.addresses:
+            return ToLink(self._link, there.addresses[0], number)
+        return await self._to_name(self._standings().domain.full(there.name, there.namespace), number)
+
+    async def _there(self, standing: Standing, port: int) -> Target:
+        """A connection to a virtual address of a service that has moved to the remote since the name was asked for."""
+        for name in sorted(standing.names):
+            return await self._to_name(name, port)
+        for each in standing.counterparts:
+            return ToLink(self._link, each.addresses[0], port)
+        raise RefusedError(f"{standing.service} is not here, and the remote does not have it")
+
+    async def _to_name(self, name: str, port: int) -> Target:
+        found = await self._names.addresses(name)
+        if not found:
+            raise RefusedError(f"{name} has no address in the remote")
+        return ToLink(self._link, found[0], port)
+
+    def _through_link(self, address: str) -> bool:
+        if address in self._names.seen or address in self._standings().addresses:
+            return True
+        ip = ipaddress.ip_address(address)
+        if any(ip in network for network in self._networks if ip.version == network.version):
+            return True
+        # Private, and this host would only hand it to its default gateway: a pod's address that was learned elsewhere.
+        return ip.is_private and not ip.is_link_local and not self._routed(address)
+
+
+def host_has_route(address: str) -> bool:
+    """Whether the host has a route to this address besides its default one: an own network, a VPN, a container's."""
+    ip = ipaddress.ip_address(address)
+    try:
+        return _in_ipv4_routes(int(ip)) if ip.version == 4 else _in_ipv6_routes(ip)
+    except OSError:
+        return True  # no Linux: the host is asked, as before
+
+
+def _in_ipv4_routes(number: int) -> bool:
+    raw = struct.unpack("=I", struct.pack(">I", number))[0]  # the file has the kernel's words, in the host's order
+    for line in _ROUTES.read_text().splitlines()[1:]:
+        fields = line.split()
+        net, mask = int(fields[1], 16), int(fields[7], 16)
+        if mask and raw & mask == net:
+            return True
+    return False
+
+
+def _in_ipv6_routes(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    for line in _ROUTES_6.read_text().splitlines():
+        fields = line.split()
+        length = int(fields[1], 16)
+        network = ipaddress.ip_network((socket.inet_ntop(socket.AF_INET6, bytes.fromhex(fields[0])), length))
+        if length and fields[9] != "lo" and ip in network:
+            return True
+    return False

@@ -1,0 +1,135 @@
+"""What is in the remote's namespace: its Services and workloads, as far as names and ports go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from devloop.remote.workload import references as kinds
+from devloop.remote.workload.cluster import AbsentError, Cluster
+from devloop.remote.workload.model import Object
+from devloop.remote.workload.references import Kind
+
+_KINDS = (kinds.DEPLOYMENT, kinds.STATEFUL_SET, kinds.DAEMON_SET, kinds.JOB, kinds.CRON_JOB)
+"""In the order in which a workload is looked for by its name alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """One port of a Service."""
+
+    name: str
+    port: int
+    target: int | str
+    """The container's port: its number, or its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterService:
+    """One Service."""
+
+    name: str
+    namespace: str
+    addresses: tuple[str, ...]
+    """Its cluster IPs; none if it is headless or an alias."""
+    ports: tuple[ServicePort, ...]
+    selector: Mapping[str, str]
+
+    def port(self, number: int) -> ServicePort | None:
+        """The port of this number."""
+        return next((each for each in self.ports if each.port == number), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedWorkload:
+    """One workload: what it is called, and what its pods are like."""
+
+    reference: str
+    """"deployment/web"."""
+    labels: Mapping[str, str]
+    """Its pods'."""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """Named ports of its containers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """One namespace."""
+
+    namespace: str
+    services: tuple[ClusterService, ...] = ()
+    workloads: Mapping[str, ListedWorkload] = field(default_factory=dict)
+    """By reference."""
+
+    def by_name(self, name: str) -> ListedWorkload | None:
+        """The workload of this name; of several, the first kind of those that people mean most often."""
+        found = (self.workloads.get(f"{kind.name.lower()}/{name}") for kind in _KINDS)
+        return next((each for each in found if each is not None), None)
+
+    def by_reference(self, reference: str) -> ListedWorkload | None:
+        """The workload that "deploy/web" means."""
+        kind, name = kinds.parse(reference)
+        return self.workloads.get(f"{kind.name.lower()}/{name}")
+
+    def leading_to(self, workload: ListedWorkload) -> tuple[ClusterService, ...]:
+        """The Services that select its pods."""
+        return tuple(
+            each
+            for each in self.services
+            if each.selector and all(workload.labels.get(key) == value for key, value in each.selector.items())
+        )
+
+
+async def survey(cluster: Cluster) -> Catalog:
+    """Look at the namespace. What may not be listed is missing. Raises RemoteError where nothing can be asked."""
+    services, *listings = await asyncio.gather(
+        _listed(cluster, kinds.SERVICE), *(_listed(cluster, kind) for kind in _KINDS)
+    )
+    workloads = {}
+    for kind, items in zip(_KINDS, listings, strict=True):
+        for item in items:
+            found = _workload(kind, item)
+            workloads[found.reference] = found
+    return Catalog(cluster.namespace, tuple(map(_service, services)), workloads)
+
+
+async def _listed(cluster: Cluster, kind: Kind) -> Iterable[Object]:
+    try:
+        return (await cluster.listing(kind)).items
+    except AbsentError:
+        return ()
+
+
+def _service(item: Object) -> ClusterService:
+    spec: Any = item["spec"]
+    addresses = spec.get("clusterIPs") or [spec.get("clusterIP") or "None"]
+    ports = tuple(
+        ServicePort(each.get("name") or "", each["port"], each.get("targetPort") or each["port"])
+        for each in spec.get("ports") or []
+        if each.get("protocol", "TCP") == "TCP"
+    )
+    metadata = item["metadata"]
+    return ClusterService(
+        metadata["name"],
+        metadata["namespace"],
+        tuple(each for each in addresses if each not in ("", "None")),
+        ports,
+        spec.get("selector") or {},
+    )
+
+
+def _workload(kind: Kind, item: Object) -> ListedWorkload:
+    spec: Any = item["spec"]
+    if kind is kinds.CRON_JOB:
+        spec = spec["jobTemplate"]["spec"]
+    template = spec["template"]
+    ports = {
+        port["name"]: port["containerPort"]
+        for container in template["spec"]["containers"]
+        for port in container.get("ports") or []
+        if port.get("name")
+    }
+    labels = (template.get("metadata") or {}).get("labels") or {}
+    return ListedWorkload(f"{kind.name.lower()}/{item['metadata']['name']}", labels, ports)

@@ -1,0 +1,276 @@
+"""The agent that stays: installed by somebody, told about, uninstalled. For `devloop agent` and `devloop doctor`.
+
+There are three kinds of agent in a namespace, and clients join each in the same way (`install.py`):
+
+- one that a client has made, which goes with its last client;
+- one that `devloop agent install` has made: the same pod, with a linger of 0, and marked as kept;
+- one of a Deployment, from the manifest that an administrator has applied. Developers then need no right to
+  create anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from devloop.errors import DevloopError, RemoteError
+
+from .api import Api, ApiError
+from .install import (
+    KEPT,
+    MADE_BY,
+    MANIFEST,
+    NAME,
+    AgentPod,
+    AgentRefusedError,
+    AgentStuckError,
+    Manifest,
+    Tell,
+    allowed,
+    delete,
+    kept,
+    made_by_devloop,
+    pod_manifest,
+    progress,
+    running,
+    secret_manifest,
+    user_name,
+)
+
+ROLE = MANIFEST.with_name("role.yaml")
+DEPLOYMENT = MANIFEST.with_name("agent-deployment.yaml")
+FOR_ADMINISTRATORS = "`devloop doctor` names the rights; `devloop agent manifest` is for an administrator."
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A key that the agent lets in."""
+
+    name: str
+    """What the developer calls themself: user@host."""
+    fingerprint: str
+    """As `ssh-keygen -l` shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An agent that is there."""
+
+    pod: str
+    image: str
+    running: bool
+    state: str
+    """"running", or what its pod waits for."""
+    since: str
+    """When its pod was made: RFC 3339, as the API says it."""
+    made_by: str
+    """user@host, or the Deployment; empty if nobody has said."""
+    installed: bool
+    """It stays until somebody removes it."""
+    linger_seconds: int
+    """0 if it stays, else how long it waits for a next client after the last."""
+    clients: tuple[Client, ...] | None
+    """Who has a key; None if this user may not read the Secret."""
+
+
+async def standing(api: Api) -> Standing | None:
+    """The agent of the namespace. Raises ApiError if this user may not list pods, ApiUnreachableError."""
+    pod = await AgentPod(api).find()
+    if pod is None:
+        return None
+    try:
+        clients: tuple[Client, ...] | None = keys(await _secret(api) or {})
+    except ApiError as problem:
+        if problem.status != HTTPStatus.FORBIDDEN:
+            raise
+        clients = None
+    installed = not made_by_devloop(pod)
+    annotations = pod["metadata"].get("annotations") or {}
+    return Standing(
+        pod=pod["metadata"]["name"],
+        image=pod["spec"]["containers"][0]["image"],
+        running=running(pod),
+        state="running" if running(pod) else progress(pod)[0] or "starting",
+        since=pod["metadata"]["creationTimestamp"],
+        made_by=owner(pod) or annotations.get(MADE_BY, ""),
+        installed=installed,
+        linger_seconds=0 if installed else linger_of(pod),
+        clients=clients,
+    )
+
+
+async def install(api: Api, image: str, tell: Tell) -> bool:
+    """Make an agent that stays, and wait until it runs; False if one was there that does.
+
+    AgentRefusedError when a right is missing, RemoteError when it does not start, DevloopError when the one that is
+    there goes with its last client.
+    """
+    pods = AgentPod(api)
+    there = await pods.find()
+    if there is not None and made_by_devloop(there):
+        maker = (there["metadata"].get("annotations") or {}).get(MADE_BY)
+        raise DevloopError(
+            f"there is an agent{f', made by {maker}' if maker else ''}, and it is in use: it goes with its last client",
+            where=api.where,
+            hint="Try again when nobody uses it: `devloop agent status` says who has a key.",
+        )
+    marks = {KEPT: "true", MADE_BY: user_name()}
+    if there is not None:
+        if not running(there):
+            await pods.started(tell)
+        return False
+    secret = pod = None
+    try:
+        if await _secret(api) is None:
+            path = f"/api/v1/namespaces/{api.namespace}/secrets"
+            secret = await allowed(api, "creating the agent's Secret", "POST", path, secret_manifest(annotations=marks))
+        tell("creating the agent's pod")
+        pod = await pods.create(pod_manifest(image, 0, marks))
+        await pods.started(tell)
+    except RemoteError as problem:
+        # As it was. What can't be removed either, `uninstall` finds by its mark.
+        with contextlib.suppress(RemoteError):
+            if pod is not None:
+                await pods.delete(pod)
+            if secret is not None:
+                await delete(api, f"{path}/{NAME}", uid=secret["metadata"]["uid"])
+        if isinstance(problem, AgentRefusedError):
+            raise AgentRefusedError(problem.what, where=problem.where, hint=FOR_ADMINISTRATORS) from problem
+        if isinstance(problem, AgentStuckError):
+            hint = f"The image is {image}: another one is named by --image, or by `[remote] agent_image`."
+            raise AgentStuckError(f"{problem.what}; it was removed again", where=problem.where, hint=hint) from problem
+        raise
+    return True
+
+
+async def uninstall(api: Api) -> tuple[str, ...]:
+    """Remove what `install` has made; says what that was, in words. Raises ApiError.
+
+    DevloopError for an agent that is somebody else's to remove.
+    """
+    pods = AgentPod(api)
+    pod = await pods.find()
+    if pod is not None and (deployment := owner(pod)):
+        raise DevloopError(
+            f"the agent belongs to the {deployment}, which an administrator has applied",
+            where=api.where,
+            hint=f"devloop agent manifest | kubectl delete -n {api.namespace} -f -",
+        )
+    if pod is not None and not kept(pod):
+        raise DevloopError(
+            "the agent was not made by `devloop agent install`",
+            where=api.where,
+            hint="It goes with its last client."
+            if made_by_devloop(pod)
+            else f"kubectl delete pod {pod['metadata']['name']} -n {api.namespace}",
+        )
+    removed = []
+    secret = await _secret(api)
+    if secret is not None and kept(secret):
+        path = f"/api/v1/namespaces/{api.namespace}/secrets/{NAME}"
+        if await delete(api, path, uid=secret["metadata"]["uid"]):
+            removed.append(f"Secret {NAME}")
+    if pod is not None and await pods.delete(pod):
+        removed.append(f"pod {pod['metadata']['name']}")
+    return tuple(removed)
+
+
+async def _secret(api: Api) -> Manifest | None:
+    return await api.find(f"/api/v1/namespaces/{api.namespace}/secrets/{NAME}")
+
+
+def owner(pod: Manifest) -> str:
+    """What made a pod, if a controller did: "Deployment devloop-agent"."""
+    for each in pod["metadata"].get("ownerReferences") or []:
+        if each.get("controller"):
+            digest = (pod["metadata"].get("labels") or {}).get("pod-template-hash", "")
+            if each["kind"] == "ReplicaSet" and digest:
+                return f"Deployment {each['name'].removesuffix(f'-{digest}')}"
+            return f"{each['kind']} {each['name']}"
+    return ""
+
+
+def linger_of(pod: Manifest) -> int:
+    """DEVLOOP_AGENT_LINGER, in seconds; 0 if it is not set."""
+    env = {each["name"]: each.get("value") or "" for each in pod["spec"]["containers"][0].get("env") or []}
+    value = env.get("DEVLOOP_AGENT_LINGER", "")
+    return int(value) if value.isdecimal() else 0
+
+
+def keys(secret: Manifest) -> tuple[Client, ...]:
+    """The developers' keys of the agent's Secret, by name."""
+    found = []
+    for entry, value in (secret.get("data") or {}).items():
+        if entry != "authorized_keys" and not entry.endswith(".pub"):
+            continue
+        for line in base64.b64decode(value).decode(errors="replace").splitlines():
+            # `ssh-ed25519 BASE64 COMMENT`, as devloop writes it (sshd(8), AUTHORIZED_KEYS).
+            match line.split(None, 2):
+                case [kind, blob, *comment] if not kind.startswith("#"):
+                    found.append(Client(" ".join(comment) or entry, _fingerprint(blob)))
+    return tuple(sorted(found, key=lambda each: (each.name, each.fingerprint)))
+
+
+def _fingerprint(blob: str) -> str:
+    try:
+        digest = hashlib.sha256(base64.b64decode(blob, validate=True)).digest()
+    except ValueError:
+        return "no key"
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+
+
+def manifests(image: str, namespace: str | None = None) -> str:
+    """What an administrator applies beforehand: the Roles, the service account, the Secret and the Deployment."""
+    head, _, deployment = DEPLOYMENT.read_text().rpartition("\n---\n")
+    comment = "".join(line for line in deployment.splitlines(keepends=True) if line.startswith("#"))
+    return "---\n".join([roles(namespace), _within(head + "\n", namespace), comment + _deployment(image, namespace)])
+
+
+def roles(namespace: str | None = None) -> str:
+    """role.yaml: what a developer and the agent may do, each with what its lack costs."""
+    return _within(ROLE.read_text(), namespace)
+
+
+def _within(text: str, namespace: str | None) -> str:
+    """The same objects, with a namespace of their own."""
+    return re.sub(r"(?m)^metadata:$", f"metadata:\n  namespace: {namespace}", text) if namespace else text
+
+
+def _deployment(image: str, namespace: str | None) -> str:
+    """The Deployment, its pod completed from agent.yaml, so that there is one description of the agent."""
+    import yaml
+
+    made: dict[str, Any] = list(yaml.safe_load_all(DEPLOYMENT.read_text()))[-1]
+    pod = pod_manifest(image, 0)
+    template = made["spec"]["template"]
+    template["metadata"]["labels"] = pod["metadata"]["labels"]
+    main = pod["spec"]["containers"][0]
+    first: list[Mapping[str, Any]] = []
+    for each in template["spec"]["initContainers"]:
+        shared = ("image", "imagePullPolicy", "env", "resources", "securityContext", "volumeMounts")
+        first.append({**each, **{key: main[key] for key in shared if key in main}})
+    template["spec"] = {**pod["spec"], "initContainers": first}
+    if namespace:
+        made["metadata"] = {"namespace": namespace, **made["metadata"]}
+    return _dump(made)
+
+
+def _dump(item: Mapping[str, Any]) -> str:
+    """YAML as people write it: no references, several lines as a block."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(item, Dumper=Dumper, sort_keys=False, width=110)

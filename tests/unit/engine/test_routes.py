@@ -1,0 +1,128 @@
+"""Where a connection goes: here, through the link, or out from the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from devloop.engine.names import Names
+from devloop.engine.routes import Routes
+from devloop.net.router import Destination, Dial, HostLoopback, RefusedError, ToLink, ToService
+from devloop.remote.catalog import Catalog, ClusterService, ListedWorkload, ServicePort
+from devloop.remote.standing import Domain, Standings
+from tests.unit.core.playbook import service
+
+from .fakes import FakeLink
+
+SEARCH = ("shop.svc.cluster.local", "svc.cluster.local", "cluster.local")
+HEADLESS = "nodes.shop.svc.cluster.local"
+
+
+class Rig:
+    def __init__(self, *local: str, networks: tuple[str, ...] = (), routed: bool = False) -> None:
+        http = ServicePort("http", 80, 8080)
+        catalog = Catalog(
+            "shop",
+            (
+                ClusterService("api", "shop", ("10.96.0.5", "fd00::5"), (http,), {"app": "api"}),
+                ClusterService("web", "shop", ("10.96.0.6",), (http,), {"app": "web"}),
+                ClusterService("nodes", "shop", (), (ServicePort("", 6379, 6379),), {"app": "store"}),
+            ),
+            {
+                f"deployment/{name}": ListedWorkload(f"deployment/{name}", {"app": name})
+                for name in ("api", "web", "store")
+            },
+        )
+        services = [service("api", ports={"http": 7081}), service("store", ports={"redis": 6379}), service("new")]
+        self.standings = Standings(services, {"shop": catalog}, Domain.of("shop", SEARCH))
+        self.local = set(local)
+        self.link = FakeLink(f"{HEADLESS} 5 A 10.244.0.7")
+        names = Names(self.link, lambda: self.standings, self.is_local, ())  # type: ignore[arg-type]
+        self.names = names
+        self.routes = Routes(
+            self.link,  # type: ignore[arg-type]
+            names,
+            lambda: self.standings,
+            self.is_local,
+            self.ports,
+            networks,
+            lambda _: routed,
+        )
+
+    def is_local(self, name: str) -> bool:
+        return name in self.local
+
+    async def ports(self, name: str) -> Any:
+        return f"ports of {name}"
+
+    async def to(self, address: str, port: int) -> Any:
+        return await self.routes.route("web", Destination(address, port))
+
+    def virtual(self, name: str) -> str:
+        return self.standings.by_service[name].virtual
+
+
+async def test_a_toggle_moves_the_next_connection() -> None:
+    rig = Rig()
+    assert await rig.to("10.96.0.5", 80) == ToLink(rig.link, "10.96.0.5", 80)  # type: ignore[arg-type]
+    rig.local.add("api")
+    for address in ("10.96.0.5", "fd00::5"):
+        assert await rig.to(address, 80) == ToService("ports of api", 7081)  # type: ignore[arg-type]
+    rig.local.clear()
+    assert await rig.to("10.96.0.5", 80) == ToLink(rig.link, "10.96.0.5", 80)  # type: ignore[arg-type]
+
+
+async def test_a_port_that_its_service_does_not_have_is_the_clusters_to_refuse() -> None:
+    rig = Rig("api")
+    assert await rig.to("10.96.0.5", 81) == ToLink(rig.link, "10.96.0.5", 81)  # type: ignore[arg-type]
+
+
+async def test_localhost_is_the_hosts() -> None:
+    assert await Rig().to("127.0.0.1", 5432) == HostLoopback(5432, "127.0.0.1")
+    assert await Rig().to("::1", 5432) == HostLoopback(5432, "::1")
+
+
+async def test_the_internet_and_the_hosts_own_networks_are_reached_from_the_host() -> None:
+    assert await Rig().to("93.184.216.34", 443) == Dial("93.184.216.34", 443)
+    assert await Rig(routed=True).to("192.168.1.9", 22) == Dial("192.168.1.9", 22)
+    assert await Rig().to("169.254.169.254", 80) == Dial("169.254.169.254", 80)
+
+
+async def test_private_addresses_that_the_host_knows_no_way_to_are_the_clusters() -> None:
+    rig = Rig()
+    assert isinstance(await rig.to("10.244.3.4", 8080), ToLink)
+    assert isinstance(await rig.to("fd00:1::9", 8080), ToLink)
+
+
+async def test_what_the_resolver_has_given_and_what_is_configured_goes_through_the_link() -> None:
+    rig = Rig(networks=("192.168.0.0/16", "203.0.113.0/24"), routed=True)
+    assert isinstance(await rig.to("192.168.1.9", 5432), ToLink)
+    assert isinstance(await rig.to("203.0.113.7", 5432), ToLink)
+    assert isinstance(await rig.to("10.20.0.9", 5432), Dial)
+    rig.names.seen["10.20.0.9"] = "db.rds.internal"
+    assert isinstance(await rig.to("10.20.0.9", 5432), ToLink)
+
+
+async def test_an_address_of_devloops_own_goes_on_to_lead_there_after_a_toggle() -> None:
+    rig = Rig("store")
+    address = rig.virtual("store")
+    assert await rig.to(address, 6379) == ToService("ports of store", 6379)  # type: ignore[arg-type]
+    rig.local.clear()
+    assert await rig.to(address, 6379) == ToLink(rig.link, "10.244.0.7", 6379)  # type: ignore[arg-type]
+
+
+async def test_what_is_neither_here_nor_there_is_refused() -> None:
+    rig = Rig()
+    with pytest.raises(RefusedError, match="no address in the remote"):
+        await rig.to(rig.virtual("new"), 80)
+
+
+async def test_the_port_on_the_host_leads_to_it_wherever_it_is() -> None:
+    rig = Rig("api", "store")
+    assert await rig.routes.front("api", 7081) == ToService("ports of api", 7081)  # type: ignore[arg-type]
+    rig.local.clear()
+    assert await rig.routes.front("api", 7081) == ToLink(rig.link, "10.96.0.5", 80)  # type: ignore[arg-type]
+    assert await rig.routes.front("store", 6379) == ToLink(rig.link, "10.244.0.7", 6379)  # type: ignore[arg-type]
+    with pytest.raises(RefusedError, match="no Service of the remote leads to its port 80"):
+        await rig.routes.front("new", 80)

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from devloop.protocol import LogBatch, Loop, Notice, ServiceStatus, Snapshot, StopProgress
+from devloop.protocol import LogBatch, Loop, Notice, RemoteStatus, ServiceStatus, Snapshot, StopProgress
 
-Event = Snapshot | ServiceStatus | Loop | LogBatch | Notice | StopProgress
+Event = Snapshot | ServiceStatus | Loop | LogBatch | Notice | RemoteStatus | StopProgress
 
 LOOPS_KEPT = 200
 NOTICES_KEPT = 500
@@ -21,7 +21,8 @@ class Board:
     project: str = ""
     root: str = ""
     file: str = ""
-    remote: str | None = None
+    remote: RemoteStatus | None = None
+    """None: the project has no remote."""
     engine_pid: int = 0
     version: str = ""
     started_at: int = 0
@@ -46,6 +47,8 @@ class Board:
                 self._learn(event)
             case Notice():
                 self.notices.append(event)
+            case RemoteStatus():
+                self.remote = event
             case StopProgress():
                 self.progress = event
                 self.stopping = True
@@ -65,6 +68,11 @@ class Board:
     def opened(self) -> bool:
         """Whether a loop is under way: then time itself changes what is shown."""
         return any(status.opened_at is not None for status in self.services.values())
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether there is a remote and it can't be reached now."""
+        return self.remote is not None and self.remote.phase != "connected"
 
     def _replace(self, snapshot: Snapshot) -> None:
         self.project, self.root, self.file = snapshot.project, snapshot.root, snapshot.file

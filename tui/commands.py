@@ -43,16 +43,19 @@ class DevloopCommands(Provider):
                     if board.applies(verb, status):
                         yield f"{verb} {name}", f"{verb} this service", partial(board.ask, verb, name)
                 if board.applies("toggle", status):
-                    for mode in ("local", "remote", "off"):
-                        if mode != status.mode and (mode != "remote" or board.session.board.remote):
+                    for mode in status.modes:
+                        if mode != status.mode:
                             run = partial(board.request, "toggle", service=name, mode=mode)
                             yield f"toggle {name} {mode}", f"it is {status.mode} now", run
                 yield f"logs {name}", "show its log", partial(board.show_logs, name)
-                yield f"env {name}", "its environment", partial(board.show, "environment", name)
+                yield f"env {name}", "its environment and files", partial(board.show, "environment", name)
                 yield f"loops {name}", "its loops, phase by phase", partial(board.show, "loops", name)
             yield "restart all", "restart all that run here", board.action_restart_all
             yield "logs of all services", "interleaved, or the chosen one's again", board.action_all_logs
             yield "reload configuration", "read devloop.toml again", partial(board.request, "reload_config")
+            if board.session.board.remote is not None:
+                yield "reconnect", "look whether the connection lives, and try again", board.action_reconnect
+                yield "connection", "how the remote is reached", board.action_connection
             yield "notices", "what the engine has said", board.action_notices
         yield "theme", "choose how it looks", app.action_change_theme
         if not chosen_only:

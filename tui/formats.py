@@ -56,6 +56,16 @@ def shorten(text: str, width: int) -> str:
     return text[: width - 1] + "…" if width > 0 else ""
 
 
+def printable(text: str) -> str:
+    """Text that no terminal stumbles over: what has no glyph, such as bytes that are no UTF-8, is �."""
+    return "".join(c if c.isprintable() or c == "\n" else "    " if c == "\t" else "�" for c in text)
+
+
+def one_line(text: str) -> str:
+    """Printable text with its line ends as ⏎."""
+    return printable(text.replace("\r\n", "\n")).replace("\n", "⏎")
+
+
 def count(number: int, noun: str, plural: str = "") -> str:
     """1 notice, 2 notices; 2 processes, if told so."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"

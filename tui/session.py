@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from devloop.control.client import ControlClient
 from devloop.errors import DevloopError, EngineError
-from devloop.protocol import LogBatch, Loop, Snapshot, Variable
+from devloop.protocol import LogBatch, Loop, Mounted, Snapshot, Variable
 from tui.board import Board, Event
 
 PAINT_INTERVAL = 0.05
@@ -23,6 +24,16 @@ LOG_TAIL = 2_000
 """Lines asked for when a log is opened."""
 HISTORY = 200
 """Loops asked for when a service's history is opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a local service has of its workload, besides variables."""
+
+    workload: str
+    mounts: tuple[Mounted, ...]
+    notes: tuple[str, ...]
+    """How its environment and files differ from its pod's."""
 
 
 class Session:
@@ -68,6 +79,12 @@ class Session:
         """A service's variables. Secret values are masked by the engine unless revealed."""
         answer = await self.call("env", service=service, reveal=reveal)
         return [Variable.from_json(item) for item in answer["variables"]]
+
+    async def world(self, service: str) -> World:
+        """What a local service has of its workload."""
+        answer = await self.call("world", service=service)
+        mounts = tuple(Mounted.from_json(item) for item in answer["mounts"])
+        return World(answer["workload"], mounts, tuple(answer["notes"]))
 
     async def history(self, service: str) -> list[Loop]:
         """A service's loops, oldest first: from the engine's store, or else what has been seen here."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from devloop.protocol import Outcome, ServiceStatus, State
 
-TONES = frozenset({"tone--ok", "tone--busy", "tone--warn", "tone--bad", "tone--quiet", "tone--away"})
+TONES = frozenset({"tone--ok", "tone--busy", "tone--warn", "tone--bad", "tone--quiet", "tone--away", "tone--here"})
 """Component classes that the style sheet gives a colour."""
 
 COLOURS: Mapping[str, str] = {
@@ -17,6 +17,7 @@ COLOURS: Mapping[str, str] = {
     "tone--bad": "$text-error",
     "tone--quiet": "$text-muted",
     "tone--away": "$text-primary",
+    "tone--here": "bold $foreground",
 }
 """The same tones as colours of the theme, for widgets that render `Content`."""
 
@@ -70,7 +71,31 @@ LIVE = frozenset({State.WAITING, State.BUILDING, State.STARTING, State.READY, St
 """States in which `stop` has a meaning: something runs here, or would again."""
 
 
-def state_text(status: ServiceStatus) -> str:
+CUT_OFF = Look("⊘", "tone--warn")
+"""A remote service while there is no connection to the remote."""
+
+MODES: Mapping[str, str] = {"local": "tone--here", "remote": "tone--away", "off": "tone--quiet"}
+"""Mode → tone of the service's name and of the mode itself."""
+
+
+def service_look(status: ServiceStatus, *, cut_off: bool = False) -> Look:
+    """Its state's; a remote one's is another while the remote is `cut_off`."""
+    return CUT_OFF if cut_off and status.state is State.REMOTE else LOOKS[status.state]
+
+
+def state_text(status: ServiceStatus, *, cut_off: bool = False) -> str:
     """The state in words, with its reason: 'backoff: exit code 1, again in 4 s'."""
     word = f"{status.state}, stale" if status.stale else str(status.state)
-    return f"{word}: {status.reason}" if status.reason else word
+    reason = status.reason
+    if status.state is State.REMOTE:
+        word = "cut off" if cut_off else word
+        reason = reason or status.workload
+    return f"{word}: {reason}" if reason else word
+
+
+def next_mode(status: ServiceStatus) -> str:
+    """Where `toggle` moves it: to the mode after its own; empty if there is no other."""
+    modes = status.modes
+    if status.mode not in modes:
+        return modes[0] if modes else ""
+    return modes[(modes.index(status.mode) + 1) % len(modes)] if len(modes) > 1 else ""

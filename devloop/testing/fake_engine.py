@@ -26,8 +26,10 @@ from devloop.protocol import (
     Cause,
     LogLine,
     Loop,
+    Mounted,
     Notice,
     Outcome,
+    RemoteStatus,
     ServiceStatus,
     Snapshot,
     State,
@@ -84,10 +86,14 @@ class FakeEngine:
         """Method → what it raises from now on."""
         self.environment: dict[str, tuple[Variable, ...]] = {}
         """Service → what `env` answers."""
+        self.mounts: dict[str, tuple[Mounted, ...]] = {}
+        """Service → the files that `world` answers; its workload and notes are the status's."""
         self.loops: dict[str, list[Loop]] = {}
         """Service → what `loops` answers, oldest first."""
         self.on_shutdown: Callable[[], None] | None = None
         """Called on `shutdown`, after the first progress is told. Without it, nothing dies by itself."""
+        self.on_reconnect: Callable[[], None] | None = None
+        """Called on `reconnect`. Without it, a connection that is not there comes back at once."""
         self._base = snapshot
         self._services = {status.name: status for status in snapshot.services}
         self._notices = list(snapshot.notices)
@@ -149,6 +155,10 @@ class FakeEngine:
                 return {"lines": [line.to_json() for line in lines]}
             case "env":
                 return {"variables": self._variables(params["service"], bool(params.get("reveal")))}
+            case "world":
+                return self._world(params["service"])
+            case "reconnect":
+                self._reconnect()
             case "loops":
                 records = self.loops.get(params["service"], [])[-params.get("limit", 100) :]
                 return {"loops": [loop.to_json() for loop in records]}
@@ -216,6 +226,14 @@ class FakeEngine:
         if self._server is not None:
             self._server.publish_snapshot()
 
+    def connection(self, phase: str, **changes: Any) -> None:
+        """The connection to the remote enters a phase, now; other fields as given, else as in a fresh one."""
+        assert self._base.remote is not None, "the snapshot has no remote"
+        fresh = {"since_at": self.clock(), "reason": "", "attempt": 0, "next_at": None}
+        remote = replace(self._base.remote, phase=phase, **{**fresh, **changes})
+        self._base = replace(self._base, remote=remote)
+        self._publish(remote)
+
     def progress(
         self,
         alive: Sequence[str],
@@ -229,7 +247,7 @@ class FakeEngine:
                 self.update(name, state=State.STOPPING if name in alive else State.STOPPED, reason="")
         self._publish(StopProgress(tuple(alive), dict(survivors or {}), done))
 
-    def _publish(self, event: ServiceStatus | Loop | Notice | StopProgress) -> None:
+    def _publish(self, event: ServiceStatus | Loop | Notice | RemoteStatus | StopProgress) -> None:
         if self._server is not None:
             self._server.publish(event)
 
@@ -249,11 +267,28 @@ class FakeEngine:
 
     def _toggle(self, name: str, mode: str | None) -> str:
         status = self.status(name)
-        modes = ("local", "remote", "off") if self._base.remote else ("local", "off")
-        chosen = mode or modes[(modes.index(status.mode) + 1) % len(modes)]
+        modes = status.modes
+        after = modes.index(status.mode) + 1 if status.mode in modes else 0
+        chosen = mode or modes[after % len(modes)]
+        if chosen == "remote" and chosen not in modes:
+            raise UsageError(f"{name} can't be remote: the remote does not have it", hint="it can be `local` or `off`")
         states = {"local": State.READY, "remote": State.REMOTE, "off": State.OFF}
-        self.update(name, mode=chosen, state=states[chosen], reason="")
+        self.update(name, mode=chosen, state=states[chosen], reason="", pid=None)
         return chosen
+
+    def _world(self, name: str) -> dict[str, Any]:
+        status = self.status(name)
+        here = self.mounts.get(name, ()) if status.mode == "local" else ()
+        mounts = [mount.to_json() for mount in here]
+        return {"workload": status.workload, "mounts": mounts, "notes": list(status.notes)}
+
+    def _reconnect(self) -> None:
+        if self._base.remote is None:
+            raise UsageError("this project has no remote", hint="[remote] in devloop.toml names one")
+        if self.on_reconnect is not None:
+            self.on_reconnect()
+        elif self._base.remote.phase != "connected":
+            self.connection("connected")
 
     def _variables(self, name: str, reveal: bool) -> list[dict[str, Any]]:
         self.status(name)

@@ -16,8 +16,10 @@ from devloop.protocol import (
     Cause,
     LogLine,
     Loop,
+    Mounted,
     Notice,
     Outcome,
+    RemoteStatus,
     ServiceStatus,
     Snapshot,
     State,
@@ -27,6 +29,8 @@ from devloop.testing.fake_engine import FakeEngine
 
 SECOND = 1_000_000_000
 MILLI = 1_000_000
+ANYWHERE = ("local", "remote")
+NO_AGENT = "plain port-forwards, as the agent can't be used: pods may not be created in shop"
 
 
 def fixed_clock() -> int:
@@ -42,6 +46,14 @@ def loop(number: int, service: str, at: int, *steps: tuple[str, float], **fields
         stamps[phase] = int(total * MILLI)
     defaults: dict[str, object] = {"cause": Cause.CHANGE, "outcome": Outcome.OK, "files": ()}
     return Loop.from_json({"id": number, "service": service, "started_at": at, "stamps": stamps, **defaults, **fields})
+
+
+NOTES = (
+    "variable GOOGLE_APPLICATION_CREDENTIALS: made with POD_IP, which a stand-in has",
+    "volume uploads: a copy: what is written to it stays here, and changes there are not seen",
+    "volume scratch: left out, as the configuration says (ignore)",
+)
+"""How the api is not as in its pod."""
 
 
 def snapshot(clock: Callable[[], int] = time.time_ns) -> Snapshot:
@@ -75,12 +87,14 @@ def snapshot(clock: Callable[[], int] = time.time_ns) -> Snapshot:
     services = (
         ServiceStatus(
             "web", "local", State.READY, "", now - 310 * SECOND, 4101, restarts=2, ports={"http": 8080},
+            modes=ANYWHERE, published={"http": 8080}, workload="deployment/web",
             depends_on=("api",), has_build=True, last_loop=built, loops=9, p50=1290 * MILLI, p95=2310 * MILLI,
             history=tuple(ms * MILLI for ms in (1100, 1180, 2310, 1210, 1290, 1320, 1270, 1353)),
         ),
         ServiceStatus(
             "api", "local", State.READY, "", now - 125 * SECOND, 4207, restarts=14,
             ports={"http": 8000, "debug": 5678}, depends_on=("db", "redis", "migrate"), last_loop=changed,
+            modes=ANYWHERE, published={"http": 18000, "debug": 5678}, workload="deployment/api", notes=NOTES,
             loops=31, p50=205 * MILLI, p95=412 * MILLI,
             history=tuple(
                 ms * MILLI for ms in (190, 202, 205, 240, 198, 412, 230, 205, 199, 180, 204, 210, 207, 212)
@@ -90,19 +104,23 @@ def snapshot(clock: Callable[[], int] = time.time_ns) -> Snapshot:
             "worker", "local", State.BACKOFF, "exit code 1, again in 4 s", now - 20 * SECOND, exit_code=1,
             restarts=6, depends_on=("redis",), last_loop=failed, loops=4, p50=310 * MILLI, p95=702 * MILLI,
             history=tuple(ms * MILLI for ms in (290, 310, 702, 330)), groups=("jobs",),
+            modes=ANYWHERE, workload="deployment/worker",
         ),
         ServiceStatus(
             "redis", "local", State.READY, "", now - 720 * SECOND, 4012, ports={"redis": 6379},
             loops=1, p50=24 * MILLI, p95=24 * MILLI, history=(24 * MILLI,),
         ),
-        ServiceStatus("db", "remote", State.REMOTE, "postgres-0 in shop-dev", now - 719 * SECOND),
+        ServiceStatus(
+            "db", "remote", State.REMOTE, "", now - 719 * SECOND, modes=ANYWHERE,
+            published={"postgres": 5432}, workload="statefulset/db",
+        ),
         ServiceStatus(
             "migrate", "local", State.COMPLETED, "", now - 715 * SECOND, exit_code=0, task=True,
             depends_on=("db",),
         ),
         ServiceStatus(
             "search", "local", State.STARTING, "GET :9200/health → 503", now - 3 * SECOND, 4422, restarts=1,
-            ports={"http": 9200}, opened_at=now - 3 * SECOND,
+            ports={"http": 9200}, opened_at=now - 3 * SECOND, modes=ANYWHERE, workload="deployment/search",
         ),
         ServiceStatus(
             "mailer", "local", State.CRASH_LOOP, "port 1025 is taken by mailhog (pid 977)", now - 95 * SECOND,
@@ -119,21 +137,48 @@ def snapshot(clock: Callable[[], int] = time.time_ns) -> Snapshot:
     )  # fmt: skip
     return Snapshot(
         "shop", "/home/dev/shop", "/home/dev/shop/devloop.toml", 4000, "0.1.0", now - 720 * SECOND, services,
-        notices, remote="kubernetes dev/shop-dev",
+        notices, remote=RemoteStatus(
+            "kubernetes", "agent", "dev/shop", "connected", now - 719 * SECOND, network="namespace"
+        ),
     )  # fmt: skip
 
 
 def environment() -> dict[str, tuple[Variable, ...]]:
-    """What `env api` shows."""
+    """What `env api` shows: a value from each kind of source."""
+    certificate = "-----BEGIN CERTIFICATE-----\nMIIBhTCCASugAwIBAgIQIRi6\n-----END CERTIFICATE-----\n"
     return {
         "api": (
-            Variable("DATABASE_URL", "postgres://shop:s3cr3t@db:5432/shop", ".env", True),
+            Variable("CACHE_TTL", "30", "configmap api-settings key CACHE_TTL"),
+            Variable("CPUS", "2", "resource limits.cpu"),
+            Variable("CURRENCIES", "EUR,CHF,USD", "configmap api-settings key currencies"),
+            Variable("DATABASE_PASSWORD", "s3cr3t", "secret db-credentials key password", True),
+            Variable("DATABASE_URL", "postgres://shop:s3cr3t@db:5432/shop", "the pod's spec", True),
             Variable("DEVLOOP_SERVICE", "api", "devloop"),
             Variable("HOME", "/home/dev", "host"),
+            Variable("LANG", "C.UTF-8", "the image or the container runtime, read from the running container"),
             Variable("LOG_LEVEL", "debug", "devloop.toml"),
             Variable("PATH", "/home/dev/shop/.venv/bin:/usr/local/bin:/usr/bin:/bin", "host"),
-            Variable("REDIS_URL", "redis://redis:6379/0", "devloop.toml"),
+            Variable("POD_IP", "10.42.0.17", "field status.podIP, read from the running container"),
+            Variable("REDIS_SERVICE_HOST", "10.43.120.7", "service redis"),
+            Variable("REDIS_SERVICE_PORT", "6379", "service redis"),
+            Variable("REDIS_URL", "redis://redis:6379/0", "configmap api-settings key REDIS_URL"),
             Variable("STRIPE_API_KEY", "sk_test_51Hc0ffee", ".env.local", True),
+            Variable("TLS_CERTIFICATE", certificate, "secret api-tls key tls.crt", True),
+        )
+    }
+
+
+def mounts() -> dict[str, tuple[Mounted, ...]]:
+    """What files `world api` tells of."""
+    run, state = "/run/user/1000/devloop/shop/api", "/home/dev/.local/state/devloop/shop/api"
+    token = "/var/run/secrets/kubernetes.io/serviceaccount"
+    return {
+        "api": (
+            Mounted("/etc/api", f"{run}/volumes/settings", "settings", "configMap", True, True),
+            Mounted("/etc/api/flags.json", f"{run}/subpaths/1", "flags", "configMap", True),
+            Mounted("/etc/tls", f"{run}/volumes/tls", "tls", "secret", True, True),
+            Mounted("/srv/uploads", f"{state}/uploads", "uploads", "persistentVolumeClaim", False),
+            Mounted(token, f"{run}/volumes/kube-api-access", "kube-api-access", "projected", True, True),
         )
     }
 
@@ -188,7 +233,7 @@ def log_lines(clock: Callable[[], int] = time.time_ns) -> list[LogLine]:
 def engine(clock: Callable[[], int] = time.time_ns) -> FakeEngine:
     """The shop in a fake engine, with its logs, history and environment."""
     fake = FakeEngine(snapshot(clock), clock=clock)
-    fake.environment = environment()
+    fake.environment, fake.mounts = environment(), mounts()
     fake.loops["api"] = [*history(clock), *fake.loops["api"]]
     fake.logs.extend(log_lines(clock))
     return fake
@@ -231,6 +276,29 @@ async def live(fake: FakeEngine, rate: float, seed: int = 7) -> None:
             fake.update(name, state=State.READY, restarts=fake.status(name).restarts + 1)
 
 
+async def flaky(fake: FakeEngine, interval: float) -> None:
+    """Every so many seconds the connection to the remote is lost, and comes back at the fourth attempt."""
+    again = asyncio.Event()
+    fake.on_reconnect = again.set
+    lost = "the API server 10.0.0.1:6443 can't be reached: Connection refused"
+    while True:
+        await asyncio.sleep(interval)
+        since = fake.clock()
+        for attempt, wait in enumerate((0.5, 2.0, 5.0), start=1):
+            again.clear()
+            fake.connection(
+                "reconnecting", since_at=since, reason=lost, attempt=attempt, next_at=fake.clock() + int(wait * SECOND)
+            )
+            try:
+                await asyncio.wait_for(again.wait(), wait)
+                break
+            except TimeoutError:
+                pass
+        fake.connection("reconnecting", since_at=since, reason=lost, attempt=attempt)
+        await asyncio.sleep(0.3)
+        fake.connection("connected")
+
+
 async def fade(fake: FakeEngine, stubborn: str | None, ended: asyncio.Event) -> None:
     """A shutdown in which one service after another ends, and one may not."""
     alive = [s.name for s in fake.snapshot().services if s.state is State.STOPPING]
@@ -253,6 +321,12 @@ async def _serve(arguments: argparse.Namespace) -> None:
     fake.on_shutdown = lambda: tasks.append(asyncio.create_task(fade(fake, arguments.survivor, ended)))
     async with fake.serving(arguments.socket):
         tasks.append(asyncio.create_task(live(fake, arguments.rate)))
+        if (arguments.phase, arguments.link) != ("connected", "agent"):
+            reason = "the namespace shop does not exist" if arguments.phase != "connected" else ""
+            notes = (NO_AGENT,) if arguments.link == "portforward" else ()
+            fake.connection(arguments.phase, reason=reason, link=arguments.link, notes=notes)
+        if arguments.flaky:
+            tasks.append(asyncio.create_task(flaky(fake, arguments.flaky)))
         await ended.wait()
         for task in tasks:
             task.cancel()
@@ -265,6 +339,9 @@ def main() -> int:
     parser.add_argument("socket", type=Path)
     parser.add_argument("--rate", type=float, default=3.0, help="log lines a second (default 3)")
     parser.add_argument("--services", type=int, default=0, help="this many services instead of the shop's")
+    parser.add_argument("--phase", default="connected", help="the connection's: connecting, connected, failed, …")
+    parser.add_argument("--link", default="agent", help="what carries it: agent or portforward (with a note)")
+    parser.add_argument("--flaky", type=float, default=0.0, help="lose the connection every so many seconds")
     parser.add_argument("--survivor", help="a service that will not die at the shutdown")
     try:
         asyncio.run(_serve(parser.parse_args()))

@@ -24,7 +24,7 @@ async def test_shows_what_the_engine_says(opened: Open) -> None:
                 "212ms",
                 "205ms",
                 "412ms",
-                "http:8000 debug:5678",
+                "http:18000 debug:5678",
             ),
             *("ready 186ms", "changed: api/orders.py, api/models/order.py", "1 notice !"),
         )
@@ -118,7 +118,7 @@ async def test_what_makes_no_sense_is_not_offered(opened: Open) -> None:
         await screen.press("r", "s", "b")
         await screen.pilot.pause()
         assert not screen.engine.calls
-        await screen.shows("t toggle")
+        await screen.shows("t local")
 
 
 async def test_a_refusal_is_a_toast(opened: Open) -> None:
@@ -160,10 +160,10 @@ async def test_a_configuration_error_is_a_banner_until_it_is_mended(opened: Open
 async def test_environment(opened: Open) -> None:
     async with opened() as screen:
         await screen.press("e")
-        await screen.shows("environment api", "2 secrets masked", "LOG_LEVEL", "devloop.toml", "••••••••")
+        await screen.shows("environment api", "4 secrets masked", "LOG_LEVEL", "devloop.toml", "••••••••")
         assert "s3cr3t" not in screen.text
         await screen.press("v")
-        await screen.shows("s3cr3t", "2 secrets shown")
+        await screen.shows("s3cr3t", "4 secrets shown")
         await screen.press("v")
         await screen.hides("s3cr3t")
         await screen.press("G")

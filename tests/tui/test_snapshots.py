@@ -25,6 +25,18 @@ Look = Callable[..., None]
 CONFIG_ERROR = "devloop.toml:12:3: unknown key 'comand' in [services.api]; did you mean 'command'?"
 
 
+def lost(threaded: ThreadedEngine) -> None:
+    """The connection to the remote is gone, for the third time."""
+    threaded.do(
+        threaded.fake.connection,
+        "reconnecting",
+        since_at=shop.fixed_clock() - 8 * shop.SECOND,
+        reason="the API server 10.0.0.1:6443 can't be reached: Connection refused",
+        attempt=3,
+        next_at=shop.fixed_clock() + 2 * shop.SECOND,
+    )
+
+
 def name(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
@@ -55,6 +67,50 @@ def test_board(look: Look, size: tuple[int, int]) -> None:
             await until(pilot, lambda: "SyntaxError" in app.export_screenshot())
 
     look(size, step)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=name)
+def test_remote_service(look: Look, size: tuple[int, int]) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await until(pilot, lambda: all(word in app.export_screenshot() for word in ("answers", "logged")))
+
+    look(size, step, on="db")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=name)
+def test_reconnecting(look: Look, threaded: ThreadedEngine, size: tuple[int, int]) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        lost(threaded)
+        await until(pilot, lambda: all(word in app.export_screenshot() for word in ("refused", "reached&#160;now")))
+
+    look(size, step, on="db")
+
+
+def test_reconnecting_no_color(look: Look, threaded: ThreadedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        lost(threaded)
+        await until(pilot, lambda: all(word in app.export_screenshot() for word in ("refused", "reached&#160;now")))
+
+    look((80, 24), step, on="db")
+
+
+def test_failed_connection(look: Look, threaded: ThreadedEngine) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        threaded.do(threaded.fake.connection, "failed", reason="the namespace shop does not exist")
+        await until(pilot, lambda: all(word in app.export_screenshot() for word in ("exist", "&#160;reconnect&#160;")))
+
+    look((80, 24), step, theme="devloop-light")
+
+
+def test_connection(look: Look, threaded: ThreadedEngine) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        threaded.do(threaded.fake.connection, "connected", link="portforward", notes=(shop.NO_AGENT,))
+        await pilot.press("c")
+        await until(pilot, lambda: "installed" in app.export_screenshot())
+
+    look((80, 24), step)
 
 
 def test_failed_service(look: Look) -> None:
@@ -89,11 +145,45 @@ def test_help(look: Look, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("reveal", [False, True], ids=["masked", "revealed"])
 def test_environment(look: Look, reveal: bool) -> None:
     async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
-        await pilot.press("e")
-        await until(pilot, lambda: "DATABASE_URL" in app.export_screenshot())
+        await environment(pilot, app)
         if reveal:
             await pilot.press("v")
             await until(pilot, lambda: isinstance(app.screen, EnvironmentScreen) and app.screen.revealed)
+
+    look((80, 24), step)
+
+
+async def environment(pilot: Pilot[Any], app: DevloopApp) -> None:
+    """Opens it, with all that the engine is asked for."""
+    await pilot.press("e")
+    await until(pilot, lambda: "DATABASE_URL" in app.export_screenshot())
+    await until(pilot, lambda: "files&#160;5" in app.export_screenshot())
+
+
+def test_environment_by_origin(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await environment(pilot, app)
+        await pilot.press(*"ooooj")
+        await until(pilot, lambda: "3&#160;of&#160;16" in app.export_screenshot())
+
+    look((120, 40), step)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 40)], ids=name)
+def test_files(look: Look, size: tuple[int, int]) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await environment(pilot, app)
+        await pilot.press("tab", "j", "j")
+        await until(pilot, lambda: "/etc/tls" in app.export_screenshot())
+
+    look(size, step)
+
+
+def test_differences(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await environment(pilot, app)
+        await pilot.press("tab", "tab")
+        await until(pilot, lambda: "scratch" in app.export_screenshot())
 
     look((80, 24), step)
 

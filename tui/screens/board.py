@@ -10,13 +10,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from devloop.protocol import ServiceStatus, State
+from tui import connection
 from tui.screens.base import SessionScreen
+from tui.screens.connection import ConnectionScreen
 from tui.screens.environment import EnvironmentScreen
-from tui.screens.keys import LOG_KEYS, LOG_ORDER, ON_SERVICE, SERVICE_KEYS, TABLE_ORDER
+from tui.screens.keys import LOG_KEYS, LOG_ORDER, ON_SERVICE, REMOTE_KEYS, SERVICE_KEYS, TABLE_ORDER
 from tui.screens.loops import LoopsScreen
 from tui.screens.notices import NoticesScreen
 from tui.session import Session
-from tui.states import LIVE
+from tui.states import LIVE, next_mode
 from tui.widgets.banner import Banner
 from tui.widgets.header import Header
 from tui.widgets.keybar import KeyBar
@@ -37,6 +39,7 @@ class BoardScreen(SessionScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         *SERVICE_KEYS,
         *LOG_KEYS,
+        *REMOTE_KEYS,
         Binding("exclamation_mark", "notices", "notices", key_display="!", tooltip="what the engine has said"),
     ]
     AUTO_FOCUS = "ServiceTable"
@@ -53,6 +56,7 @@ class BoardScreen(SessionScreen):
         """All of it."""
         yield Header()
         yield Banner()
+        yield Banner(id="remote-banner")
         with Container(id="body"):
             with Vertical(id="left"):
                 yield self.table
@@ -63,8 +67,6 @@ class BoardScreen(SessionScreen):
 
     def on_mount(self) -> None:
         """Time passes even where nothing happens."""
-        self.query_one(Banner).say("")
-        self.query_one(KeyBar).order = TABLE_ORDER
         self.set_interval(1.0, self.board_changed)
         self.set_interval(0.1, self._tick)
 
@@ -74,13 +76,15 @@ class BoardScreen(SessionScreen):
             self.table.refresh_opened()
             if self.chosen is not None and self.chosen.opened_at is not None:
                 self._paint_loop()
+        if self.session.board.cut_off and self.is_current:
+            self._paint_remote()
 
     def paint(self) -> None:
         """Draw the board as it is."""
         board = self.session.board
-        connected = self.session.connected
-        self.query_one(Header).update(board, self.session.clock(), connected=connected)
-        self.table.update(list(board.services.values()))
+        self.set_class(board.remote is not None, "-remote")
+        self._paint_remote()
+        self.table.update(list(board.services.values()), cut_off=board.cut_off)
         self._share_height()
         self._paint_loop()
         if self._lost:
@@ -89,6 +93,17 @@ class BoardScreen(SessionScreen):
             self.query_one(Banner).say(board.config_error, "The last good one stays in force.")
         self.log_pane.view.names = tuple(board.services)
         self._offer_keys()
+
+    def _paint_remote(self) -> None:
+        # What a countdown changes: the header, and the line that says why there is no connection.
+        board, now = self.session.board, self.session.clock()
+        self.query_one(Header).update(board, now, connected=self.session.connected)
+        text, hint = connection.trouble(board.remote, now) if self.session.connected else ("", "")
+        banner = self.query_one("#remote-banner", Banner)
+        if board.remote is not None:
+            banner.say(text, hint, connection.look(board.remote))
+        else:
+            banner.say("")
 
     def lost(self, text: str) -> None:
         """The engine has hung up: what is on screen is the last that it said."""
@@ -117,8 +132,10 @@ class BoardScreen(SessionScreen):
         if status and self.has_class("-wide") and status.name not in self._fetched:
             self._fetched.add(status.name)
             self.attempt(self._fetch(status.name))
-        self.query_one(LoopPane).show(status, known[-1] if known else None, now)
-        self.query_one(RecentLoops).show(known[:-1], now)
+        away = status is not None and status.mode != "local" and self.log_pane.service == status.name
+        self.log_pane.view.empty = f"it is {status.mode}: nothing of it is logged here" if status and away else ""
+        self.query_one(LoopPane).show(status, known[-1] if known else None, now, self.session.board.remote)
+        self.query_one(RecentLoops).show(known[:-1] if status and status.mode == "local" else known, now)
 
     async def _fetch(self, service: str) -> None:
         await self.session.history(service)
@@ -149,6 +166,8 @@ class BoardScreen(SessionScreen):
             return self.applies(action, self.chosen)
         if action == "back":
             return self.on_logs
+        if action in ("connection", "reconnect"):
+            return self.session.connected and self.session.board.remote is not None
         return action != "focus_logs" or not self.on_logs
 
     def applies(self, action: str, status: ServiceStatus | None) -> bool:
@@ -157,7 +176,9 @@ class BoardScreen(SessionScreen):
             return False
         here = status.mode == "local"
         match action:
-            case "toggle" | "toggle_mode" | "environment" | "loops":
+            case "toggle" | "toggle_mode":
+                return bool(next_mode(status))
+            case "environment" | "loops":
                 return True
             case "build":
                 return here and status.has_build
@@ -174,10 +195,18 @@ class BoardScreen(SessionScreen):
 
     def on_descendant_focus(self) -> None:
         """Other keys come first while the logs have the focus."""
-        self.query_one(KeyBar).order = LOG_ORDER if self.on_logs else TABLE_ORDER
+        self._offer_keys()
 
     def _offer_keys(self) -> None:
-        offered = tuple(self.applies(action, self.chosen) for action in sorted(ON_SERVICE))
+        bar, board = self.query_one(KeyBar), self.session.board
+        order = LOG_ORDER if self.on_logs else TABLE_ORDER
+        # Without a connection, what brings it back comes first.
+        bar.order = ("reconnect", *order) if board.cut_off else order
+        bar.labels = {"toggle_mode": next_mode(self.chosen) if self.chosen else ""}
+        offered = (
+            *(self.applies(action, self.chosen) for action in sorted(ON_SERVICE)),
+            self.check_action("reconnect", ()),
+        )
         if offered != self._offered:
             self._offered = offered
             self.refresh_bindings()
@@ -228,6 +257,14 @@ class BoardScreen(SessionScreen):
     def action_loops(self) -> None:
         """The service's loops."""
         self.show("loops", self.table.selected)
+
+    def action_connection(self) -> None:
+        """How the remote is reached."""
+        self.app.push_screen(ConnectionScreen(self.session))
+
+    def action_reconnect(self) -> None:
+        """Look at once whether the connection lives, and try again if not."""
+        self.request("reconnect")
 
     def action_notices(self) -> None:
         """What the engine has said."""

@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from tui.screens.environment import ENVIRONMENT_KEYS
-from tui.screens.keys import LOG_KEYS, SERVICE_KEYS
+from tui.screens.keys import LOG_KEYS, REMOTE_KEYS, SERVICE_KEYS
 from tui.states import COLOURS, LOOKS
 from tui.widgets.log_view import LogView
 from tui.widgets.service_table import ServiceTable
@@ -61,13 +61,14 @@ class HelpScreen(ModalScreen[None]):
             _section("the chosen service", SERVICE_KEYS),
             _section("logs", LOG_KEYS),
             _section("everywhere", self._everywhere),
+            _section("the remote", REMOTE_KEYS),
             _section("moving", [*ServiceTable.BINDINGS]),
             _section("moving in the logs", [*LogView.BINDINGS]),
             _section("environment", ENVIRONMENT_KEYS),
             _states(),
         ]
         lines = [line for section in sections for line in section]
-        left = [line for section in sections[:3] for line in section]
+        left = [line for section in sections[:4] for line in section]
         right = lines[len(left) :]
         column = max(line.cell_length for line in left) + 3
         if column + max(line.cell_length for line in right) > width:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from textual.binding import Binding, BindingType
 
 SERVICE_KEYS: list[BindingType] = [
-    Binding("t", "toggle_mode", "toggle", tooltip="move it between local, remote and off"),
+    Binding("t", "toggle_mode", "toggle", tooltip="move it to its next mode"),
     Binding("r", "restart", "restart", tooltip="restart it"),
     Binding("s", "stop", "stop", tooltip="stop it"),
     Binding("s", "start", "start", tooltip="start it, and what it depends on"),
     Binding("b", "build", "build", tooltip="build it, and restart it if that succeeds"),
-    Binding("e", "environment", "env", tooltip="its environment, and where each value comes from"),
+    Binding("e", "environment", "env", tooltip="its environment and files, and their origin"),
     Binding("m", "loops", "loops", tooltip="its loops, phase by phase"),
     Binding("R", "restart_all", "restart all", show=False, tooltip="restart all that run here"),
 ]
@@ -29,15 +29,20 @@ LOG_KEYS: list[BindingType] = [
     Binding("tab", "switch", "switch", show=False, tooltip="between services and logs"),
 ]
 
+REMOTE_KEYS: list[BindingType] = [
+    Binding("c", "connection", "connection", tooltip="how the remote is reached"),
+    Binding("C", "reconnect", "reconnect", tooltip="reconnect at once, if it has to be"),
+]
+
 TABLE_ORDER = (
     *("toggle_mode", "restart", "stop", "start", "build", "focus_logs", "filter", "environment", "loops"),
-    *("all_logs", "follow", "next", "wrap", "command_palette", "notices", "detach"),
+    *("all_logs", "follow", "next", "wrap", "command_palette", "notices", "connection", "detach"),
 )
 """Actions as the bottom line shows them while the table has the focus."""
 LOG_ORDER = (
     *("back", "follow", "filter", "next", "zoom", "wrap", "all_logs"),
     *("restart", "toggle_mode", "stop", "start", "build"),
-    *("environment", "loops", "command_palette", "notices", "detach"),
+    *("environment", "loops", "command_palette", "notices", "connection", "detach"),
 )
 """And while the logs have it."""
 ON_SERVICE = frozenset({"toggle_mode", "restart", "stop", "start", "build", "environment", "loops"})

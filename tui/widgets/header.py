@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from devloop.protocol import RemoteStatus, State
 from tui.board import Board
+from tui.connection import NOTED, summary
+from tui.connection import look as phase_look
 from tui.formats import age, count
-from tui.states import COLOURS, LOOKS, ORDER
+from tui.states import COLOURS, CUT_OFF, LOOKS, ORDER
+
+NEEDY = ("tone--bad", "tone--warn")
+"""Tones of states that need a person."""
 
 
 class Header(Widget):
@@ -33,31 +40,55 @@ class Header(Widget):
     @staticmethod
     def _compose_line(board: Board, now: int, width: int, connected: bool) -> Content:
         left = Content.assemble((" devloop ", "bold $primary"), (board.project, "bold"))
-        loud = [notice for notice in board.notices if notice.level != "info"]
-        reserved = len(count(len(loud), "notice")) + 5 if loud else 9
+        looks = {**LOOKS, State.REMOTE: CUT_OFF} if board.cut_off else LOOKS
         counts = Counter(status.state for status in board.services.values())
-        for state in ORDER:
-            if not counts[state]:
-                continue
-            look = LOOKS[state]
-            for word in (f" {counts[state]} {state}", f" {counts[state]}"):
+        # What needs a person comes first: `ORDER`, and what is cut off.
+        states = sorted((state for state in ORDER if counts[state]), key=lambda state: looks[state].tone not in NEEDY)
+        needy = [state for state in states if looks[state].tone in NEEDY]
+        right = Content()
+        endings = _endings(board, now, width, connected)
+        for n, part in enumerate(endings):
+            longer = Content.assemble(part, "  " if right and part else "", right) if part else right
+            # Nothing takes the room of what needs a person, and the last not that of any count.
+            kept = _bare(states if n == len(endings) - 1 else needy, counts)
+            if left.cell_length + kept + longer.cell_length + 3 <= width:
+                right = longer
+        room = width - right.cell_length - 3
+        for n, state in enumerate(states):
+            look, number = looks[state], counts[state]
+            named = f" {number} {'cut off' if look is CUT_OFF else state}"
+            for word, rest in ((named, _bare(states[n + 1 :], counts)), (f" {number}", 0)):
                 part = Content.assemble("  ", (look.glyph + word, COLOURS[look.tone]))
-                if left.cell_length + part.cell_length <= width - reserved:
+                if left.cell_length + part.cell_length + rest <= room:
                     left += part
                     break
-        endings = [
-            Content.assemble((count(len(loud), "notice"), "$text-warning"), (" !", "bold $text-warning"))
-            if loud
-            else Content(),
-            Content.from_text(board.remote, markup=False).stylize("$text-muted") if board.remote else Content(),
-            Content.from_text(f"up {age(now - board.started_at)}", markup=False).stylize("$text-muted")
-            if connected
-            else Content.styled("disconnected" if board.project else "connecting", "$text-muted"),
-        ]
-        right = Content()
-        for part in endings:
-            longer = Content.assemble(part, "  " if right and part else "", right) if part else right
-            if left.cell_length + longer.cell_length + 3 <= width:
-                right = longer
         gap = width - left.cell_length - right.cell_length - 1
         return Content.assemble(left, " " * max(0, gap), right)
+
+
+def _endings(board: Board, now: int, width: int, connected: bool) -> list[Content]:
+    """What stands at the right, from the right; what comes first is kept longest."""
+    loud = sum(notice.level != "info" for notice in board.notices)
+    since = f"up {age(now - board.started_at)}" if connected else "disconnected" if board.project else "connecting"
+    return [
+        _remote(board.remote, now, width * 2 // 5) if board.remote and connected else Content(),
+        Content.assemble((f"{count(loud, 'notice')} ", "$text-warning"), ("!", "bold $text-warning"))
+        if loud
+        else Content(),
+        Content.styled(since, "$text-muted"),
+    ]
+
+
+def _bare(states: Sequence[State], counts: Mapping[State, int]) -> int:
+    """Cells that these counts take without their words."""
+    return sum(len(f"  ● {counts[state]}") for state in states)
+
+
+def _remote(remote: RemoteStatus, now: int, width: int) -> Content:
+    """Glyph in colour; the words too, where they are to be noticed."""
+    text = summary(remote, now, width)
+    colour = COLOURS[phase_look(remote).tone]
+    if remote.phase != "connected":
+        return Content.styled(text, colour)
+    words, marked, _ = text[1:].partition(NOTED)
+    return Content.assemble((text[0], colour), words, (NOTED if marked else "", "$text-warning"))

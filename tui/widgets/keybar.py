@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from textual import events
@@ -38,6 +39,8 @@ class KeyBar(Widget):
 
     order: reactive[tuple[str, ...]] = reactive(())
     """Names of actions, the most telling first."""
+    labels: reactive[Mapping[str, str]] = reactive(dict[str, str]())
+    """Action → what its key is called now, where its binding's own word is not the best."""
     keys: reactive[tuple[Key, ...]] = reactive(())
 
     def on_mount(self) -> None:
@@ -46,6 +49,10 @@ class KeyBar(Widget):
 
     def watch_order(self) -> None:
         """Another context."""
+        self._bindings_changed(self.screen)
+
+    def watch_labels(self) -> None:
+        """Another service."""
         self._bindings_changed(self.screen)
 
     def _bindings_changed(self, screen: Screen[object]) -> None:
@@ -62,7 +69,7 @@ class KeyBar(Widget):
             name = _name(binding)
             if binding.show and active.enabled and name not in found:
                 display = self.app.get_key_display(binding)
-                found[name] = Key(binding.key, display, binding.description, name)
+                found[name] = Key(binding.key, display, self.labels.get(name) or binding.description, name)
         rank = {name: n for n, name in enumerate(self.order)}
         return tuple(sorted(found.values(), key=lambda key: rank.get(key.action, len(rank))))
 

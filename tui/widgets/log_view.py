@@ -73,6 +73,9 @@ class LogView(ScrollView, can_focus=True):
     timed: reactive[bool] = reactive(False, init=False)
     """Whether each line begins with its time."""
 
+    empty: reactive[str] = reactive("")
+    """What to say while there is no line."""
+
     class Moved(Message):
         """Following, scrolling or the number of lines has changed."""
 
@@ -301,7 +304,8 @@ class LogView(ScrollView, can_focus=True):
         width, row = self.scrollable_content_region.width, self.scroll_offset.y + y
         style = self.rich_style
         if row >= self._map.rows:
-            return Strip.blank(width, style)
+            said = self.empty if y == 0 and not self.buffer.total else ""
+            return Strip([Segment(said, self.get_component_rich_style("tone--quiet"))]).crop_extend(0, width, style)
         index, part = self._map.locate(row)
         line = self._line(index)
         if self._map.width is not None:

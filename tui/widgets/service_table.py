@@ -23,7 +23,7 @@ from textual.strip import Strip
 
 from devloop.protocol import Outcome, ServiceStatus, State
 from tui.formats import age, duration, shorten, sparkline
-from tui.states import LOOKS, TONES, state_text
+from tui.states import MODES, TONES, service_look, state_text
 
 Cell = tuple[str, str]
 """Text and the component class that styles it."""
@@ -42,16 +42,25 @@ class Column:
     number: bool = False
 
 
+def reachable(status: ServiceStatus) -> dict[str, int]:
+    """Port's name → the port of localhost to use: the published one, else the one it listens on."""
+    return {**status.ports, **status.published}
+
+
 def ports_text(status: ServiceStatus, width: int) -> str:
-    """Ports with their names if that fits, else the first and how many more."""
-    named = " ".join(f"{name}:{port}" for name, port in status.ports.items())
+    """Ports of localhost, with their names if that fits, else the first and how many more."""
+    ports = reachable(status)
+    named = " ".join(str(port) if name.isdigit() else f"{name}:{port}" for name, port in ports.items())
     if len(named) <= width:
         return named
-    numbers = [str(port) for port in status.ports.values()]
+    numbers = [str(port) for port in ports.values()]
     bare = " ".join(numbers)
     if len(bare) <= width:
         return bare
-    return shorten(f"{numbers[0]}+{len(numbers) - 1}" if len(numbers) > 1 else bare, width)
+    if len(numbers) < 2:
+        return shorten(bare, width)
+    more = f"{numbers[0]}+{len(numbers) - 1}"
+    return more if len(more) <= width else shorten(f"{numbers[0]}+", width)
 
 
 def fit_columns(width: int, services: Sequence[ServiceStatus]) -> list[Column]:
@@ -101,7 +110,6 @@ class ServiceTable(ScrollView, can_focus=True):
         "service-table--header",
         "service-table--cursor",
         "service-table--mark",
-        "service-table--name",
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "move(1)", "next service", show=False),
@@ -130,11 +138,13 @@ class ServiceTable(ScrollView, can_focus=True):
         super().__init__(id=id)
         self._clock = clock
         self._services: list[ServiceStatus] = []
+        self._cut_off = False
         self._columns: list[Column] = []
         self._fitted: tuple[object, ...] = ()
 
-    def update(self, services: Sequence[ServiceStatus]) -> None:
-        """Show these services. The cursor stays on its service, or else on its line."""
+    def update(self, services: Sequence[ServiceStatus], *, cut_off: bool = False) -> None:
+        """Show these services, those that are remote as `cut_off`. The cursor stays on its service, or its line."""
+        self._cut_off = cut_off
         names = [status.name for status in services]
         before = self.cursor
         changed = names != [status.name for status in self._services]
@@ -201,7 +211,7 @@ class ServiceTable(ScrollView, can_focus=True):
         status = self._services[index]
         now = self._clock()
         cells = [self._cell(column, status, now) for column in self._columns]
-        look = LOOKS[status.state]
+        look = service_look(status, cut_off=self._cut_off)
         chosen = status.name == self.selected
         cursor = self.get_component_rich_style("service-table--cursor") if chosen else None
         return self._strip(f"{'▌' if chosen else ' '}{look.glyph} ", look.tone, cells, cursor, width)
@@ -218,14 +228,15 @@ class ServiceTable(ScrollView, can_focus=True):
         return Strip(segments).extend_cell_length(width, self.rich_style + over).crop(0, width)
 
     def _cell(self, column: Column, status: ServiceStatus, now: int) -> Cell:
-        tone = LOOKS[status.state].tone
         match column.key:
             case "name":
-                return shorten(status.name, column.width), "service-table--name"
+                return shorten(status.name, column.width), MODES.get(status.mode, PLAIN)
             case "state":
-                return shorten(state_text(status), column.width), tone
+                # The mode's column says that it is remote; what of the remote it is, is said here alone.
+                text = state_text(status, cut_off=self._cut_off).removeprefix("remote: ")
+                return shorten(text, column.width), service_look(status, cut_off=self._cut_off).tone
             case "mode":
-                return status.mode, PLAIN if status.mode == "local" else QUIET
+                return status.mode, MODES.get(status.mode, PLAIN)
             case "last":
                 if status.opened_at is not None:
                     return f"…{max(0, now - status.opened_at) / 1e9:.1f}s"[:6], "tone--busy"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from devloop.errors import DevloopError, EngineError, RemoteError, ServiceError, UsageError
+from devloop.errors import ConfigError, DevloopError, EngineError, RemoteError, ServiceError, UsageError
 
 LIMIT = 64 * 1024 * 1024
 """Longest line accepted, in bytes: a snapshot of some thousand services is far below."""
@@ -17,17 +17,13 @@ _CODES: Mapping[int, type[DevloopError]] = {
     -32001: EngineError,
     -32002: ServiceError,
     -32003: RemoteError,
+    -32004: ConfigError,
 }
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """One line."""
-    return (
-        json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":"), ensure_ascii=False).encode(
-            "utf-8", "surrogateescape"
-        )
-        + b"\n"
-    )
+    """One line. In ASCII, so that a variable whose value is not UTF-8 (surrogates, as `os.environ` has it) passes."""
+    return json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
@@ -43,7 +39,9 @@ def decode(line: bytes) -> dict[str, Any]:
 
 def encode_error(error: DevloopError) -> dict[str, Any]:
     """An error as JSON-RPC has it; where and hint are in its data."""
-    code = next((code for code, kind in _CODES.items() if type(error) is kind), -32000)
+    codes = {kind: code for code, kind in _CODES.items()}
+    # The nearest kind that has a code: an exit code is decided by it.
+    code = next(codes[kind] for kind in type(error).__mro__ if kind in codes)
     return {"code": code, "message": error.what, "data": {"where": error.where, "hint": error.hint}}
 
 

@@ -245,7 +245,7 @@ async def serve(backend: Backend, host_key: Any, key: Any) -> Any:
         def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
             if (dest_host, dest_port) == (RESOLVER, 53):
                 return tcp(answer_names(backend))
-            return _session(self.connection, backend, dest_host, dest_port)
+            return self.connection.channel(), _session(self.connection, backend, dest_host, dest_port)
 
     async def say_resolv_conf(stdin: Any, stdout: Any, stderr: Any) -> None:
         known = stdout.channel.get_command() == "cat /etc/resolv.conf"

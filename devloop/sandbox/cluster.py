@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import secrets
 import sys
 import time
@@ -69,7 +70,9 @@ class PodCluster:
         if sub != "ephemeralcontainers":
             raise RemoteError(f"the sandbox can't change a pod's {sub}", where=f"pod {name}")
         for spec in patch["spec"]["ephemeralContainers"]:
-            await pod.add_ephemeral(spec, _argv(spec["name"], spec.get("command") or []))
+            # What this Python can import, it can there: asyncssh, wherever devloop is installed.
+            env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            await pod.add_ephemeral(spec, _argv(spec["name"], spec.get("command") or []), env)
         return pod.item
 
     async def run(self, pod: str, container: str, command: Sequence[str]) -> Ran:

@@ -83,7 +83,8 @@ def read(paths: Sequence[Path], namespace: str) -> Read:
         each = (f"{word} ({', '.join(filter(None, names))})" for word, names in sorted(left_out.items()))
         notes.append(f"the sandbox leaves out what it has no use for: {', '.join(each)}")
     for within, count in sorted(elsewhere.items()):
-        notes.append(f"the sandbox leaves out {count} objects of namespace {within}: it has {namespace} alone")
+        hint = f'set namespace = "{within}" in [remote] to have these'
+        notes.append(f"the sandbox leaves out {count} objects of namespace {within}: it has {namespace} alone; {hint}")
     return Read(tuple(found.values()), tuple(notes))
 
 

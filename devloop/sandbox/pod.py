@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +224,8 @@ class Pod:
         how = self.start_of(container, argv)
         return await collect(*self.job("exec"), how, timeout)
 
-    async def add_ephemeral(self, spec: Object, argv: Sequence[str]) -> None:
-        """Start an ephemeral container (core/v1 EphemeralContainer). Raises RemoteError."""
+    async def add_ephemeral(self, spec: Object, argv: Sequence[str], more: Mapping[str, str]) -> None:
+        """Start an ephemeral container (core/v1 EphemeralContainer), with `more` variables. Raises RemoteError."""
         if self._network is None:
             raise RemoteError(f"pod {self.name} does not run")
         pod_spec = self.item["spec"]
@@ -244,7 +243,7 @@ class Pod:
             raise RemoteError(f"can't mount {', '.join(failed)}: {next(iter(failed.values()))}")
         state = State(spec["name"], str(spec.get("image", "")), "ephemeral")
         self._states.append(state)
-        env = {**self._world.base, "HOSTNAME": self.name}
+        env = {**self._world.base, **more, "HOSTNAME": self.name}
         container = self._containers[state.name] = Container(self, spec, state, Start(argv, env, Path("/")))
         there = pod_spec.get("ephemeralContainers") or []
         self.item = {**self.item, "spec": {**pod_spec, "ephemeralContainers": [*there, spec]}}
@@ -267,10 +266,10 @@ class Pod:
             command.stop(signal.SIGTERM, grace)
         if running:
             await asyncio.wait([each.ended for each in running], timeout=grace + 2)
-        for task in (*self._tasks, *([life] if life is not None else [])):
+        tasks = (*self._tasks, *([life] if life is not None else []))
+        for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._let_go()
         await asyncio.gather(*self._closing)
 

@@ -85,6 +85,8 @@ async def prepare(world: World, pod: Object, address: str) -> tuple[dict[str, St
             binds, more = await volumes.binds(world.cluster, world.objects, workload, made, sources, world.places(name))
         except RemoteError as problem:
             raise NotStartedError("CreateContainerConfigError", problem.what) from problem
+        except OSError as problem:
+            raise NotStartedError("CreateContainerError", f"its files can't be made: {problem}") from problem
         notes += map(str, more)
         for each in binds:
             if by_path.setdefault(each.target, each).source != each.source:

@@ -74,6 +74,8 @@ class Sandbox:
         self._cluster = PodCluster(self._objects, self._running)
         self._private = runfolder.RunFolder()
         self._stack = contextlib.AsyncExitStack()
+        self._lone: list[Object] = []
+        """Pods that no workload owns, as the manifests have them."""
         self._addresses = itertools.count(10)
         self._draw = random.Random()
 
@@ -205,8 +207,13 @@ class Sandbox:
             return await pod.run()
 
         life = self._lives[pod.name] = asyncio.create_task(live(), name=f"pod {pod.name}")
-        life.add_done_callback(lambda _: self._objects.nudge())
+        life.add_done_callback(lambda done: self._ended(pod, done))
         return pod
+
+    def _ended(self, pod: Pod, life: asyncio.Task[bool]) -> None:
+        if not life.cancelled() and (problem := life.exception()) is not None:
+            self._log(pod.name, f"devloop can't keep this pod: {type(problem).__name__}: {problem}")
+        self._objects.nudge()
 
     async def _job(self, world: World, job: Object, pod: Pod) -> None:
         """A Job: its pods one after the other, until enough have ended well or too many have not."""

@@ -10,14 +10,18 @@ import sys
 from benchmarks.figures import Result, keep, machine, machine_line
 
 NAMES = ("save_to_process", "loop_share", "startup", "idle", "log_flood")
+ON_REQUEST = ("tunnel", "passthrough")
+"""They need more than this machine: root, a cluster."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: these); {', '.join(ON_REQUEST)}"
+    )
     parser.add_argument("--quick", action="store_true", help="few rounds: shows that it works, not how fast it is")
     args = parser.parse_args()
-    if unknown := set(args.names) - set(NAMES):
+    if unknown := set(args.names) - {*NAMES, *ON_REQUEST}:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     # So that tools and services are ended on the way out then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -118,6 +118,8 @@ class Relay:
         self.target = Side(self)
         self.address: Any = None
         """The client's socket's own address: where the client connected to."""
+        self.told: Callable[[Relay], None] | None = None
+        """Called at the first byte of the target's answer."""
         self.again: Callable[[Relay], bool] | None = None
         """Asked when the target is lost before it said anything: True if it sees to a new one (`fresh_target`)."""
         self.answered = False
@@ -182,6 +184,8 @@ class Relay:
         if not self.answered:
             self.answered = True
             self._forget_early()
+            if self.told is not None:
+                self.told(self)
         if not self.client.lost:
             self.client.transport.write(data)
 
@@ -266,6 +270,7 @@ class Relays:
         self._relays: set[Relay] = set()
         self._tasks: dict[Relay, asyncio.Task[None]] = {}
         self._closed = False
+        self._stopped = False
         self._empty = asyncio.Event()
 
     def __len__(self) -> int:
@@ -280,7 +285,7 @@ class Relays:
         self._socks += socks
         try:
             for sock in socks:
-                if self._closed:
+                if self._closed or self._stopped:
                     raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
                 # Serving starts with a turn of the loop, in which `close` or a cancellation has to find the server.
                 server = await loop.create_server(self._accept, sock=sock, backlog=backlog, start_serving=False)
@@ -289,6 +294,11 @@ class Relays:
         except BaseException:
             self._stop_listening()
             raise
+
+    def stop(self) -> None:
+        """Stop accepting, at once; what is open goes on until `close`."""
+        self._stopped = True
+        self._stop_listening()
 
     def _stop_listening(self) -> None:
         for server in self._servers:
@@ -352,6 +362,7 @@ class Relays:
             again: Repeatable | None = target if hasattr(target, "may_repeat") else None  # type: ignore[assignment]
             if again is not None:  # isinstance() of a protocol costs more than the rest of this function
                 relay.again = lambda lost: self._repeat(lost, again)
+            relay.told = getattr(target, "answered", None)
             await target.connect(side)
         except (OSError, DevloopError) as error:
             relay.reset()

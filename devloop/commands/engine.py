@@ -7,6 +7,7 @@ import asyncio
 import gc
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,8 @@ def run_for(args: argparse.Namespace, up: Callable[[], None]) -> None:
     holders.open()
     from devloop.engine.engine import Engine, load_project
 
+    gone = False
+
     async def main() -> None:
         try:
             project = load_project(project_file(args), os.environ, []) if args.workload is None else _alone(args)
@@ -60,6 +63,8 @@ def run_for(args: argparse.Namespace, up: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
 
         def left() -> None:
+            nonlocal gone
+            gone = True
             loop.remove_reader(args.owner)
             it.shut_down()
 
@@ -67,6 +72,8 @@ def run_for(args: argparse.Namespace, up: Callable[[], None]) -> None:
         await it.run((), up, idle=True)
 
     asyncio.run(main())
+    if gone:  # and it may have been killed, with nobody left to remove this
+        shutil.rmtree(args.state, ignore_errors=True)
 
 
 def _alone(args: argparse.Namespace) -> Project:

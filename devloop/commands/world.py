@@ -92,12 +92,13 @@ def engine_of_our_own(args: argparse.Namespace) -> Iterator[Path]:
 
     read, write = os.pipe()
     alive, owner = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="devloop-") as folder:
-        state = StateFolder(Path(folder), Path(folder) / "state")
+    # Whichever of the two ends last removes it: this process may be killed.
+    with tempfile.TemporaryDirectory(prefix="devloop-", ignore_cleanup_errors=True) as folder:
+        state = StateFolder(Path(folder), Path(folder))
         command = [sys.executable, "-m", "devloop.cli"]
         if args.workload is None:
             command += ["-f", str(project_file(args))]
-        command += ["engine", "--report", str(write), "--owner", str(alive), "--state", str(state.path)]
+        command += ["engine", "--report", str(write), "--owner", str(alive), "--state", folder]
         for option in ("workload", "container", "context", "namespace", "kubeconfig"):
             if getattr(args, option):
                 command += [f"--{option}", getattr(args, option)]
@@ -120,12 +121,12 @@ def engine_of_our_own(args: argparse.Namespace) -> Iterator[Path]:
             process.wait()
 
 
-def _become(pid: int | None, argv: Sequence[str], cwd: str, env: dict[str, str]) -> int:
+def _become(pid: int | None, argv: Sequence[str], cwd: str, env: dict[str, str], *, with_parent: bool = False) -> int:
     """This process is the command from here on."""
     from devloop.net.enter import run
 
     try:
-        run(pid, argv, cwd, env)
+        run(pid, argv, cwd, env, with_parent=with_parent)
     except FileNotFoundError:
         raise ServiceError(f"no such program: {argv[0]}", hint="is it installed, and on PATH?") from None
     except OSError as error:
@@ -133,19 +134,24 @@ def _become(pid: int | None, argv: Sequence[str], cwd: str, env: dict[str, str])
 
 
 def _run(pid: int | None, argv: Sequence[str], cwd: str, env: dict[str, str]) -> int:
-    """Run the command and wait for it; Ctrl-C is its own business. Its exit code."""
+    """Run the command and wait for it; Ctrl-C is its own business, and it is told of other signals. Its exit code."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         code = 127
         try:
-            _become(pid, argv, cwd, env)
+            _become(pid, argv, cwd, env, with_parent=True)
         except DevloopError as error:
             print(f"devloop: {error}", file=sys.stderr, flush=True)
             code = error.exit_code
         finally:
             os._exit(code)
+
+    def pass_on(number: int, _: object) -> None:
+        os.kill(child, number)
+
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
+    before |= {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         _, status = os.waitpid(child, 0)
     finally:

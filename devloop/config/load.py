@@ -52,7 +52,9 @@ def _project(file: Path, sources: Sources, env_files: EnvFiles, findings: Findin
     entries = _services(sources, defaults, place.at("defaults"), env_files, findings, has_remote=has_remote)
     if not entries and sources.complete and not findings:
         findings.add(place, "the project has no services", 'add one: [services.web] with command = "…"')
-    graph.check(entries, findings, complete=sources.complete, own_ports=not has_remote)
+    # With a remote each service has a network of its own, but for the ways that say otherwise.
+    own_ports = not has_remote or table.network in (Network.PORTS, Network.HOSTS)
+    graph.check(entries, findings, complete=sources.complete, own_ports=own_ports)
     services = {name: entry.service for name, entry in entries.items()}
     groups: dict[str, tuple[str, ...]] = {}
     for name, service in services.items():

@@ -12,9 +12,19 @@ from typing import Any
 
 from devloop.control import wire
 from devloop.errors import EngineError
-from devloop.protocol import EVENTS, LogBatch, Loop, Notice, RemoteStatus, ServiceStatus, Snapshot, StopProgress
+from devloop.protocol import (
+    EVENTS,
+    LogBatch,
+    Loop,
+    Notice,
+    RemoteStatus,
+    RequestBatch,
+    ServiceStatus,
+    Snapshot,
+    StopProgress,
+)
 
-Event = Snapshot | ServiceStatus | Loop | LogBatch | Notice | RemoteStatus | StopProgress
+Event = Snapshot | ServiceStatus | Loop | LogBatch | Notice | RemoteStatus | RequestBatch | StopProgress
 
 
 def _not_running(path: Path) -> EngineError:

@@ -22,6 +22,8 @@ from devloop.protocol import (
     Loop,
     Notice,
     RemoteStatus,
+    RequestBatch,
+    RequestRecord,
     ServiceStatus,
     Snapshot,
     StopProgress,
@@ -76,6 +78,7 @@ class _Subscriber:
         self.loops: deque[Loop] = deque(maxlen=500)
         self.notices: deque[Notice] = deque(maxlen=100)
         self.remote: RemoteStatus | None = None
+        self.requests: deque[RequestRecord] = deque(maxlen=1000)
         self.progress: StopProgress | None = None
         self.wake = asyncio.Event()
 
@@ -123,6 +126,9 @@ class _Subscriber:
         if self.remote is not None:
             self.send({"method": "remote", "params": self.remote.to_json()})
             self.remote = None
+        if self.requests:
+            self.send({"method": "requests", "params": RequestBatch(tuple(self.requests)).to_json()})
+            self.requests.clear()
         for status in self.services.values():
             self.send({"method": "service", "params": status.to_json()})
         self.services.clear()
@@ -166,7 +172,7 @@ class ControlServer:
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
-    def publish(self, event: ServiceStatus | Loop | Notice | RemoteStatus | StopProgress) -> None:
+    def publish(self, event: ServiceStatus | Loop | Notice | RemoteStatus | RequestBatch | StopProgress) -> None:
         """Tell every subscriber, soon."""
         for subscriber in self._subscribers:
             if not subscriber.subscribed:
@@ -180,6 +186,8 @@ class ControlServer:
                     subscriber.notices.append(event)
                 case RemoteStatus():
                     subscriber.remote = event
+                case RequestBatch():
+                    subscriber.requests.extend(event.requests)
                 case StopProgress():
                     subscriber.progress = event
             subscriber.wake.set()

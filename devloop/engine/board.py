@@ -33,6 +33,11 @@ class Board:
                 totals.append(loop_time(loop))
                 self._percentiles[loop.service] = (percentile(totals, 50), percentile(totals, 95))
 
+    def amend(self, loop: Loop) -> None:
+        """A loop that is known has a stamp more."""
+        if self._last.get(loop.service, loop).id == loop.id:
+            self._last[loop.service] = loop
+
     def status(self, life: ServiceLife) -> ServiceStatus:
         """All that there is to show of one service now."""
         spec = life.spec

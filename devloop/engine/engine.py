@@ -9,15 +9,14 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devloop import __version__
 from devloop.config.load import load
-from devloop.config.model import SECOND, Mode, Project, Remote, Service
+from devloop.config.model import SECOND, Mode, Project, Service
 from devloop.config.problems import ConfigProblems
 from devloop.control.server import ControlServer
 from devloop.core import commands as do
@@ -31,17 +30,26 @@ from devloop.engine.requests import Requests, expand
 from devloop.errors import ConfigError, UsageError
 from devloop.local import environment, sweep
 from devloop.local.logs import LogBook
-from devloop.local.probes import Connect
 from devloop.local.process import RUN_VARIABLE, Holders
 from devloop.local.runner import ServiceRunner
 from devloop.local.watch.scope import WatchSpec
 from devloop.local.watch.watcher import Watcher
 from devloop.metrics.store import LoopStore
-from devloop.protocol import Loop, Notice, ServiceStatus, Snapshot, State, StopProgress, Variable
+from devloop.protocol import (
+    Loop,
+    Notice,
+    Outcome,
+    RemoteStatus,
+    RequestBatch,
+    ServiceStatus,
+    Snapshot,
+    StopProgress,
+    Variable,
+)
 from devloop.state import StateFolder
 
 if TYPE_CHECKING:
-    from devloop.engine.remote import RemoteSide
+    from devloop.engine.passthrough import Passthrough
 
 CONFIG = ""
 """The name that the project's own files are watched under; no service can have it."""
@@ -59,15 +67,15 @@ class Engine:
         self.logs: LogBook
         self.on_logs: Callable[[], None] | None = None
         """Called when a service has printed: for `up --headless`, which reads the logs in this process."""
-        self._state = state
+        self.state = state
         self._started_at = time.time_ns()
-        self._holders = holders
+        self.holders = holders
         self._runners: dict[str, ServiceRunner] = {}
         self._server: ControlServer
         self._store: LoopStore
         self._board = Board()
-        self.remote: RemoteSide | None = None
-        """The project's remote, if it has one."""
+        self.remote: Passthrough | None = None
+        """The remote half, if the project has one."""
         self._requests = Requests(self)
         self._watcher = Watcher(project.root, self._files_changed, self._watch_trouble)
         self._bursts = Bursts(project.root, self._settled)
@@ -78,8 +86,11 @@ class Engine:
         self._broken: tuple[Path, ...] = ()
         self._events: deque[ev.Event] = deque()
         self._dirty: dict[str, None] = {}
+        self._unserved: dict[str, Loop] = {}
+        """Service → its newest loop, until the first request is answered."""
         self._finished = asyncio.Event()
         self._idle = False
+        self._leaving = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, services: Sequence[str] | None, up: Callable[[], None], *, idle: bool = False) -> None:
@@ -92,36 +103,38 @@ class Engine:
         self._idle = idle
         chosen = None if services is None else expand(services, self.project.services, self.project.groups)
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self._holders.close)
-            self._state.create()
-            self._state.lock()
-            stack.callback(self._state.unlock)
-            swept = sweep.sweep(self._state.processes)
-            sweep.note(self._state.processes, self._holders.run_id)
-            stack.callback(self._state.processes.unlink, missing_ok=True)
+            stack.push_async_callback(self.holders.close)
+            self.state.create()
+            self.state.lock()
+            stack.callback(self.state.unlock)
+            swept = sweep.sweep(self.state.processes)
+            sweep.note(self.state.processes, self.holders.run_id)
+            stack.callback(self.state.processes.unlink, missing_ok=True)
             _raise_descriptor_limit()
-            self.logs = LogBook(self._state.logs, self._logged)
+            self.logs = LogBook(self.state.logs, self._logged)
             stack.callback(self.logs.close)
-            self._server = ControlServer(self._state.socket, self)
+            self._server = ControlServer(self.state.socket, self)
             await self._server.start()
             stack.push_async_callback(self._server.close)
-            self._store = LoopStore(self._state.database, self._notice_from_thread())
+            self._store = LoopStore(self.state.database, self._notice_from_thread())
             stack.callback(self._store.close)
             if self.project.remote is not None:
-                self.remote = self._make_remote(self.project.remote)
-                # What was made to mount on goes when the holders have gone, which is the last of all.
+                from devloop.engine.passthrough import Passthrough  # a project without a remote does not pay for it
+
+                self.remote = Passthrough(self, self.project.remote)
                 stack.push_async_callback(self.remote.close)
             stack.push_async_callback(self._wind_up)
             self._remember_history()
             if self.remote is not None:
-                self.remote.start(connect=not self._idle)  # the first connection is made side by side with the services' start
+                # The first connection is made side by side with the services' start.
+                self.remote.start(connect=not self._idle)
             if swept:
                 self.notice("warning", f"ended {swept} processes that an engine which was killed had left")
             up()
             if self._idle:
                 await self._finished.wait()
                 return
-            self._task(self._watch())
+            self.task(self._watch())
             names = [n for n, s in self.project.services.items() if s.mode is Mode.LOCAL]
             self.dispatch(ev.StartRequested(tuple(names) if chosen is None else chosen))
             await self._finished.wait()
@@ -164,7 +177,7 @@ class Engine:
                 self._runner(service).stop_process(run)
             case do.OpenWorld(service):
                 assert self.remote is not None
-                self.remote.open_world(service)
+                self.remote.side.here.open_world(service)
             case do.StartBuild(service, run):
                 self._runner(service).start_build(run)
             case do.CancelBuild(service):
@@ -205,8 +218,8 @@ class Engine:
         if runner is None:
             assert life is not None
             own = self.own_variables(service)
-            around = None if self.remote is None else _Around(self.remote, service)
-            runner = ServiceRunner(life.spec, self._holders, self.logs, self.environ, own, self.dispatch, around)
+            around = None if self.remote is None else self.remote.around(service)
+            runner = ServiceRunner(life.spec, self.holders, self.logs, self.environ, own, self.dispatch, around)
             self._runners[service] = runner
         if life is not None:
             runner.spec = life.spec
@@ -214,7 +227,7 @@ class Engine:
 
     def own_variables(self, service: str) -> dict[str, str]:
         """What devloop adds to a service's environment."""
-        return {RUN_VARIABLE: self._holders.run_id, **environment.own(self.project.name, service)}
+        return {RUN_VARIABLE: self.holders.run_id, **environment.own(self.project.name, service)}
 
     def _clear_backoff(self, service: str) -> None:
         timer = self._backoffs.pop(service, None)
@@ -224,7 +237,7 @@ class Engine:
     def _forget(self, service: str) -> None:
         runner = self._runners.pop(service, None)
         if runner is not None:
-            self._task(runner.close())
+            self.task(runner.close())
         self.logs.forget(service)
         self._server.publish_snapshot()
 
@@ -235,6 +248,9 @@ class Engine:
         loop = Loop(0, command.service, command.cause, command.outcome, unix(first), stamps, files, detail)
         loop = self._store.add(loop)
         self._board.remember([loop])
+        self._unserved.pop(loop.service, None)
+        if loop.outcome is Outcome.OK:
+            self._unserved[loop.service] = loop
         self._dirty[command.service] = None
         self._server.publish(loop)
 
@@ -261,7 +277,7 @@ class Engine:
 
     def _settled(self, name: str, _: Burst) -> None:
         if name == CONFIG:
-            self._task(self.reload_config())
+            self.task(self.reload_config())
         else:
             self.dispatch(ev.FilesSettled(name))
 
@@ -324,33 +340,24 @@ class Engine:
     def status(self, life: ServiceLife) -> ServiceStatus:
         """All that there is to show of one service."""
         status = self._board.status(life)
-        if self.remote is None:
-            return status
-        name = life.spec.name
-        standing = self.remote.standing(name)
-        return replace(
-            status,
-            modes=self.modes(name),
-            published=self.remote.published(name),
-            workload=standing.workload.reference if standing and standing.workload else "",
-            notes=self.remote.notes(name) if life.mode is Mode.LOCAL else (),
-        )
+        return status if self.remote is None else self.remote.decorated(status, life)
 
     def modes(self, service: str) -> tuple[str, ...]:
         """Those that a service can have, in the order in which a key goes through them."""
-        if self.remote is not None and self.remote.can_be_remote(service):
-            return (Mode.LOCAL.value, Mode.REMOTE.value)
-        return (Mode.LOCAL.value, Mode.OFF.value)
+        return self.remote.modes(service) if self.remote is not None else (Mode.LOCAL.value, Mode.OFF.value)
 
     async def variables(self, service: str) -> list[Variable]:
         """The environment that a service's next process gets. Raises DevloopError if its workload can't be read."""
-        workload = () if self.remote is None else await self.remote.read_variables(service)
-        spec = self.project.services[service]
-        return environment.resolve(spec, self.environ, self.own_variables(service), workload)
+        spec, own = self.project.services[service], self.own_variables(service)
+        if self.remote is None:
+            return environment.resolve(spec, self.environ, own)
+        here = self.remote.side.here
+        workload = await here.read_variables(service)
+        return here.adapted(service, environment.resolve(spec, self.environ, own, workload))
 
     async def enter(self, service: str) -> dict[str, Any]:
         """What it takes to run a command as this service sees the world. Raises DevloopError."""
-        pid = None if self.remote is None else await self.remote.enter(service)
+        pid = None if self.remote is None else await self.remote.side.here.enter(service)
         spec = self.project.services[service]
         found = {each.name: each.value for each in await self.variables(service)}
         return {"pid": pid, "cwd": str(spec.cwd), "env": found}
@@ -365,9 +372,25 @@ class Engine:
 
     def shut_down(self) -> None:
         """Stop everything in order; `run` returns when that is done."""
-        if not self.supervisor.stopping:
-            self.dispatch(ev.ShutdownRequested())
-            self._server.publish_snapshot()
+        if self.supervisor.stopping or self._leaving:
+            return
+        if self.remote is not None and self.remote.holds:
+            self._leaving = True
+            self.task(self._leave())
+        else:
+            self._stop_all()
+
+    async def _leave(self) -> None:
+        """Traffic goes back to the original pods before the services that answer it stop."""
+        assert self.remote is not None
+        try:
+            await self.remote.leave_all()
+        finally:
+            self._stop_all()
+
+    def _stop_all(self) -> None:
+        self.dispatch(ev.ShutdownRequested())
+        self._server.publish_snapshot()
 
     def abandon(self) -> None:
         """Don't wait for an orderly end: the holders end what is left within seconds."""
@@ -408,42 +431,42 @@ class Engine:
             alive = tuple(name for name, life in self.supervisor.services.items() if not life.gone)
             self._server.publish(StopProgress(alive, dict(self._survivors), self._finished.is_set()))
 
-    # The remote.
+    def publish(self, event: RemoteStatus | RequestBatch) -> None:
+        """Tell clients."""
+        self._server.publish(event)
 
-    def _make_remote(self, remote: Remote) -> RemoteSide:
-        from devloop.engine.remote import Outside, RemoteSide  # a project without a remote does not pay for it
+    def publish_one(self, service: str) -> None:
+        """Something that clients see of a service has changed, besides its state."""
+        self._dirty[service] = None
+        self._publish_statuses()
 
-        def services() -> None:
-            self._dirty.update(dict.fromkeys(self.supervisor.services))
-            self._publish_statuses()
+    def publish_all(self) -> None:
+        """The same of all services."""
+        self._dirty.update(dict.fromkeys(self.supervisor.services))
+        self._publish_statuses()
 
-        outside = Outside(
-            is_local=self._is_local,
-            opened=lambda service: self.dispatch(ev.WorldOpened(service)),
-            failed=lambda service, what, hint: self.dispatch(ev.WorldFailed(service, what, hint)),
-            outdated=lambda service, why: self.dispatch(ev.WorldChanged(service, why)),
-            status=lambda status: self._server.publish(status),
-            services=services,
-            say=self.logs.say,
-            notice=lambda level, text, hint: self.notice(level, text, hint=hint),
-        )
-        return RemoteSide(self.project, remote, self._holders, self._state, outside)
-
-    def _is_local(self, service: str) -> bool:
-        life = self.supervisor.services.get(service)
-        return life is not None and life.mode is Mode.LOCAL and not self._idle
+    def served(self, service: str, at: int) -> None:
+        """A service has answered a request, at this monotonic time: the last stamp of the loop before."""
+        loop = self._unserved.pop(service, None)
+        if loop is not None:
+            loop = replace(loop, stamps={**loop.stamps, "served": max(0, unix(at) - loop.started_at)})
+            self._store.add(loop)
+            self._board.amend(loop)
+            self._server.publish(loop)
+            self.publish_one(service)
 
     def _set_gate(self, service: str) -> None:
         life = self.supervisor.services.get(service)
         if self.remote is not None and life is not None:
-            self.remote.set_gate(service, *_gate(life))
+            self.remote.gate(life)
 
     def _logged(self, _: str) -> None:
         self._server.logs_arrived()
         if self.on_logs is not None:
             self.on_logs()
 
-    def _task(self, work: Any) -> None:
+    def task(self, work: Any) -> None:
+        """Have this done meanwhile; it is cancelled at the end."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -452,26 +475,6 @@ class Engine:
         self._tasks.discard(task)
         if not task.cancelled():
             task.result()
-
-
-@dataclass(frozen=True, slots=True)
-class _Around:
-    """What a service has of the remote, for its runner."""
-
-    remote: RemoteSide
-    service: str
-
-    def variables(self) -> Iterable[Variable]:
-        return self.remote.variables(self.service)
-
-    def connect(self) -> Connect | None:
-        return partial(self.remote.connect, self.service)
-
-
-def _gate(life: ServiceLife) -> tuple[bool, bool]:
-    """Whether a service takes new connections, and if not, whether these wait because it is about to."""
-    over = not life.wanted or life.state in (State.FAILED, State.CRASH_LOOP, State.COMPLETED)
-    return life.state is State.READY, not over
 
 
 def _raise_descriptor_limit() -> None:

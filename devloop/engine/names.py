@@ -21,6 +21,11 @@ from devloop.remote.standing import Standings
 CACHE = 4096
 LONGEST = 30.0
 """Seconds that an answer is kept at most, as kubeadm's CoreDNS does: a Service may be made anew."""
+STALE_AFTER = 1.8
+"""Seconds for which a new answer is waited for before an old one is given (RFC 8767, 5): the link has a gap. Clients
+give up after 5 to 10 s, and then many say that there is no such name, where connections wait for the link."""
+ANSWER_WITHIN = 4.0
+"""Seconds until a client is told to ask again, where there is no old answer: before its own patience ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,8 @@ class Names:
         through the link."""
 
     def forget(self) -> None:
-        """The link is another one: so may be the answers."""
-        self._kept.clear()
+        """The link is another one: so may be the answers. They are good for a gap until there are new ones."""
+        self._kept = {key: replace(kept, ttl=0.0) for key, kept in self._kept.items()}
 
     async def lookup(self, name: str, type: str) -> Answer | None:
         """See `devloop.net.dns.NameSource`."""
@@ -74,7 +79,13 @@ class Names:
             task = self._asking[key] = asyncio.create_task(self._ask(name, type), name=f"dns {name}")
             task.add_done_callback(lambda done: self._asked(key, done))
         # Shielded: a client that gives up must not take the answer from the others.
-        return await asyncio.shield(task)
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN if kept is None else STALE_AFTER):
+                return await asyncio.shield(task)
+        except (TimeoutError, NameLookupError):
+            if kept is not None:
+                return _stale(kept.answer)
+            raise
 
     async def close(self) -> None:
         """End what is being asked."""
@@ -120,6 +131,7 @@ class Names:
             self._remember(name, answer, whole=whole)
         while len(self._kept) >= CACHE:
             self._kept.pop(next(iter(self._kept)))
+        self._kept.pop((name, type), None)  # to the end: the oldest go first
         self._kept[name, type] = _Kept(self._clock(), min(ttl, LONGEST), answer)
         return answer
 
@@ -132,6 +144,10 @@ class Names:
             # An alias may lead to the internet, which the host reaches by itself; not so what `dns.remote` names.
             if each.type in ("A", "AAAA") and (whole or ipaddress.ip_address(each.value).is_private):
                 self.seen[each.value] = name
+
+
+def _stale(answer: Answer | None) -> Answer | None:
+    return answer and replace(answer, records=tuple(replace(each, ttl=0) for each in answer.records))
 
 
 def _below(name: str, domain: str) -> bool:

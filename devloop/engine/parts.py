@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from devloop.config.model import Remote, RemoteKind
 from devloop.engine.names import Names
+from devloop.engine.networks import Networks
 from devloop.engine.routes import Routes
 from devloop.net.dns import Resolver
-from devloop.net.forward import Forwards
-from devloop.net.host import HostPorts
 from devloop.net.upstream import HostResolvers
 from devloop.remote.open import agent_image, host_link, kubeconfig
 from devloop.remote.workload import KubeCluster, RunFolder
+from devloop.remote.workload.runfolder import remove
 
 if TYPE_CHECKING:
     from devloop.engine.remote import Parts, RemoteSide
@@ -26,6 +26,8 @@ async def make(side: RemoteSide) -> Parts:
     remote = side._remote
     stack = side._stack
     folder = stack.enter_context(RunFolder())
+    remove(side.copies)  # an engine that was killed has left them
+    stack.callback(remove, side.copies)
     clusters: dict[str, Any] = {}
     link: Link
     match remote.kind:
@@ -40,15 +42,26 @@ async def make(side: RemoteSide) -> Parts:
         link.start()
     names = Names(link, side.standings, side._outside.is_local, remote.names)
     stack.push_async_callback(names.close)
-    routes = Routes(link, names, side.standings, side._outside.is_local, side.ports, remote.networks)
+    routes = Routes(link, names, side.standings, side._outside.is_local, side.here.ports, remote.networks)
     resolver = Resolver(names, HostResolvers())
     stack.push_async_callback(resolver.close)
-    host_ports = HostPorts()
-    stack.push_async_callback(host_ports.close)
-    fronts = Forwards(lambda line: side._outside.notice("warning", line, ""))
-    stack.push_async_callback(fronts.close)
+    networks = Networks(
+        remote,
+        lambda: side.project,
+        side.standings,
+        routes,
+        resolver,
+        side._holders,
+        side.here.fronts,
+        side._state,
+        folder.path,
+        side._outside.say,
+        side._outside.notice,
+        side.changed,
+    )
+    stack.push_async_callback(networks.close)
     image = "" if remote.kind is not RemoteKind.KUBERNETES else agent_image(remote)
-    return Parts(link, names, routes, resolver, host_ports, fronts, folder, clusters, image)
+    return Parts(link, names, routes, resolver, networks, folder, clusters, image)
 
 
 async def _kubernetes(side: RemoteSide, remote: Remote) -> tuple[Link, dict[str, Any]]:
@@ -69,10 +82,13 @@ async def _kubernetes(side: RemoteSide, remote: Remote) -> tuple[Link, dict[str,
 
 
 async def _sandbox(side: RemoteSide, remote: Remote) -> tuple[Link, dict[str, Any]]:
-    from devloop.sandbox.sandbox import Sandbox
+    from devloop.sandbox.sandbox import SOURCE, Sandbox
 
     def log(pod: str, line: str) -> None:
         """To the service that stands for the pod's workload; what no pod has said is for the notices."""
+        if pod == SOURCE:
+            side._outside.notice("info", line, "")
+            return
         reference = sandbox.workload_of(pod)
         for standing in side.standings().by_service.values():
             if standing.workload is not None and standing.workload.reference == reference:
@@ -83,6 +99,4 @@ async def _sandbox(side: RemoteSide, remote: Remote) -> tuple[Link, dict[str, An
     sandbox = Sandbox(remote.manifests, remote.images, namespace, side._holders, data, log)
     side._stack.push_async_callback(sandbox.close)
     await sandbox.start()
-    for note in sandbox.notes:
-        side._outside.notice("info", note, "")
     return sandbox.link(), {sandbox.namespace: sandbox.cluster}

@@ -1,34 +1,29 @@
-"""A project's remote: the link to it, what is there, and what each local service has of it."""
+"""A project's remote: the link to it, and what is there."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from devloop.config.model import SECOND, Network, Project, Remote, RemoteKind, Service
+from devloop.config.model import Network, Project, Remote, RemoteKind
 from devloop.engine.board import unix
-from devloop.errors import DevloopError, RemoteError, ServiceError
+from devloop.engine.here import Here
+from devloop.errors import DevloopError, RemoteError
 from devloop.local.process import Holders
-from devloop.net.publish import Gate
-from devloop.protocol import Mounted, RemoteStatus, Variable
+from devloop.protocol import RemoteStatus
 from devloop.remote.life import imported
 from devloop.remote.link import Link, LinkState, Phase
 from devloop.remote.standing import Domain, Standing, Standings
 
 if TYPE_CHECKING:
     from devloop.engine.names import Names
+    from devloop.engine.networks import Networks
     from devloop.engine.routes import Routes
-    from devloop.engine.worlds import Source, World
     from devloop.net.dns import Resolver
-    from devloop.net.forward import Forwards
-    from devloop.net.host import HostPorts
-    from devloop.net.service import ServiceNetwork
-    from devloop.remote.workload import Change
     from devloop.remote.workload.cluster import Cluster
     from devloop.state import StateFolder
 
@@ -54,6 +49,10 @@ class Outside:
     """The connection has changed."""
     services: Callable[[], None]
     """Something that clients see of services has changed: what they stand for, where they are published."""
+    served: Callable[[str], None]
+    """A service's newest process has answered its first connection."""
+    linked: Callable[[Link], None]
+    """There is a link; it may still be connecting."""
     say: Callable[[str, str], None]
     """A line for a service's log."""
     notice: Callable[[str, str, str], None]
@@ -68,8 +67,7 @@ class Parts:
     names: Names
     routes: Routes
     resolver: Resolver
-    host_ports: HostPorts
-    fronts: Forwards
+    networks: Networks
     folder: Any
     clusters: dict[str, Cluster] = field(default_factory=dict)
     agent_image: str = ""
@@ -92,16 +90,15 @@ class RemoteSide:
         self._surveyed = asyncio.Event()
         self._look = asyncio.Event()
         self._standings = Standings((), {}, Domain(""))
-        self._worlds: dict[str, World] = {}
-        self._opening: dict[str, asyncio.Task[None]] = {}
-        self._refused: dict[str, DevloopError] = {}
-        self._gates: dict[str, Gate] = {}
-        self._ready: dict[str, asyncio.Event] = {}
-        self._published: dict[str, dict[str, int]] = {}
+        self.idle = False
+        """Nothing is started here: somebody wants the remote alone."""
         self.connects = True
         self._failure: DevloopError | None = None
         self._since = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self.copies = state.path / "volumes"
+        """Where copies of volumes lie: on a disk, as they may be large."""
+        self.here = Here(self, outside)
 
     # Its life.
 
@@ -110,25 +107,18 @@ class RemoteSide:
 
         Without `connect` the link is made when something is to go through it: reading a workload takes none.
         """
-        self.connects = connect
+        self.connects, self.idle = connect, not connect
         self._prepared = asyncio.get_running_loop().create_future()
         self._prepared.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._task(self._run())
 
     async def close(self) -> None:
         """End all of it: worlds, fronts, the link, and what it has left in the remote."""
-        for task in (*self._tasks, *self._opening.values()):
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._opening.values(), return_exceptions=True)
-        for world in self._worlds.values():
-            with contextlib.suppress(DevloopError, TimeoutError, OSError):
-                await world.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.here.close()
         await self._stack.aclose()
-
-    def remove_made(self) -> None:
-        """Remove what was made on this machine to mount on; the holders have ended."""
-        for world in self._worlds.values():
-            world.network.remove_made()
 
     async def _run(self) -> None:
         assert self._prepared is not None
@@ -146,9 +136,10 @@ class RemoteSide:
             return
         self._parts = parts
         self._prepared.set_result(parts)
+        self._outside.linked(parts.link)
         parts.link.subscribe(self._link_changed)
         self._outside.status(self.status())
-        await self._publish_fronts(parts)
+        self.here.update()
         delay = RETRY_SECONDS[0]
         while True:
             try:
@@ -182,6 +173,7 @@ class RemoteSide:
         self._standings = Standings(self.project.services.values(), by_name, domain)
         self._failure = None
         self._surveyed.set()
+        parts.networks.update()
         if before.by_service != self._standings.by_service:
             self._outside.services()
 
@@ -198,7 +190,8 @@ class RemoteSide:
         self.project = project
         self._look.set()
         if self._parts is not None:
-            self._task(self._publish_fronts(self._parts))
+            self._parts.networks.update()
+            self.here.update()
 
     def wake(self) -> None:
         """Look at the connection at once, and try again if it is not there."""
@@ -212,6 +205,8 @@ class RemoteSide:
         """The connection as it is."""
         kind = self._remote.kind.value
         network = (self.project.network or Network.NAMESPACE).value
+        if self._parts is not None:
+            network = self._parts.networks.kind.value
         if self._parts is None:
             phase = "failed" if self._failure else "connecting"
             reason = self._failure.what if self._failure else ""
@@ -239,116 +234,20 @@ class RemoteSide:
         found = self.standing(service)
         return not self._surveyed.is_set() or (found is not None and bool(found.workload or found.counterparts))
 
-    def published(self, service: str) -> dict[str, int]:
-        """Port's name or number → the host's port that leads to it."""
-        found = dict(self._published.get(service, {}))
-        world = self._worlds.get(service)
-        if world is not None:
-            found |= {str(each.port): each.host_port for each in world.network.publisher.published}
-        return found
+    @property
+    def parts(self) -> Parts | None:
+        """What there is by now."""
+        return self._parts
 
-    def notes(self, service: str) -> tuple[str, ...]:
-        """How its world differs from its pod's."""
-        world = self._worlds.get(service)
-        return world.notes if world is not None else ()
-
-    def mounts(self, service: str) -> tuple[Mounted, ...]:
-        """Its files and folders."""
-        world = self._worlds.get(service)
-        return world.mounts if world is not None else ()
-
-    def variables(self, service: str) -> Collection[Variable]:
-        """The workload's variables, for a service whose world is open."""
-        world = self._worlds.get(service)
-        return world.variables if world is not None else ()
-
-    def network(self, service: str) -> ServiceNetwork | None:
-        """The network of a service whose world is open."""
-        world = self._worlds.get(service)
-        return world.network if world is not None and not world.network.lost else None
-
-    async def enter(self, service: str) -> int:
-        """The process whose namespaces are the service's; its world is opened first. Raises DevloopError."""
-        network = self.network(service)
-        if network is None or self._worlds[service].view is None:
-            self.open_world(service)
-            await asyncio.shield(self._opening[service])
-            if service in self._refused:  # without its files, though its network may be there
-                raise self._refused.pop(service)
-            network = self.network(service)
-        if network is None:
-            raise ServiceError("its network could not be made", where=service)
-        return network.inside.pid
-
-    async def read_variables(self, service: str) -> Collection[Variable]:
-        """The workload's variables, without anything being made for it. Raises DevloopError."""
-        world = self._worlds.get(service)
-        if world is not None and world.view is not None:
-            return world.variables
-        from devloop.remote.workload import read_environment
-
-        spec = self.project.services[service]
-        _, source = await self._source(spec)
-        if source is None:
-            return ()
-        _, found = await read_environment(source.cluster, source.reference, spec.place.container)
-        return (*found.image, *found.variables)
-
-    async def _source(self, spec: Service) -> tuple[Parts, Source | None]:
-        from devloop.engine.worlds import Source
-
+    async def until_prepared(self) -> Parts:
+        """Wait until there is a link. Raises DevloopError if there can be none."""
         assert self._prepared is not None
-        parts = await asyncio.shield(self._prepared)
-        await self._until_surveyed(parts)
-        standing = self._standings.by_service[spec.name]
-        cluster = parts.clusters.get(spec.place.namespace or next(iter(parts.clusters), ""))
-        if cluster is None or spec.place.none or not (spec.place.workload or standing.workload):
-            return parts, None
-        reference = spec.place.workload or (standing.workload.reference if standing.workload else "")
-        return parts, Source(cluster, reference, parts.agent_image)
+        return await asyncio.shield(self._prepared)
 
-    # Worlds.
-
-    def open_world(self, service: str) -> None:
-        """Get what the service has of its workload; `Outside.opened` or `failed` tells."""
-        task = self._opening.get(service)
-        if task is None or task.done():
-            task = asyncio.get_running_loop().create_task(self._open(service), name=f"world of {service}")
-            self._opening[service] = task
-            task.add_done_callback(lambda done: done.cancelled() or done.result())
-
-    async def _open(self, service: str) -> None:
-        try:
-            await self._open_world(self.project.services[service])
-        except DevloopError as error:
-            self._refused[service] = error
-            where_ = f"{error.where}: " if error.where else ""
-            self._outside.failed(service, f"{where_}{error.what}", error.hint or "")
-        else:
-            self._refused.pop(service, None)
-            self._outside.services()
-            self._outside.opened(service)
-
-    async def _open_world(self, spec: Service) -> None:
-        from devloop.engine.worlds import World
-
-        assert self._prepared is not None
-        parts = await asyncio.shield(self._prepared)
-        world = self._worlds.get(spec.name)
-        if world is None or world.network.lost:
-            network = await self._open_network(parts, spec)
-            if world is not None:
-                await world.close()
-            folder, data = parts.folder.path / spec.name, self._state.path / "volumes" / spec.name
-            world = self._worlds[spec.name] = World(spec.name, network, folder, data)
-            network.set_gate(self._gates.get(spec.name, Gate.HELD))
-            self._arrived(spec.name).set()
-        if not self.connects:
-            self.connects = True
-            parts.link.start()
-        _, source = await self._source(spec)
-        await parts.link.ready()
-        await world.open(spec, source, await parts.link.resolver(), lambda change: self._changed(spec.name, change))
+    async def until_standing(self, service: str) -> Standing:
+        """How a service stands in the remote, once that is known. Raises DevloopError."""
+        await self._until_surveyed(await self.until_prepared())
+        return self._standings.by_service[service]
 
     async def _until_surveyed(self, parts: Parts) -> None:
         """Wait until it is known what there is. Raises RemoteError if the link says that trying again won't help."""
@@ -366,95 +265,9 @@ class RemoteSide:
         if not self._surveyed.is_set():
             await parts.link.ready()  # raises why
 
-    async def _open_network(self, parts: Parts, spec: Service) -> ServiceNetwork:
-        from devloop.net.service import ServiceNetwork
-
-        network = ServiceNetwork(
-            spec.name,
-            parts.routes,
-            parts.resolver,
-            parts.host_ports,
-            lambda line: self._outside.say(spec.name, line),
-            hold=spec.hold / SECOND,
-            fronts=lambda: self._published.get(spec.name, {}).values(),
-        )
-        await network.open(self._holders.get(spec.name))
-        network.follow(self._outside.services, except_for=spec.ports.values())
-        return network
-
-    def _changed(self, service: str, change: Change) -> None:
-        match change.what:
-            case "environment":
-                self._outside.outdated(service, change.text)
-            case "pod" | "files":
-                self._outside.say(service, change.text)
-            case "trouble":
-                self._outside.say(service, f"warning: {change.text}")
-
-    # Traffic.
-
-    async def connect(self, service: str, port: int) -> socket.socket:
-        """A connection to what listens on a port of its localhost, for a probe. Raises OSError."""
-        network = self.network(service)
-        if network is None:
-            raise ConnectionRefusedError
-        try:
-            return await network.connect(port)
-        except ConnectionRefusedError:
-            if not network.inside.ipv6:
-                raise
-            return await network.inside.connect(port, "::1")
-
-    def set_gate(self, service: str, ready: bool, coming: bool) -> None:
-        """Say whether a local service takes new connections; if not, they wait where it is `coming`."""
-        gate = Gate.OPEN if ready else Gate.HELD if coming else Gate.CLOSED
-        self._gates[service] = gate
-        world = self._worlds.get(service)
-        if world is not None:
-            world.network.set_gate(gate)
-
-    def _arrived(self, service: str) -> asyncio.Event:
-        return self._ready.setdefault(service, asyncio.Event())
-
-    async def ports(self, service: str) -> Any:
-        """What connects to a local service's ports; waits until it has a network."""
-        found = self.network(service)
-        if found is None:
-            spec = self.project.services[service]
-            try:
-                async with asyncio.timeout(spec.hold / SECOND):
-                    await self._arrived(service).wait()
-            except TimeoutError:
-                raise ServiceError(f"{service} is not running", where=service) from None
-            found = self.network(service)
-            if found is None:
-                raise ServiceError(f"{service} is not running", where=service)
-        return found.publisher
-
-    async def _publish_fronts(self, parts: Parts) -> None:
-        """A port on the host's loopback for each declared one, which leads to the service wherever that is."""
-        wanted = {(s.name, port): name for s in self.project.services.values() for name, port in s.ports.items()}
-        for service, name, port in [
-            (service, name, self.project.services[service].ports.get(name))
-            for service, found in self._published.items()
-            for name in found
-            if service in self.project.services
-        ]:
-            if port is None:
-                self._published[service].pop(name, None)
-        for (service, port), name in wanted.items():
-
-            async def route(service: str = service, port: int = port) -> Any:
-                return await parts.routes.front(service, port)
-
-            there = await parts.fronts.add(service, port, route)
-            self._published.setdefault(service, {})[name] = there
-            if there != port:
-                from devloop.local import ports
-
-                who, hint = ports.holder_of(port)
-                text = f"port {port} is taken by {who}, so {service} is at localhost:{there}"
-                self._outside.notice("warning", text, hint)
+    def changed(self) -> None:
+        """Clients should look anew, at the connection and at services."""
+        self._outside.status(self.status())
         self._outside.services()
 
     def standings(self) -> Standings:

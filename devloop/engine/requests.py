@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from devloop.config.model import Mode
 from devloop.config.words import quoted, suggestion
 from devloop.core import events as ev
-from devloop.errors import UsageError
+from devloop.errors import RemoteError, UsageError
 from devloop.local import environment
 
 if TYPE_CHECKING:
     from devloop.engine.engine import Engine
+    from devloop.engine.passthrough import Passthrough
 
 
 class Requests:
@@ -27,7 +28,7 @@ class Requests:
             case "status":
                 return self._engine.snapshot().to_json()
             case "toggle":
-                return {"mode": self._toggle(self._service(params), params.get("mode"))}
+                return {"mode": await self._toggle(self._service(params), params.get("mode"))}
             case "start":
                 self._engine.dispatch(ev.StartRequested(self._names(params)))
             case "stop":
@@ -50,9 +51,18 @@ class Requests:
             case "world":
                 return self._world(self._service(params))
             case "reconnect":
-                if self._engine.remote is None:
-                    raise UsageError("this project has no remote", where=str(self._engine.project.file))
-                self._engine.remote.wake()
+                self._remote().side.wake()
+            case "attach":
+                kind, routes = params.get("kind"), params.get("routes")
+                if kind not in (None, "intercept", "replace", "wiretap") or routes not in (None, "personal", "all"):
+                    raise UsageError("attach takes a kind (intercept, replace, wiretap) and routes (personal, all)")
+                take_over = bool(params.get("take_over", False))
+                await self._remote().attach(self._service(params), kind, routes, take_over=take_over)
+            case "leave":
+                await self._remote().leave(self._service(params))
+            case "requests":
+                found = self._remote().recent_requests(self._service(params), int(params.get("limit", 100)))
+                return {"requests": [each.to_json() for each in found]}
             case "reload_config":
                 return {"changed": await self._engine.reload_config()}
             case "shutdown":
@@ -61,7 +71,7 @@ class Requests:
                 raise UsageError(f"there is no method {method!r}", where="control socket")
         return {}
 
-    def _toggle(self, name: str, wanted: str | None) -> str:
+    async def _toggle(self, name: str, wanted: str | None) -> str:
         life = self._engine.supervisor.services[name]
         modes = self._engine.modes(name)
         if wanted is None:
@@ -78,7 +88,12 @@ class Requests:
                 where=str(self._engine.project.file),
                 hint="it can be `local` or `off`",
             )
+        remote = self._engine.remote
+        if remote is not None and mode is not Mode.LOCAL:
+            await self._leave(name)  # first its traffic, then its process
         self._engine.dispatch(ev.ModeRequested(name, mode))
+        if remote is not None and mode is Mode.LOCAL:
+            remote.moved(name)
         return mode.value
 
     async def _env(self, name: str, reveal: bool) -> dict[str, Any]:
@@ -88,14 +103,19 @@ class Requests:
 
     def _world(self, name: str) -> dict[str, Any]:
         remote = self._engine.remote
-        if remote is None:
-            return {"workload": "", "mounts": [], "notes": []}
-        standing = remote.standing(name)
-        return {
-            "workload": standing.workload.reference if standing and standing.workload else "",
-            "mounts": [mount.to_json() for mount in remote.mounts(name)],
-            "notes": list(remote.notes(name)),
-        }
+        return {"workload": "", "mounts": [], "notes": []} if remote is None else remote.world(name)
+
+    def _remote(self) -> Passthrough:
+        if self._engine.remote is None:
+            raise UsageError("this project has no remote", where=str(self._engine.project.file))
+        return self._engine.remote
+
+    async def _leave(self, name: str) -> None:
+        """Give its traffic back; where that fails, the agent does it in time, and the toggle goes on."""
+        try:
+            await self._remote().leave(name)
+        except RemoteError as error:
+            self._engine.notice("warning", error.what, hint=error.hint or "", service=name)
 
     def _service(self, params: Mapping[str, Any]) -> str:
         return self._known([params.get("service")])[0]

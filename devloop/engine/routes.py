@@ -11,7 +11,7 @@ from pathlib import Path
 from devloop.engine.names import Names
 from devloop.net.router import Destination, Dial, HostLoopback, Ports, RefusedError, ToLink, ToService
 from devloop.relay import Target
-from devloop.remote.link import Link
+from devloop.remote.link import Link, NameLookupError
 from devloop.remote.standing import Standing, Standings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -54,9 +54,39 @@ class Routes:
                 return ToService(await self._ports(standing.service), here)
         if standing is not None and address == standing.virtual:
             return await self._there(standing, port)
-        if self._through_link(address):
+        if self.through_link(address):
             return ToLink(self._link, address, port)
         return Dial(address, port)
+
+    async def cluster_service(self, name: str, namespace: str, port: int) -> Target:
+        """Where a connection to a Service of the cluster goes: here, if what it leads to is, or there."""
+        standings = self._standings()
+        catalog = standings.catalogs.get(namespace)
+        service = next((each for each in catalog.services if each.name == name), None) if catalog else None
+        if service is None:
+            raise RefusedError(f"there is no Service {name} in {namespace} any more")
+        standing = next((each for each in standings.by_service.values() if service in each.counterparts), None)
+        if standing is not None and self._is_local(standing.service):
+            here = standing.local_port(service.addresses[0] if service.addresses else standing.virtual, port)
+            if here is not None:
+                return ToService(await self._ports(standing.service), here)
+        if service.addresses:
+            return ToLink(self._link, service.addresses[0], port)
+        return await self._to_name(standings.domain.full(name, namespace), port)
+
+    async def name(self, name: str, port: int) -> Target:
+        """Where a connection to a full name goes."""
+        standing = self._standings().by_name.get(name)
+        if standing is not None and self._is_local(standing.service):
+            here = standing.local_port(standing.virtual, port)
+            if here is not None:
+                return ToService(await self._ports(standing.service), here)
+        try:
+            return await self._to_name(name, port)
+        except (NameLookupError, RefusedError):
+            if self._standings().domain.cluster:
+                raise
+            return ToLink(self._link, name, port)  # a host has a hosts file of its own
 
     async def front(self, service: str, port: int) -> Target:
         """Where a connection to a service's port on the host's loopback goes: here or there. Raises RefusedError."""
@@ -85,7 +115,8 @@ class Routes:
             raise RefusedError(f"{name} has no address in the remote")
         return ToLink(self._link, found[0], port)
 
-    def _through_link(self, address: str) -> bool:
+    def through_link(self, address: str) -> bool:
+        """Whether an address that is no local service's is reached through the link."""
         if address in self._names.seen or address in self._standings().addresses:
             return True
         ip = ipaddress.ip_address(address)

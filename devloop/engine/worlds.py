@@ -12,13 +12,17 @@ from pathlib import Path
 from devloop.config.forms import ALL_VOLUMES
 from devloop.config.model import Place, Service
 from devloop.errors import ServiceError
+from devloop.net.hosts import removed
 from devloop.net.mounts import Bind
-from devloop.net.service import ServiceNetwork
+from devloop.net.service import LocalNetwork
 from devloop.protocol import Mounted, Variable
 from devloop.remote.link import Resolver
 from devloop.remote.workload import Change, Options, VolumeMode, WorldView, open_view, read_environment
 from devloop.remote.workload.cluster import Cluster
 from devloop.remote.workload.copying import DEFAULT_LIMIT
+from devloop.remote.workload.dns_config import of_pod
+from devloop.remote.workload.payload import same_volumes
+from devloop.remote.workload.runfolder import note_made
 
 _HOSTS = Path("/etc/hosts")
 _NSSWITCH = Path("/etc/nsswitch.conf")
@@ -36,11 +40,13 @@ class Source:
 class World:
     """One service's. `open` may be called again, to have everything anew; what runs keeps seeing valid files."""
 
-    def __init__(self, service: str, network: ServiceNetwork, folder: Path, data: Path) -> None:
+    def __init__(self, service: str, network: LocalNetwork, folder: Path, data: Path) -> None:
         """`folder` is private and in memory where that is possible, `data` may be on a disk."""
         self.service = service
         self.network = network
         self.view: WorldView | None = None
+        self.ready = False
+        """It has been opened."""
         self.notes: tuple[str, ...] = ()
         self._folder = folder
         self._data = data
@@ -58,13 +64,14 @@ class World:
     ) -> None:
         """Read the workload and put its files in place. Raises DevloopError.
 
-        Where that is done already, only the variables are read anew: files follow the cluster by themselves, and
-        copies are the service's own by now.
+        Where that is done already, only the variables are read anew, unless its pod has other volumes now: files
+        follow the cluster by themselves, and copies are the service's own by now.
         """
         if source is not None and self.view is not None and spec.place == self._place:
-            _, environment = await read_environment(source.cluster, source.reference, spec.place.container)
-            self.view = replace(self.view, environment=environment)
-            return
+            found, environment = await read_environment(source.cluster, source.reference, spec.place.container)
+            if same_volumes(found, self.view.workload):
+                self.view = replace(self.view, environment=environment)
+                return
         number = str(next(self._numbers))
         folder = self._folder / number
         folder.mkdir(parents=True, mode=0o700)
@@ -82,9 +89,12 @@ class World:
                         options=_options(spec, source, changed),
                     )
                 )
-            binds = [*_surroundings(folder / "etc", resolver, view), *_binds(view)]
+            binds = _binds(view)
+            if self.network.pid is not None:  # how names resolve is the host's business otherwise
+                binds = [*_surroundings(folder / "etc", resolver, view), *binds]
             gone = [each for each in self._mounted if each not in {bind.target for bind in binds}]
             failed = await self.network.mount(binds, gone)
+            note_made(self._folder, self.network.made)
             if failed:
                 listed = "; ".join(f"{target}: {why}" for target, why in failed.items())
                 raise ServiceError(
@@ -99,6 +109,7 @@ class World:
         self._mounted = tuple(bind.target for bind in binds)
         self.view = view
         self._place = spec.place
+        self.ready = True
         self.notes = tuple(map(str, view.notes)) if view else ()
         await before.aclose()
 
@@ -148,14 +159,19 @@ def _surroundings(folder: Path, resolver: Resolver, view: WorldView | None) -> l
     lines = [line for line in nsswitch.splitlines() if not line.startswith("hosts:")]
     aliases = (view.workload.pod["spec"].get("hostAliases") if view else None) or []
     files = {
-        "resolv.conf": resolv_conf(resolver),
+        "resolv.conf": resolv_conf(of_pod(resolver, view.workload.pod, view.workload.namespace) if view else resolver),
         "nsswitch.conf": "\n".join([*lines, "hosts: files dns", ""]),
-        "hosts": (_HOSTS.read_text() if _HOSTS.is_file() else "127.0.0.1 localhost\n")
-        + "".join(f"{each['ip']} {' '.join(each.get('hostnames') or [])}\n" for each in aliases),
+        "hosts": _host_lines() + "".join(f"{each['ip']} {' '.join(each.get('hostnames') or [])}\n" for each in aliases),
     }
     for name, text in files.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, errors="surrogateescape")
     return [Bind(str(folder / name), f"/etc/{name}", True) for name in files]
+
+
+def _host_lines() -> str:
+    """The host's own, without those that other projects have there (`network = "hosts"`): they are for the host."""
+    text = _HOSTS.read_text(errors="surrogateescape") if _HOSTS.is_file() else "127.0.0.1 localhost\n"
+    return removed(text, lambda owner: True)[0]
 
 
 def resolv_conf(resolver: Resolver) -> str:
@@ -163,5 +179,7 @@ def resolv_conf(resolver: Resolver) -> str:
     lines = [f"search {' '.join(resolver.search)}"] if resolver.search else []
     lines += [f"nameserver {address}" for address in resolver.nameservers[:3] or ("127.0.0.1",)]
     options = [each for each in resolver.options if not each.startswith("ndots:")]
-    lines.append(" ".join(["options", f"ndots:{resolver.ndots}", *options]))
+    if resolver.ndots != 1:
+        options.insert(0, f"ndots:{resolver.ndots}")
+    lines += [f"options {' '.join(options)}"] if options else []
     return "\n".join(lines) + "\n"

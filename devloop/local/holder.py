@@ -12,6 +12,7 @@ falls to the root holder, which ends it.
 Messages are JSON objects, each behind its length in four bytes; file descriptors travel beside them.
 
 To the root holder:   {op: hold, service} + [socket for the new holder]
+                      {op: namespaces}                       holders will be asked for one
 To a holder:          {op: spawn, job, argv, cwd, env, main} + [stdout, stderr, stdin?]
                       {op: signal, job, signal}
                       {op: stop, job, signal, timeout}       timeout in seconds
@@ -135,6 +136,16 @@ def _kill(pid: int, number: int, *, group: bool = False) -> None:
         os.killpg(pid, number) if group else os.kill(pid, number)
 
 
+def _namespaces() -> Any:
+    """`devloop.net.namespace`, which a project without a remote does without; the package is hidden by -I."""
+    package = str(Path(__file__).parents[2])
+    if package not in sys.path:
+        sys.path.append(package)
+    from devloop.net import namespace
+
+    return namespace
+
+
 class Job:
     """One process that was asked for, and what descends from it."""
 
@@ -209,10 +220,7 @@ class Holder:
             self.spawn(message, fds)
             return True
         if message["op"] == "namespace":
-            sys.path.append(str(Path(__file__).parents[2]))  # hidden by -I; imported only where it is used
-            from devloop.net.namespace import Namespace
-
-            self.namespace = Namespace(socket.socket(fileno=fds[0]))
+            self.namespace = _namespaces().Namespace(socket.socket(fileno=fds[0]))
             poll.register(self.namespace, select.POLLIN)
             return True
         job = self.jobs.get(message["job"])
@@ -369,6 +377,9 @@ class Root:
                 if received is None:
                     break
                 message, fds = received
+                if message["op"] == "namespaces":
+                    _namespaces()  # once for all: holders share it
+                    continue
                 pid = os.fork()
                 if pid == 0:
                     self.engine.close()

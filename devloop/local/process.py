@@ -187,6 +187,12 @@ class Holders:
             )
         self._sock = ours
 
+    def expect_namespaces(self) -> None:
+        """Holders will be asked for a namespace each: what that takes is loaded once, now."""
+        if self._sock is not None:
+            with contextlib.suppress(OSError):
+                holder.send(self._sock, {"op": "namespaces"})
+
     @property
     def root_pid(self) -> int | None:
         """The root holder's pid, once it is open."""

@@ -80,6 +80,12 @@ class Surroundings(Protocol):
     def variables(self) -> Iterable[Variable]:
         """Its workload's."""
 
+    def adapted(self, variables: Iterable[Variable]) -> list[Variable]:
+        """All of its variables, so that they are right in its network."""
+
+    def starts(self) -> None:
+        """A process of it is about to start: what has its ports is to let go of them."""
+
     def connect(self) -> probes.Connect | None:
         """Connects into its network; None if that is the host's."""
 
@@ -119,6 +125,8 @@ class ServiceRunner:
     def start_process(self, run: int) -> None:
         """See devloop.core.commands.StartProcess."""
         spec = self.spec
+        if self._surroundings is not None:
+            self._surroundings.starts()
         for name, port in spec.ports.items():
             if self._connect is None and ports.taken(port):
                 who, hint = ports.holder_of(port)
@@ -200,8 +208,10 @@ class ServiceRunner:
 
     def resolved(self) -> list[Variable]:
         """The same with where each comes from."""
-        workload = self._surroundings.variables() if self._surroundings else ()
-        return environment.resolve(self.spec, self._host, self._own, workload)
+        around = self._surroundings
+        workload = around.variables() if around is not None else ()
+        found = environment.resolve(self.spec, self._host, self._own, workload)
+        return found if around is None else around.adapted(found)
 
     async def close(self) -> None:
         """End what is left, and the holder with it."""

@@ -1,14 +1,15 @@
 """The portable way: dependencies have ports on 127.0.0.1, and addresses in an environment are rewritten to them.
 
-Pure functions. What can't be rewritten so that it works is left alone or made as right as it can be, with a note:
-a variable that silently means something else costs more than one that fails.
+Pure functions. The `hosts` way uses them too, for addresses that no hosts file can have. What can't be rewritten so
+that it works is left alone or made as right as it can be, with a note: a variable that silently means something else
+costs more than one that fails.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 LOOPBACK = "127.0.0.1"
@@ -50,7 +51,30 @@ class Dependency:
     hosts: frozenset[str]
     """Each name and address that it goes by: "api", "api.shop", its cluster IP, …; in lower case."""
     ports: Mapping[int, int]
-    """Its port → the port on 127.0.0.1."""
+    """Its port → the port here. What takes any port may be `OnDemand`."""
+    address: str = LOOPBACK
+    """Where these ports are: an address, or a name that leads to one."""
+
+
+class OnDemand(Mapping[int, int]):
+    """Ports that are made when they are asked for: for what can have any, such as a headless Service's pods."""
+
+    def __init__(self, known: Mapping[int, int], make: Callable[[int], int | None]) -> None:
+        """`known` are there already; `make` gives the port here of another one, None if there can be none."""
+        self._known = known
+        self._make = make
+
+    def __getitem__(self, port: int) -> int:
+        found = self._known[port] if port in self._known else self._make(port)
+        if found is None:
+            raise KeyError(port)
+        return found
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +88,28 @@ class Rewritten:
     """What could not be rewritten, or may not work in spite of it; a sentence each."""
 
 
-def rewrite(env: Mapping[str, str], dependencies: Iterable[Dependency]) -> Rewritten:
+def rewrite(
+    env: Mapping[str, str],
+    dependencies: Iterable[Dependency],
+    other: Callable[[str], Dependency | None] = lambda host: None,
+) -> Rewritten:
     """Point every address of a dependency at its port on this machine.
 
     Found are URLs, also with several hosts, a user or no port; host:port, alone, in lists and inside of other text;
     keyword strings ("host=db port=5432"); pairs of variables (X_HOST and X_PORT, the X_SERVICE_HOST and
     X_SERVICE_PORT of service links). A name alone is an address only in a variable that is called like one
-    (`APP_NAME=api` stays), or if it has a dot.
+    (`APP_NAME=api` stays), or if it has a dot. `other` is asked for names and addresses that are none of these.
     """
-    rewriter = _Rewriter({host: d for d in dependencies for host in d.hosts}, env)
+    rewriter = _Rewriter({host: d for d in dependencies for host in d.hosts}, other, env)
     return rewriter.run()
 
 
 class _Rewriter:
-    def __init__(self, hosts: Mapping[str, Dependency], env: Mapping[str, str]) -> None:
+    def __init__(
+        self, hosts: Mapping[str, Dependency], other: Callable[[str], Dependency | None], env: Mapping[str, str]
+    ) -> None:
         self._hosts = hosts
+        self._other = other
         self._before = dict(env)
         self._env = dict(env)
         self._notes: list[str] = []
@@ -100,7 +131,7 @@ class _Rewriter:
                 host = str(ipaddress.ip_address(host))
             except ValueError:
                 return None
-        return self._hosts.get(host)
+        return self._hosts.get(host) or (self._other(host) if host else None)
 
     def _note(self, text: str) -> None:
         self._notes.append(text)
@@ -115,7 +146,7 @@ class _Rewriter:
             if found is None:
                 return match[0]
             port = self._port(name, found, int(match["port"]))
-            return match[0] if port is None else f"{LOOPBACK}:{port}"
+            return match[0] if port is None else f"{found.address}:{port}"
 
         value = _PLACES.sub(place, value)
         return self._keywords(name, value)
@@ -136,9 +167,10 @@ class _Rewriter:
                 written.append(part)
                 continue
             local = self._port(name, found, int(port) if port else self._default(scheme, found))
-            written.append(part if local is None else f"{LOOPBACK}:{local}")
-            if local is not None and scheme.lower() in _SECURE:
-                self._note(f"{name}: the certificate of {host} is not one for {LOOPBACK}")
+            kept = local is None or (not port and found.address == host)
+            written.append(part if kept else f"{found.address}:{local}")
+            if not kept and scheme.lower() in _SECURE and found.address != host:
+                self._note(f"{name}: the certificate of {host} is not one for {found.address}")
         return f"{scheme}://{user}{at}{','.join(written)}"
 
     def _default(self, scheme: str, found: Dependency) -> int | None:
@@ -166,31 +198,34 @@ class _Rewriter:
         if number is None and len(found.ports) == 1:
             number = next(iter(found.ports))
         local = self._port(name, found, number)
-        if local is None:
+        if local is None or (found.address == match["host"] and local == number):
             return value
         if match["comma"]:
-            return f"{value[: match.start()]}{match['key']}{LOOPBACK},{local}{value[match.end() :]}"
+            return f"{value[: match.start()]}{match['key']}{found.address},{local}{value[match.end() :]}"
         if port is not None:
             value = _KEYWORD_PORT.sub(lambda m: f"{m['key']}{local}", value, count=1)
             match = _KEYWORD_HOST.search(value)
             assert match is not None
-            return f"{value[: match.start()]}{match['key']}{LOOPBACK}{value[match.end() :]}"
+            return f"{value[: match.start()]}{match['key']}{found.address}{value[match.end() :]}"
         separator = ";" if ";" in value else " "
-        return f"{value[: match.start()]}{match['key']}{LOOPBACK}{separator}port={local}{value[match.end() :]}"
+        return f"{value[: match.start()]}{match['key']}{found.address}{separator}port={local}{value[match.end() :]}"
 
     def _bare(self, name: str, value: str, found: list[Dependency]) -> None:
         """A variable that is nothing but a name, or several: its port is in another variable."""
         match = _HOST_VARIABLE.match(name)
         if match is None and not all("." in part or ":" in part for part in value.split(",")):
             return
-        self._env[name] = ",".join(LOOPBACK for _ in found)
         partners = self._partners(match["stem"], match["suffix"]) if match else []
-        if len(found) == 1 and partners:
-            for partner in partners:
-                local = self._port(partner, found[0], int(self._before[partner]))
-                if local is not None:
-                    self._env[partner] = str(local)
+        if not partners and not all(each.ports for each in found):
+            self._note(f"{name}: {value} was left alone: no port is named beside it")
             return
+        if len(found) == 1 and partners:
+            ports = {each: self._port(each, found[0], int(self._before[each])) for each in partners}
+            if any(ports.values()):  # else the address is right as it is: half of a pair leads nowhere
+                self._env[name] = found[0].address
+                self._env.update({each: str(local) for each, local in ports.items() if local is not None})
+            return
+        self._env[name] = ",".join(each.address for each in found)
         for dependency in found:
             moved = [f"{port} is {local}" for port, local in sorted(dependency.ports.items()) if port != local]
             if moved:

@@ -76,6 +76,9 @@ class Publisher:
         self._log = log
         self.generation = 0
         """Counts the service's processes: one more whenever the gate opens."""
+        self.on_served: Callable[[], None] = lambda: None
+        """Called once for each of the service's processes, when it first answers a connection."""
+        self._told = -1
         self._gate = Gate.OPEN
         self._closed = False
         self._moved = asyncio.Event()
@@ -106,6 +109,12 @@ class Publisher:
         self._gate = gate
         self._moved.set()
         self._moved = asyncio.Event()
+
+    def served(self) -> None:
+        """The process that runs now has answered a connection: `on_served` is told of the first one."""
+        if self._told != self.generation:
+            self._told = self.generation
+            self.on_served()
 
     async def publish(self, port: int, host_port: int | None = None) -> Publication:
         """Publish a port that the service listens on, now or later.

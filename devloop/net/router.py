@@ -126,6 +126,9 @@ class Ports(Protocol):
     def may_repeat(self, port: int, relay: Relay) -> bool:
         """Whether a connection that was lost unanswered goes to the service's new process."""
 
+    def served(self) -> None:
+        """The process that runs now has answered a connection."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToService:
@@ -144,6 +147,11 @@ class ToService:
     def may_repeat(self, relay: Relay) -> bool:
         """Part of `Repeatable`."""
         return self.service.may_repeat(self.port, relay)
+
+    def answered(self, relay: Relay) -> None:
+        """The service has begun to answer."""
+        if relay.target.note == self.service.generation:  # and not the process before
+            self.service.served()
 
 
 async def connect_socket(sock: socket.socket, side: asyncio.Protocol) -> Any:

@@ -1,11 +1,11 @@
-"""The network of one service: its namespace, and all that the engine does for it from outside."""
+"""The network of one service: what each way gives it, and the way that is a namespace of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from devloop.errors import DevloopError
@@ -26,6 +26,48 @@ class Holder(Protocol):
 
     def namespace(self, sock: socket.socket) -> None:
         """Have it speak as a `devloop.net.namespace.Namespace` over this socket, which stays the caller's."""
+
+
+class LocalNetwork(Protocol):
+    """The network of one local service, whichever way it has it: `ServiceNetwork` and `devloop.net.onhost.OnHost`."""
+
+    @property
+    def lost(self) -> bool:
+        """It is good for nothing any more: close it and open another."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process whose namespaces are the service's; None: its network and files are the host's."""
+
+    @property
+    def publisher(self) -> Publisher:
+        """Its ports, and what becomes of connections to them."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is different from its pod's network because of the way; a sentence each."""
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Empty folders and files that were made on the host to mount on (`remove_made`)."""
+
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Variables of its workload and its configuration, so that they are right here. There may be more."""
+
+    def follow(self, changed: Callable[[], None], *, except_for: Collection[int] = ()) -> None:
+        """See that what it begins to listen on is on the host, but for some ports; `changed` is told."""
+
+    async def mount(self, binds: Sequence[Bind], remove: Sequence[str] = ()) -> dict[str, str]:
+        """Put files and folders of the host where the service finds them; target → why for those that failed."""
+
+    async def connect(self, port: int) -> socket.socket:
+        """A connection to what listens on its localhost, now; ConnectionRefusedError at once if nothing does."""
+
+    def set_gate(self, gate: Gate) -> None:
+        """What becomes of new connections to it."""
+
+    async def close(self) -> None:
+        """Break every connection to it."""
 
 
 class ServiceNetwork:
@@ -50,6 +92,7 @@ class ServiceNetwork:
         `fronts` are host ports that lead to this very service, besides those that are published here.
         """
         self.service = service
+        self.notes: tuple[str, ...] = ()
         self.inside: Inside
         self.publisher: Publisher
         self.lost = False
@@ -87,6 +130,15 @@ class ServiceNetwork:
             await self.close()
             raise
 
+    @property
+    def pid(self) -> int | None:
+        """See `LocalNetwork`."""
+        return self.inside.pid
+
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """As it is: names, addresses and paths are what they are in the pod."""
+        return dict(env)
+
     def _own_host_ports(self) -> frozenset[int]:
         return frozenset(each.host_port for each in self.publisher.published) | frozenset(self._fronts())
 
@@ -104,9 +156,19 @@ class ServiceNetwork:
         self._made = list(mounted.made)
         return mounted.failed
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Empty folders and files that were made on the host to mount on (`remove_made`)."""
+        return tuple(self._made)
+
     async def connect(self, port: int) -> socket.socket:
         """A connection to what listens inside, now; ConnectionRefusedError at once if nothing does."""
-        return await self.inside.connect(port)
+        try:
+            return await self.inside.connect(port)
+        except ConnectionRefusedError:
+            if not self.inside.ipv6:
+                raise
+            return await self.inside.connect(port, "::1")
 
     def set_gate(self, gate: Gate) -> None:
         """What becomes of new connections to it."""

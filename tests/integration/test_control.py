@@ -7,6 +7,7 @@ import json
 import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from devloop.control import client
 from devloop.control.server import LOG_LINES_PER_FLUSH, ControlServer
 from devloop.errors import DevloopError, EngineError, ServiceError
 from devloop.local.logs import LogBook
-from devloop.protocol import LogBatch, ServiceStatus, Snapshot, State
+from devloop.protocol import AttachmentStatus, LogBatch, RequestBatch, RequestRecord, ServiceStatus, Snapshot, State
 
 
 class Backend:
@@ -145,3 +146,48 @@ async def test_lines_that_come_too_quickly_are_counted(tmp_path: Path) -> None:
                     assert event.lines[-1].text == "99-99"
                     break
         assert dropped > 0
+
+
+def request(number: int) -> RequestRecord:
+    return RequestRecord(
+        "api", 1_000 + number, "GET", f"/{number}", 200, 40, "local", "HTTP/2", failed_over=number == 0
+    )
+
+
+async def test_requests_come_to_each_subscriber_in_order_and_whole(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path), await client.ControlClient.connect(path) as connection:
+        await connection.subscribe()
+        backend.server.publish(RequestBatch((request(0), request(1))))
+        backend.server.publish(RequestBatch((request(2),)))
+        seen: list[RequestRecord] = []
+        async for event in connection.events():
+            if isinstance(event, RequestBatch):
+                seen += event.requests
+                if len(seen) == 3:
+                    break
+        assert seen == [request(0), request(1), request(2)]
+
+
+async def test_a_flood_of_requests_costs_a_slow_subscriber_the_oldest(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path), await client.ControlClient.connect(path) as connection:
+        await connection.subscribe()
+        for start in range(0, 50_000, 500):
+            backend.server.publish(RequestBatch(tuple(request(start + n) for n in range(500))))
+        seen: list[RequestRecord] = []
+        async for event in connection.events():
+            if isinstance(event, RequestBatch):
+                seen += event.requests
+                if seen[-1] == request(49_999):
+                    break
+        assert len(seen) <= 2_000
+
+
+async def test_attachments_cross_the_socket_in_a_status(tmp_path: Path) -> None:
+    held = AttachmentStatus("intercept", "api", "failed open", 5, ("all requests",), "no", ("a note",), 1.5, 2.0)
+    async with serving(tmp_path) as (backend, path), await client.ControlClient.connect(path) as connection:
+        await connection.subscribe()
+        backend.server.publish(replace(status(1), attachments=(held,)))
+        async for event in connection.events():
+            if isinstance(event, ServiceStatus):
+                assert event.attachments == (held,)
+                break

@@ -152,8 +152,12 @@ class Follower:
                 continue
             if found.running and found.pod["metadata"]["uid"] != gone:
                 break
-        before, self._workload = self._workload.pod_name, found
+        old, self._workload = self._workload, found
+        before = old.pod_name
         self._on_change(Change("pod", f"{found.pod_name} runs in place of {before}"))
+        if not payload.same_volumes(old, found):
+            text = f"pod {found.pod_name} has other volumes; a restart gets them"
+            self._on_change(Change("environment", text))
         self._refresh(self._downward(), f"pod {found.pod_name} runs in place of {before}")
         self._compare(f"pod {found.pod_name}")
 

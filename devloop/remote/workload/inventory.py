@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from devloop.agent import objects
+
 from . import references as kinds
 from .cluster import AbsentError, Cluster
 from .find import is_ready
@@ -114,7 +116,8 @@ def _leading(services: tuple[Object, ...], labels: Mapping[str, str]) -> tuple[L
     Those that devloop has made stand behind another one, whose name people use.
     """
     found = []
-    for each in services:
+    for item in services:
+        each = objects.owners(dict(item))  # while its traffic is taken, its selector is the agent's
         selector: Mapping[str, str] = each["spec"].get("selector") or {}
         if selector and selector.items() <= labels.items() and not _ours(each):
             # Once, if it is there for TCP and UDP.

@@ -189,7 +189,7 @@ class Change:
     """Something has changed in the cluster while a view is open."""
 
     what: Literal["files", "environment", "pod", "trouble"]
-    """New files are in place; a restart would give another environment; the pod is another one; or a
+    """New files are in place; a restart would give another environment or other volumes; the pod is another one; or a
     volume keeps its old files because of what `text` says."""
     text: str
     volumes: tuple[str, ...] = ()

@@ -64,6 +64,20 @@ def volumes_of(workload: Workload) -> dict[str, Object]:
     return {each["name"]: each for each in workload.pod["spec"].get("volumes") or [] if each["name"] in used}
 
 
+def same_volumes(one: Workload, other: Workload) -> bool:
+    """Whether two pods' containers mount the same at the same places; what admission names by chance does not count."""
+    return _shape(one) == _shape(other)
+
+
+def _shape(workload: Workload) -> tuple[list[Object], list[Object]]:
+    def settled(each: Object) -> Object:
+        name = "kube-api-access" if each["name"].startswith("kube-api-access-") else each["name"]
+        return {**each, "name": name}
+
+    mounts = workload.container.get("volumeMounts") or []
+    return [settled(each) for each in mounts], [settled(each) for each in volumes_of(workload).values()]
+
+
 def tokens_of(volume: Object) -> list[TokenSource]:
     """The tokens that a volume needs."""
     sources = (volume.get("projected") or {}).get("sources") or []

@@ -10,10 +10,12 @@ unlocked. The folder's own mode keeps everybody else out, so that a file below c
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,9 @@ from types import TracebackType
 from typing import Self
 
 from devloop.errors import DevloopError
+
+_MADE = "made.json"
+"""In a folder of the run: what `note_made` was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class RunFolder:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove all of it."""
+        _remove_made(self.path)
         remove(self.path)
         _lock_of(self.path).unlink(missing_ok=True)
         if self._lock is not None:
@@ -117,6 +123,7 @@ def sweep(parent: Path) -> list[Path]:
         except OSError:
             continue  # it lives
         else:
+            _remove_made(folder)
             remove(folder)
             _lock_of(folder).unlink(missing_ok=True)
             removed.append(folder)
@@ -134,6 +141,31 @@ def remove(folder: Path) -> None:
                 if not below.is_symlink():
                     below.chmod(below.stat().st_mode | 0o700)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def note_made(folder: Path, made: Iterable[str]) -> None:
+    """Say what was made elsewhere on this machine to mount on: it goes with the run, also with one that was killed.
+
+    `folder` is one directly below a run's. Folders are removed if they are empty, and files if they are.
+    """
+    file = folder / _MADE
+    before = json.loads(file.read_text()) if file.exists() else []
+    draft = folder / f"{_MADE}.new"
+    draft.write_text(json.dumps(sorted({*before, *made})))
+    draft.replace(file)
+
+
+def _remove_made(run: Path) -> None:
+    found: set[str] = set()
+    for file in run.glob(f"*/{_MADE}"):
+        with suppress(OSError, ValueError):
+            found.update(json.loads(file.read_text()))
+    for path in sorted(map(Path, found), key=lambda each: len(each.parts), reverse=True):
+        with suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            elif path.stat().st_size == 0:
+                path.unlink()
 
 
 def _lock_of(folder: Path) -> Path:

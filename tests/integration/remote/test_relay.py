@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 
+from devloop.agent.forward import WINDOW_BYTES
 from devloop.net.publish import loopback_listeners
 from devloop.net.router import ToLink
 from devloop.relay import Relay, Relays, Target
@@ -78,3 +80,36 @@ async def test_a_client_that_goes_away_is_gone_on_the_other_side(port: dict[int,
     async with asyncio.timeout(10):
         while await count() > 1:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+class Sips(asyncio.Protocol):
+    """Pauses after each piece, as a relay does whose client is slow, and counts the pieces."""
+
+    def __init__(self) -> None:
+        self.pieces = 0
+        self.enough = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.pieces += 1
+        self.transport.pause_reading()
+        if self.pieces == 40:
+            self.enough.set()
+        else:
+            asyncio.get_running_loop().call_later(0.005, self.transport.resume_reading)
+
+
+async def test_a_slow_client_has_one_window_and_no_more(target_ports: tuple[int, ...]) -> None:
+    link = SandboxLink(SandboxCluster((SandboxService("target", {80: Forward(target_ports[target.SOURCE])}),)))
+    link.start()
+    transport, sips = await link.connect(Sips, "target", 80)
+    transport.write(b"%d\n" % (256 * 16))
+    async with asyncio.timeout(60):
+        await sips.enough.wait()
+        await link.lookup("target.default.svc.cluster.local")  # what was on its way before the answer has come
+    channel = transport._channel  # type: ignore[attr-defined]
+    assert sum(len(data) for data, _ in channel._recv_buf) <= WINDOW_BYTES
+    transport.abort()
+    await link.close()

@@ -86,6 +86,20 @@ def test_two_services_on_one_port_are_both_named(folder: Folder, monkeypatch: py
     folder.load(services(a="ports = 80", b='ports = 80\nmode = "off"'))
 
 
+@pytest.mark.parametrize(("network", "shared"), [("namespace", False), ("ports", True), ("hosts", True), ("", False)])
+def test_with_a_remote_ports_are_shared_where_the_network_is_the_hosts(
+    folder: Folder, network: str, shared: bool
+) -> None:
+    project = f'[project]\nnetwork = "{network}"\n' if network else ""
+    text = f'{project}[remote]\nhost = "vm"\n'
+    text += services(a="ports = 80", b="ports = §80")
+    if shared:
+        (said,) = folder.refuse(text)
+        assert said.startswith("services.b.ports: a has 80 too")
+    else:
+        assert set(folder.load(text.replace("§", "")).services) == {"a", "b"}
+
+
 def test_a_group_of_the_defaults_is_refused_where_it_is_written(folder: Folder) -> None:
     (said,) = folder.refuse('[defaults]\ngroups = [§"a"]\n' + services(a="", b=""))
     assert said.startswith('defaults.groups: "a" is the name of a service')

@@ -59,6 +59,43 @@ async def test_answers_are_kept_for_their_time_and_age() -> None:
     assert len(link.asked) == 3
 
 
+async def test_an_old_answer_is_given_while_there_is_no_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = FakeLink(f"{API} 5 A 10.96.0.5")
+    found, clock, _ = names(link)
+    await found.lookup(API, "A")
+    await found.lookup(API, "AAAA")
+    gap = asyncio.Event()
+
+    async def query(message: bytes) -> bytes:
+        await gap.wait()
+        return await whole(message)
+
+    whole = link.query
+    monkeypatch.setattr(link, "query", query)
+    monkeypatch.setattr("devloop.engine.names.STALE_AFTER", 0)
+    monkeypatch.setattr("devloop.engine.names.ANSWER_WITHIN", 0)
+    clock.now += 60
+    for _ in range(2):
+        assert await found.lookup(API, "A") == Answer((Record("A", "10.96.0.5", 0),))
+        assert await found.lookup(API, "AAAA") == Answer()
+        found.forget()  # another gap, right after
+    with pytest.raises(TimeoutError):  # the client is told to ask again, and not that there is nobody
+        await found.lookup("nobody.shop.svc.cluster.local", "A")
+    gap.set()
+    monkeypatch.undo()
+    assert await found.lookup(API, "A") == Answer((Record("A", "10.96.0.5", 5),))
+    await found.close()
+
+
+async def test_a_resolver_in_trouble_does_not_take_back_what_it_has_said() -> None:
+    link = FakeLink(f"{API} 5 A 10.96.0.5")
+    found, clock, _ = names(link)
+    await found.lookup(API, "A")
+    clock.now += 60
+    link.records, link._rcode = [], dns.rcode.SERVFAIL
+    assert await found.lookup(API, "A") == Answer((Record("A", "10.96.0.5", 0),))
+
+
 async def test_a_no_is_kept_as_long_as_the_zone_says() -> None:
     link = FakeLink(f"{API} 5 A 10.96.0.5")
     found, clock, _ = names(link)

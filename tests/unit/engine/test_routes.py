@@ -126,3 +126,24 @@ async def test_the_port_on_the_host_leads_to_it_wherever_it_is() -> None:
     assert await rig.routes.front("store", 6379) == ToLink(rig.link, "10.244.0.7", 6379)  # type: ignore[arg-type]
     with pytest.raises(RefusedError, match="no Service of the remote leads to its port 80"):
         await rig.routes.front("new", 80)
+
+
+async def test_a_service_of_the_cluster_is_here_while_what_it_leads_to_is() -> None:
+    rig = Rig("api", "store")
+    assert await rig.routes.cluster_service("api", "shop", 80) == ToService("ports of api", 7081)  # type: ignore[arg-type]
+    assert await rig.routes.cluster_service("nodes", "shop", 6379) == ToService("ports of store", 6379)  # type: ignore[arg-type]
+    rig.local.clear()
+    assert await rig.routes.cluster_service("api", "shop", 80) == ToLink(rig.link, "10.96.0.5", 80)  # type: ignore[arg-type]
+    assert await rig.routes.cluster_service("nodes", "shop", 1) == ToLink(rig.link, "10.244.0.7", 1)  # type: ignore[arg-type]
+    for name, namespace in (("gone", "shop"), ("api", "elsewhere")):
+        with pytest.raises(RefusedError, match="no Service"):
+            await rig.routes.cluster_service(name, namespace, 80)
+
+
+async def test_a_name_that_no_resolver_knows_is_left_to_a_host_but_not_to_a_cluster() -> None:
+    rig = Rig("store")
+    assert await rig.routes.name(HEADLESS, 6379) == ToService("ports of store", 6379)  # type: ignore[arg-type]
+    with pytest.raises(RefusedError):
+        await rig.routes.name("nobody.shop.svc.cluster.local", 80)
+    rig.standings = Standings([], {}, Domain(""))
+    assert await rig.routes.name("db.vm", 5432) == ToLink(rig.link, "db.vm", 5432)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devloop.net.ports import Dependency, rewrite, rewrite_paths
+from devloop.net.ports import Dependency, OnDemand, rewrite, rewrite_paths
 
 
 def dependency(name: str, ports: dict[int, int], *more: str) -> Dependency:
@@ -154,3 +154,50 @@ def test_paths() -> None:
         "SECRET": "/v/secrets/token", "OTHER": "/srv/data/x", "REL": "./data/x", "HTTP": "http://h/data/x",
         "FLAG": "--dir=/v/deep/x",
     }  # fmt: skip
+
+
+def test_what_may_have_any_port_is_asked_for_the_one_that_is_named() -> None:
+    asked = []
+
+    def make(port: int) -> int | None:
+        asked.append(port)
+        return None if port == 1 else port + 40000
+
+    def other(host: str) -> Dependency | None:
+        return Dependency(host, frozenset(), OnDemand({80: 8}, make)) if host.endswith(".vpc") else None
+
+    env = {
+        "DB": "postgres://u@db.vpc/x", "MQ": "mq.vpc:5672", "HOST": "a.vpc", "PORT": "90", "KNOWN": "a.vpc:80",
+        "NONE": "a.vpc:1", "ELSEWHERE": "http://example.com:90", "LONE_HOST": "b.vpc",
+    }  # fmt: skip
+    found = rewrite(env, DEPENDENCIES, other)
+    assert found.env == env | {
+        "DB": "postgres://u@127.0.0.1:45432/x", "MQ": "127.0.0.1:45672", "HOST": "127.0.0.1", "PORT": "40090",
+        "KNOWN": "127.0.0.1:8", "LONE_HOST": "127.0.0.1",
+    }  # fmt: skip
+    assert set(asked) == {5432, 5672, 90, 1}
+    assert any(note.startswith("NONE: ") for note in found.notes)
+    assert any(note.startswith("LONE_HOST: ") for note in found.notes)
+
+
+def test_half_of_a_pair_is_not_rewritten() -> None:
+    env = {"DB_HOST": "db", "DB_PORT": "1"}
+    found = rewrite(env, DEPENDENCIES)
+    assert found.env == env
+    assert found.notes == ("DB_PORT: db was left alone: it has no port 1 (known: 5432)",)
+    nothing = Dependency("x", frozenset({"x.y"}), {})
+    assert rewrite({"X_HOST": "x.y"}, [nothing]).env == {"X_HOST": "x.y"}
+
+
+def test_ports_may_be_at_another_address_or_name() -> None:
+    dependencies = [
+        Dependency("api", frozenset({"10.96.0.7"}), {80: 80}, "127.70.0.1"),
+        Dependency("pods", frozenset({"pods"}), OnDemand({}, lambda port: port), "pods"),
+    ]
+    env = {
+        "URL": "http://10.96.0.7/x", "API_SERVICE_HOST": "10.96.0.7", "API_SERVICE_PORT": "80", "PODS": "http://pods/x",
+        "KEYS": "host=pods port=5432", "POD": "pods:1", "SAFE": "https://pods",
+    }  # fmt: skip
+    found = rewrite(env, dependencies)
+    assert found.env == env | {"URL": "http://127.70.0.1:80/x", "API_SERVICE_HOST": "127.70.0.1"}
+    assert found.notes == ()

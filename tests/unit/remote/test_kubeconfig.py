@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from devloop.remote.kubernetes.kubeconfig import Credentials, Kubeconfig, _credential, choose, files
 from devloop.remote.link import PermanentError
@@ -170,3 +175,39 @@ async def test_certificates_that_are_none_are_named(tmp_path: Path, where: str, 
         await Kubeconfig(config).configuration()
     assert words in raised.value.what
     assert raised.value.where == 'context "dev"'
+
+
+def test_a_key_in_the_kubeconfig_gets_into_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed would leave it behind."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    key, certificate = ec.generate_private_key(ec.SECP256R1()), x509.CertificateBuilder()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ada")])
+    now = datetime.now(UTC)
+    certificate = certificate.subject_name(name).issuer_name(name).public_key(key.public_key())
+    certificate = certificate.not_valid_before(now).not_valid_after(now + timedelta(1)).serial_number(1)
+    signed = certificate.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    values = {"client-certificate-data": signed, "client-key-data": private}
+    config = write(
+        tmp_path / "config",
+        **{"current-context": "dev"},
+        clusters=[
+            entry(
+                "c", "cluster", server="https://c", **{"certificate-authority-data": base64.b64encode(signed).decode()}
+            )
+        ],
+        users=[entry("u", "user", **{each: base64.b64encode(data).decode() for each, data in values.items()})],
+        contexts=[entry("dev", "context", cluster="c", user="u")],
+    )
+    kubeconfig = Kubeconfig(config)
+    settings = asyncio.run(kubeconfig.configuration())
+    assert Path(settings.cert_file).read_bytes() == signed
+    assert Path(settings.key_file).read_bytes() == private
+    assert Path(settings.ssl_ca_cert).read_bytes() == signed
+    assert list(temporary.iterdir()) == []
+    again = asyncio.run(kubeconfig.configuration())
+    assert (again.cert_file, again.key_file) == (settings.cert_file, settings.key_file), "no new connection for it"

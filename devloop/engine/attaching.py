@@ -1,0 +1,321 @@
+"""Attachments of a project's services: from devloop.toml and keys to `devloop.attach`, and back to clients."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import socket
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from devloop.agent.spec import ALL, Header, Match, Route, personal
+from devloop.attach.attachments import Attachments
+from devloop.attach.seam import Phase, Wanted
+from devloop.config.model import SECOND, Attach, AttachKind, Matching, Service
+from devloop.engine.board import unix
+from devloop.errors import DevloopError, UsageError
+from devloop.protocol import AttachmentStatus, RequestRecord
+from devloop.remote.standing import Standing
+
+if TYPE_CHECKING:
+    from devloop.agent.records import Request
+    from devloop.attach.attachment import Attachment
+    from devloop.net.router import Ports
+    from devloop.remote.kubernetes.agent import KubernetesLink
+
+P = TypeVar("P", bound=asyncio.Protocol)
+KEPT = 500
+"""Requests of each service that are kept for who asks later."""
+RATE_SECONDS = 5.0
+"""Over so long a time a rate is taken."""
+
+
+class Local:
+    """One service as its traffic sees it: `devloop.attach.LocalEnd`."""
+
+    def __init__(self, ports: Callable[[], Any]) -> None:
+        self._ports = ports
+        self._running = False
+        self._listeners: list[Callable[[], None]] = []
+
+    async def connect(self, factory: Callable[[], P], port: int) -> tuple[asyncio.Transport, P]:
+        """See `LocalEnd`."""
+        found: Ports = await self._ports()
+        sock = await found.open(port)
+        try:
+            return await asyncio.get_running_loop().create_connection(factory, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    @property
+    def running(self) -> bool:
+        """See `LocalEnd`."""
+        return self._running
+
+    def set_running(self, running: bool) -> None:
+        """Say whether it runs, or will in a moment."""
+        if running is not self._running:
+            self._running = running
+            for each in tuple(self._listeners):
+                each()
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """See `LocalEnd`."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+
+class Attaching:
+    """The attachments of one engine's services."""
+
+    def __init__(
+        self,
+        link: KubernetesLink,
+        project: str,
+        ports: Callable[[str], Any],
+        changed: Callable[[str], None],
+        requests: Callable[[Sequence[RequestRecord]], None],
+        served: Callable[[str, int], None],
+    ) -> None:
+        """`ports` gives a service's ports; `changed` is told of a service whose attachments are news; `served` of a
+        service that has answered a request, with the monotonic nanoseconds."""
+        self._user = getpass.getuser()
+        self._attachments = Attachments(link, link.api, user=self._user, host=socket.gethostname(), instance=project)
+        self._ports = ports
+        self._changed = changed
+        self._requests = requests
+        self._served = served
+        self._locals: dict[str, Local] = {}
+        self._of: dict[str, dict[str, Attachment]] = defaultdict(dict)
+        self._refused: dict[str, dict[str, AttachmentStatus]] = defaultdict(dict)
+        self._kept: dict[str, deque[RequestRecord]] = defaultdict(lambda: deque(maxlen=KEPT))
+        self._counts: dict[str, deque[tuple[float, int, int]]] = defaultdict(deque)
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._ticking: asyncio.Task[None] | None = None
+        self._attachments.subscribe(self._moved)
+        self._attachments.subscribe_requests(self._heard)
+        self._attachments.subscribe_served(self._answered)
+
+    def start(self) -> None:
+        """Begin; the link may still be connecting."""
+        self._attachments.start()
+        self._ticking = asyncio.create_task(self._tick(), name="request rates")
+
+    async def close(self) -> None:
+        """Leave everything."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.gather(self._ticking, return_exceptions=True)
+        await self._attachments.close()
+
+    def set_running(self, service: str, running: bool) -> None:
+        """Whether a service runs, or will in a moment."""
+        self._local(service).set_running(running)
+
+    # What clients ask.
+
+    async def attach(self, spec: Service, standing: Standing, attach: Attach, *, take_over: bool = False) -> None:
+        """Attach a service, to each Service that leads to it. Raises DevloopError; what was attached stays."""
+        async with self._locks[spec.name]:
+            for wanted in wants(spec, standing, attach, self._user):
+                target = wanted.service or wanted.workload
+                if target in self._of[spec.name]:
+                    continue
+                self._refused[spec.name].pop(target, None)
+                try:
+                    if take_over:
+                        await self._attachments.take_over(wanted)
+                    found = await self._attachments.attach(wanted, self._local(spec.name))
+                except DevloopError as error:
+                    routes = tuple(map(str, wanted.routes))
+                    reason = f"{error.what}" + (f" ({error.hint})" if error.hint else "")
+                    self._refused[spec.name][target] = AttachmentStatus(
+                        wanted.kind, target, Phase.REFUSED.value, time.time_ns(), routes, reason
+                    )
+                    self._changed(spec.name)
+                    raise
+                self._of[spec.name][target] = found
+                self._changed(spec.name)
+
+    async def leave(self, service: str) -> None:
+        """The original pods have all of its traffic again. Raises DevloopError if the cluster can't be reached."""
+        async with self._locks[service]:
+            self._refused.pop(service, None)
+            try:
+                for found in tuple(self._of.pop(service, {}).values()):
+                    await self._attachments.leave(found)
+            finally:
+                self._changed(service)
+
+    async def leave_all(self) -> None:
+        """Every service leaves; what can't be put back now is the agent's to do."""
+        services = [name for name, found in self._of.items() if found]
+        await asyncio.gather(*(self.leave(name) for name in services), return_exceptions=True)
+
+    def attached(self, service: str) -> bool:
+        """Whether it holds anything."""
+        return bool(self._of.get(service))
+
+    def recent(self, service: str, limit: int) -> list[RequestRecord]:
+        """Its last requests, oldest first."""
+        return list(self._kept[service])[-limit:]
+
+    def statuses(self, service: str) -> tuple[AttachmentStatus, ...]:
+        """How its attachments stand."""
+        local, original = self._rates(service)
+        found = [
+            AttachmentStatus(
+                kind=each.spec.kind,
+                target=target,
+                phase=each.state.phase.value,
+                since_at=unix(each.state.since),
+                routes=tuple(map(str, each.spec.routes)) if each.spec.service else (),
+                reason=each.state.reason,
+                notes=each.state.notes,
+                local_rate=local,
+                original_rate=original,
+            )
+            for target, each in self._of.get(service, {}).items()
+        ]
+        return (*found, *self._refused.get(service, {}).values())
+
+    # What `devloop.attach` tells.
+
+    def _local(self, service: str) -> Local:
+        found = self._locals.get(service)
+        if found is None:
+            found = self._locals[service] = Local(lambda: self._ports(service))
+        return found
+
+    def _owner(self, attachment: Attachment) -> str | None:
+        for service, found in self._of.items():
+            if attachment in found.values():
+                return service
+        return None
+
+    def _moved(self, attachment: Attachment) -> None:
+        service = self._owner(attachment)
+        if service is None:
+            return
+        if attachment.state.phase in (Phase.REFUSED, Phase.CONTESTED):
+            target = attachment.spec.service or attachment.spec.workload
+            self._refused[service][target] = next(each for each in self.statuses(service) if each.target == target)
+            self._of[service].pop(target)
+        self._changed(service)
+
+    def _answered(self, attachment: Attachment, at: int) -> None:
+        service = self._owner(attachment)
+        if service is not None:
+            self._served(service, at)
+
+    def _heard(self, requests: list[Request], counts: Mapping[str, int]) -> None:
+        by_target = {target: service for service, found in self._of.items() for target in found}
+        records = [
+            RequestRecord(
+                service=by_target[each.service],
+                at=int(each.started * SECOND),
+                method=each.method,
+                path=each.path,
+                status=each.status,
+                duration=int(each.milliseconds * 1_000_000),
+                answered=each.answered,
+                protocol=each.protocol,
+                failed_over=each.failed_over,
+            )
+            for each in requests
+            if each.service in by_target
+        ]
+        now = time.monotonic()
+        here: dict[str, int] = defaultdict(int)
+        for each in records:
+            self._kept[each.service].append(each)
+            here[each.service] += each.answered == "local"
+        for target, count in counts.items():
+            if target in by_target:
+                service = by_target[target]
+                # Of a flood only a part is told; the share of what was answered here is taken from that part.
+                told = sum(each.service == service for each in records)
+                local = round(count * here[service] / told) if told else 0
+                self._counts[service].append((now, local, count - local))
+        if records:
+            self._requests(records)
+
+    def _rates(self, service: str) -> tuple[float, float]:
+        counts = self._counts.get(service)
+        if not counts:
+            return 0.0, 0.0
+        since = time.monotonic() - RATE_SECONDS
+        while counts and counts[0][0] < since:
+            counts.popleft()
+        return tuple(round(sum(each[i] for each in counts) / RATE_SECONDS, 1) for i in (1, 2))  # type: ignore[return-value]
+
+    async def _tick(self) -> None:
+        shown: dict[str, tuple[float, float]] = {}
+        while True:
+            await asyncio.sleep(1)
+            for service in tuple(self._counts):
+                rates = self._rates(service)
+                if shown.get(service, (0.0, 0.0)) != rates:
+                    shown[service] = rates
+                    self._changed(service)
+
+
+_KINDS: Mapping[AttachKind, Literal["intercept", "wiretap", "replace"]] = {
+    AttachKind.INTERCEPT: "intercept",
+    AttachKind.WIRETAP: "wiretap",
+    AttachKind.REPLACE: "replace",
+}
+
+
+def wants(spec: Service, standing: Standing, attach: Attach, user: str) -> list[Wanted]:
+    """What a service asks for: one for each Service that leads to it. Raises UsageError where there is nothing."""
+    where = f"services.{spec.name}.attach"
+    if attach.kind is AttachKind.INGEST:
+        return []
+    workload = standing.workload.reference if standing.workload else ""
+    routes = tuple(map(_route, attach.routes)) or ((personal(user),) if attach.kind is AttachKind.INTERCEPT else (ALL,))
+    plain = Wanted(
+        kind=_KINDS[attach.kind],
+        routes=routes,
+        fail="closed" if attach.fail == "closed" else "open",
+        hold=spec.hold / SECOND,
+        workload=workload if attach.kind is AttachKind.REPLACE else "",
+    )
+    if attach.kind is AttachKind.REPLACE and not workload:
+        raise UsageError(f"{spec.name} stands for no workload that could be replaced", where=where)
+    found = []
+    for each in standing.counterparts:
+        if not each.addresses and attach.kind is AttachKind.REPLACE:
+            continue  # headless: its pods are gone, and what asks for their names finds none
+        ports: dict[int | str, int] = {}
+        for port in each.ports:
+            key = next((key for key in (port.name, str(port.port)) if key in attach.ports), None)
+            if attach.ports and key is None:
+                continue
+            chosen = attach.ports.get(key) if key is not None else None
+            here = chosen or standing.local_port(each.addresses[0] if each.addresses else standing.virtual, port.port)
+            if here:
+                ports[port.port] = here
+        if ports:
+            found.append(replace(plain, service=each.name, ports=ports))
+    if not found:
+        if attach.kind is AttachKind.REPLACE:
+            return [plain]
+        hint = "an attachment takes the traffic of a Service; is its name another? `names` says which"
+        raise UsageError(f"no Service of the remote leads to {spec.name}", where=where, hint=hint)
+    # One workload is stopped once, however many Services lead to it.
+    return [each if index == 0 else replace(each, kind="intercept", workload="") for index, each in enumerate(found)]
+
+
+def _route(rule: Any) -> Route:
+    headers = tuple(Header(name, _match(found)) for name, found in rule.headers.items())
+    return Route(headers, _match(rule.path) if rule.path else None, rule.method, rule.share)
+
+
+def _match(matching: Matching) -> Match:
+    hows = {"exact": "exact", "prefix": "prefix", "regex": "regex"}
+    return Match(hows[matching.how], matching.value)  # type: ignore[arg-type]

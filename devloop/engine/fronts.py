@@ -1,0 +1,105 @@
+"""A port on the host's loopback for each that a service declares: it leads to the service, wherever that is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from devloop.config.model import Service
+from devloop.local import ports
+from devloop.net.forward import Forwards
+from devloop.relay import Target
+
+
+class Fronts:
+    """All of a project's.
+
+    A service in a namespace never listens on the host itself, so its fronts are always there. One that has the host's
+    network listens on its ports itself while it is here, and they are let go before it starts.
+    """
+
+    def __init__(
+        self,
+        route: Callable[[str, int], Awaitable[Target]],
+        notice: Callable[[str, str, str], None],
+    ) -> None:
+        """`route` says where a connection to a service's port leads; `notice` tells a person: level, text, hint."""
+        self.on_host = False
+        """Whether services have the host's network."""
+        self._route = route
+        self._notice = notice
+        self._forwards = Forwards(lambda line: notice("warning", line, ""))
+        self._services: Mapping[str, Service] = {}
+        self._open: dict[tuple[str, int], int] = {}
+        """(service, port) → the port of the host."""
+        self._here: set[str] = set()
+        self._told: set[tuple[str, int, int]] = set()
+
+    def update(self, services: Mapping[str, Service]) -> None:
+        """The services of the project, or what network they have, may have changed."""
+        self._services = services
+        wanted = {
+            (spec.name, port)
+            for spec in services.values()
+            for port in spec.ports.values()
+            if not self._listens_itself(spec.name)
+        }
+        for service, port in self._open.keys() - wanted:
+            self._release(service, port)
+        for service, port in sorted(wanted):
+            self._take(service, port)
+
+    def set_here(self, service: str, here: bool) -> bool:
+        """Say whether a service is here: its process runs, or is the next to listen on its ports.
+
+        Returns whether that is news.
+        """
+        if here is (service in self._here):
+            return False
+        (self._here.add if here else self._here.discard)(service)
+        spec = self._services.get(service)
+        if spec is None or not self.on_host:
+            return True
+        own = set(spec.ports.values())
+        for port in own:
+            (self._release if here else self._take)(service, port)
+        if here:
+            for (other, port), there in tuple(self._open.items()):
+                if there in own:  # of a service that is elsewhere, and has the same port
+                    self._release(other, port)
+                    self._take(other, port)
+        return True
+
+    def published(self, service: str) -> dict[str, int]:
+        """Port's name → the host's port that leads to it."""
+        spec = self._services.get(service)
+        if spec is None:
+            return {}
+        if self._listens_itself(service):
+            return dict(spec.ports)
+        return {name: self._open[service, port] for name, port in spec.ports.items() if (service, port) in self._open}
+
+    async def close(self) -> None:
+        """Stop all."""
+        await self._forwards.close()
+
+    def _listens_itself(self, service: str) -> bool:
+        return self.on_host and service in self._here
+
+    def _release(self, service: str, port: int) -> None:
+        self._open.pop((service, port), None)
+        self._forwards.release(service, port)
+
+    def _take(self, service: str, port: int) -> None:
+        here = [self._services[name] for name in self._here if name in self._services] if self.on_host else []
+        spared = {each for spec in here for each in spec.ports.values()}
+        try:
+            there = self._forwards.open(service, port, partial(self._route, service, port), spared=spared)
+        except OSError as error:
+            self._notice("warning", f"no port of localhost for {service}: {error.strerror}", "")
+            return
+        self._open[service, port] = there
+        if there != port and (service, port, there) not in self._told:
+            self._told.add((service, port, there))
+            who, hint = ports.holder_of(port) if port not in spared else ("a service of this project", "")
+            self._notice("warning", f"port {port} is taken by {who}, so {service} is at localhost:{there}", hint)

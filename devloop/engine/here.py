@@ -1,0 +1,256 @@
+"""The services of a project with a remote that are here: their worlds, and what connects to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from devloop.config.model import SECOND, Service
+from devloop.engine.fronts import Fronts
+from devloop.errors import DevloopError, ServiceError
+from devloop.net.publish import Gate
+from devloop.protocol import Mounted, Variable
+
+if TYPE_CHECKING:
+    from devloop.engine.remote import Outside, Parts, RemoteSide
+    from devloop.engine.worlds import Source, World
+    from devloop.net.service import LocalNetwork
+    from devloop.relay import Target
+    from devloop.remote.workload import Change
+
+_FOREIGN = ("host", "devloop")
+"""Origins of variables that say nothing of the remote."""
+
+
+class Here:
+    """All of them."""
+
+    def __init__(self, side: RemoteSide, outside: Outside) -> None:
+        self._side = side
+        self._outside = outside
+        self._worlds: dict[str, World] = {}
+        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._refused: dict[str, DevloopError] = {}
+        self._gates: dict[str, Gate] = {}
+        self._ready: dict[str, asyncio.Event] = {}
+        self.fronts = Fronts(self._front, outside.notice)
+
+    async def close(self) -> None:
+        """End all of it."""
+        for task in self._opening.values():
+            task.cancel()
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        for world in self._worlds.values():
+            with contextlib.suppress(DevloopError, TimeoutError, OSError):
+                await world.close()
+        await self.fronts.close()
+
+    def update(self) -> None:
+        """The project's services may have changed."""
+        self.fronts.update(self._side.project.services)
+        self._outside.services()
+
+    # What clients see.
+
+    def published(self, service: str) -> dict[str, int]:
+        """Port's name or number → the host's port that leads to it."""
+        found = self.fronts.published(service)
+        world = self._worlds.get(service)
+        if world is not None:
+            found |= {str(each.port): each.host_port for each in world.network.publisher.published}
+        return found
+
+    def notes(self, service: str) -> tuple[str, ...]:
+        """How its world differs from its pod's."""
+        world, parts = self._worlds.get(service), self._side.parts
+        if world is None or parts is None:
+            return ()
+        return (*world.notes, *world.network.notes, *parts.networks.notes(service))
+
+    def mounts(self, service: str) -> tuple[Mounted, ...]:
+        """Its files and folders."""
+        world = self._worlds.get(service)
+        return world.mounts if world is not None else ()
+
+    # Variables.
+
+    def variables(self, service: str) -> Collection[Variable]:
+        """The workload's variables, for a service whose world is open."""
+        world = self._worlds.get(service)
+        return world.variables if world is not None else ()
+
+    async def read_variables(self, service: str) -> Collection[Variable]:
+        """The workload's variables, without anything being made for it. Raises DevloopError."""
+        world = self._worlds.get(service)
+        if world is not None and world.view is not None:
+            return world.variables
+        from devloop.remote.workload import read_environment
+
+        spec = self._side.project.services[service]
+        _, source = await self._source(spec)
+        if source is None:
+            return ()
+        _, found = await read_environment(source.cluster, source.reference, spec.place.container)
+        return (*found.image, *found.variables)
+
+    def adapted(self, service: str, variables: Iterable[Variable]) -> list[Variable]:
+        """All variables of a service's process, with the addresses and paths that are right in its network.
+
+        Where the service has no world yet they stay what they are: the addresses would be nobody's.
+        """
+        given = list(variables)
+        world = self._worlds.get(service)
+        if world is None or not world.ready:
+            return given
+        before = {each.name: each.value for each in given if each.origin not in _FOREIGN}
+        after = world.network.environment(before)
+        found = {each.name: each for each in given}
+        for name, value in after.items():
+            if name not in before:
+                found[name] = Variable(name, value, "devloop")
+            elif value != before[name]:
+                found[name] = replace(found[name], value=value, origin=f"{found[name].origin}, rewritten")
+        return [found[name] for name in sorted(found)]
+
+    # Worlds.
+
+    def network(self, service: str) -> LocalNetwork | None:
+        """The network of a service whose world is open."""
+        world = self._worlds.get(service)
+        return world.network if world is not None and not world.network.lost else None
+
+    async def enter(self, service: str) -> int | None:
+        """The process whose namespaces are the service's, None if it has the host's; its world is opened first.
+
+        Raises DevloopError.
+        """
+        network = self.network(service)
+        if network is None or not self._worlds[service].ready:
+            self.open_world(service)
+            await asyncio.shield(self._opening[service])
+            if service in self._refused:  # without its files, though its network may be there
+                raise self._refused.pop(service)
+            network = self.network(service)
+        if network is None:
+            raise ServiceError("its network could not be made", where=service)
+        if self._side.idle:
+            self.starts(service)  # no other process of this engine's will listen on its ports
+        return network.pid
+
+    def open_world(self, service: str) -> None:
+        """Get what the service has of its workload; `Outside.opened` or `failed` tells."""
+        task = self._opening.get(service)
+        if task is None or task.done():
+            task = asyncio.get_running_loop().create_task(self._open(service), name=f"world of {service}")
+            self._opening[service] = task
+            task.add_done_callback(lambda done: done.cancelled() or done.result())
+
+    async def _open(self, service: str) -> None:
+        try:
+            await self._open_world(self._side.project.services[service])
+        except DevloopError as error:
+            self._refused[service] = error
+            where = f"{error.where}: " if error.where else ""
+            self._outside.failed(service, f"{where}{error.what}", error.hint or "")
+        else:
+            self._refused.pop(service, None)
+            self._outside.services()
+            self._outside.opened(service)
+
+    async def _open_world(self, spec: Service) -> None:
+        from devloop.engine.worlds import World
+
+        parts = await self._side.until_prepared()
+        world = self._worlds.get(spec.name)
+        if world is None or world.network.lost:
+            network = await parts.networks.open(spec)
+            if world is not None:
+                await world.close()
+            folder, data = parts.folder.path / spec.name, self._side.copies / spec.name
+            world = self._worlds[spec.name] = World(spec.name, network, folder, data)
+            network.publisher.on_served = partial(self._outside.served, spec.name)
+            network.set_gate(self._gates.get(spec.name, Gate.HELD))
+            self._arrived(spec.name).set()
+        if not self._side.connects:
+            self._side.connects = True
+            parts.link.start()
+        _, source = await self._source(spec)
+        await parts.link.ready()
+        await world.open(spec, source, await parts.link.resolver(), lambda change: self._changed(spec.name, change))
+
+    async def _source(self, spec: Service) -> tuple[Parts, Source | None]:
+        from devloop.engine.worlds import Source
+
+        standing = await self._side.until_standing(spec.name)
+        parts = await self._side.until_prepared()
+        cluster = parts.clusters.get(spec.place.namespace or next(iter(parts.clusters), ""))
+        if cluster is None or spec.place.none or not (spec.place.workload or standing.workload):
+            return parts, None
+        reference = spec.place.workload or (standing.workload.reference if standing.workload else "")
+        return parts, Source(cluster, reference, parts.agent_image)
+
+    def _changed(self, service: str, change: Change) -> None:
+        match change.what:
+            case "environment":
+                self._outside.outdated(service, change.text)
+            case "pod" | "files":
+                self._outside.say(service, change.text)
+            case "trouble":
+                self._outside.say(service, f"warning: {change.text}")
+
+    # Processes and traffic.
+
+    def starts(self, service: str) -> None:
+        """A process of the service is about to start: what has its ports lets go of them."""
+        self.fronts.set_here(service, here=True)
+        if self._side.parts is not None:
+            self._side.parts.networks.starts(service)
+
+    def set_gate(self, service: str, ready: bool, coming: bool, here: bool) -> None:
+        """Say whether a local service takes new connections; if not, they wait where it is `coming`.
+
+        `here` is whether its ports are its own: it is local, or its last process has not ended yet.
+        """
+        gate = Gate.OPEN if ready else Gate.HELD if coming else Gate.CLOSED
+        opens = gate is Gate.OPEN and self._gates.get(service) is not gate
+        self._gates[service] = gate
+        moved = self.fronts.set_here(service, here)
+        if self._side.parts is not None and (opens or (moved and not here)):
+            self._side.parts.networks.runs(service, here)
+        world = self._worlds.get(service)
+        if world is not None:
+            world.network.set_gate(gate)
+
+    async def connect(self, service: str, port: int) -> socket.socket:
+        """A connection to what listens on a port of its localhost, for a probe. Raises OSError."""
+        network = self.network(service)
+        if network is None:
+            raise ConnectionRefusedError
+        return await network.connect(port)
+
+    async def ports(self, service: str) -> Any:
+        """What connects to a local service's ports; waits until it has a network."""
+        found = self.network(service)
+        if found is None:
+            spec = self._side.project.services[service]
+            try:
+                async with asyncio.timeout(spec.hold / SECOND):
+                    await self._arrived(service).wait()
+            except TimeoutError:
+                raise ServiceError(f"{service} is not running", where=service) from None
+            found = self.network(service)
+            if found is None:
+                raise ServiceError(f"{service} is not running", where=service)
+        return found.publisher
+
+    def _arrived(self, service: str) -> asyncio.Event:
+        return self._ready.setdefault(service, asyncio.Event())
+
+    async def _front(self, service: str, port: int) -> Target:
+        parts = await self._side.until_prepared()
+        return await parts.routes.front(service, port)

@@ -1,0 +1,256 @@
+"""The remote half of an engine: what it asks of the remote, and what comes back as events and statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from devloop.config.model import Attach, AttachKind, Mode, Project, Remote, RouteRule
+from devloop.core import events as ev
+from devloop.core.service import ServiceLife
+from devloop.engine.remote import Outside, RemoteSide
+from devloop.errors import DevloopError, UsageError
+from devloop.local.probes import Connect
+from devloop.protocol import RemoteStatus, RequestBatch, RequestRecord, ServiceStatus, State, Variable
+from devloop.remote.life import imported
+
+if TYPE_CHECKING:
+    from devloop.engine.attaching import Attaching
+    from devloop.engine.engine import Engine
+    from devloop.remote.link import Link
+
+LEAVE_SECONDS = 10.0
+"""How long the original pods may take to have their traffic again, before everything else stops."""
+
+
+class Passthrough:
+    """One engine's; only where the project has a remote."""
+
+    def __init__(self, engine: Engine, remote: Remote) -> None:
+        self._engine = engine
+        outside = Outside(
+            is_local=self._is_local,
+            opened=self._opened,
+            failed=lambda service, what, hint: engine.dispatch(ev.WorldFailed(service, what, hint)),
+            outdated=lambda service, why: engine.dispatch(ev.WorldChanged(service, why)),
+            status=engine.publish,
+            services=engine.publish_all,
+            served=lambda service: engine.served(service, time.monotonic_ns()),
+            linked=self._linked,
+            say=lambda service, line: engine.logs.say(service, line),
+            notice=lambda level, text, hint: engine.notice(level, text, hint=hint),
+        )
+        self.side = RemoteSide(engine.project, remote, engine.holders, engine.state, outside)
+        self._connect = True
+        self._link: Link | None = None
+        self._attaching: Attaching | None = None
+        self._making = asyncio.Lock()
+
+    def start(self, *, connect: bool) -> None:
+        """Begin to connect; without `connect` only when something is to go through the link, and nothing is local."""
+        self._connect = connect
+        self._engine.holders.expect_namespaces()
+        self.side.start(connect=connect)
+
+    async def leave_all(self) -> None:
+        """Give all traffic back. What can't be put back in time is the agent's to do."""
+        if self._attaching is not None:
+            try:
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._attaching.leave_all()
+            except TimeoutError:
+                text = "the cluster does not answer: what is attached there is put back when its lease ends"
+                self._engine.notice("warning", text)
+
+    async def close(self) -> None:
+        """End all of it."""
+        if self._attaching is not None:
+            await self._attaching.close()
+        await self.side.close()
+
+    @property
+    def holds(self) -> bool:
+        """Whether any service holds traffic."""
+        found = self._attaching
+        return found is not None and any(map(found.attached, self._engine.project.services))
+
+    # What clients see.
+
+    def status(self) -> RemoteStatus:
+        """The connection."""
+        return self.side.status()
+
+    def decorated(self, status: ServiceStatus, life: ServiceLife) -> ServiceStatus:
+        """A service's status with what the remote has to do with it."""
+        name = status.name
+        standing = self.side.standing(name)
+        return replace(
+            status,
+            modes=self.modes(name),
+            published=self.side.here.published(name),
+            workload=standing.workload.reference if standing and standing.workload else "",
+            notes=self.side.here.notes(name) if life.mode is Mode.LOCAL else (),
+            attachments=self._attaching.statuses(name) if self._attaching else (),
+        )
+
+    def modes(self, service: str) -> tuple[str, ...]:
+        """Those that a key goes through."""
+        other = Mode.REMOTE if self.side.can_be_remote(service) else Mode.OFF
+        return (Mode.LOCAL.value, other.value)
+
+    def world(self, service: str) -> dict[str, Any]:
+        """What a service has of its workload."""
+        standing = self.side.standing(service)
+        return {
+            "workload": standing.workload.reference if standing and standing.workload else "",
+            "mounts": [mount.to_json() for mount in self.side.here.mounts(service)],
+            "notes": list(self.side.here.notes(service)),
+        }
+
+    def recent_requests(self, service: str, limit: int) -> list[RequestRecord]:
+        """The last requests that went through its attachments."""
+        return self._attaching.recent(service, limit) if self._attaching else []
+
+    # What the engine tells.
+
+    def around(self, service: str) -> Around:
+        """What the service's processes have of the remote."""
+        return Around(self.side, service)
+
+    def gate(self, life: ServiceLife) -> None:
+        """Say what becomes of new connections to a service, by its state."""
+        over = not life.wanted or life.state in (State.FAILED, State.CRASH_LOOP, State.COMPLETED)
+        ready = life.state is State.READY
+        self.side.here.set_gate(life.spec.name, ready, not over, life.mode is Mode.LOCAL or not life.gone)
+        if self._attaching is not None:
+            # One that has crashed is a gap that the original pods fill at once; a reload is none.
+            self._attaching.set_running(life.spec.name, ready or not (over or life.state is State.BACKOFF))
+
+    def reconfigure(self, project: Project) -> None:
+        """A new devloop.toml is in force."""
+        before = self.side.project.services
+        self.side.reconfigure(project)
+        for name, spec in project.services.items():
+            if name in before and before[name].attach != spec.attach:
+                self._engine.task(self._attach_anew(name))
+
+    def moved(self, service: str) -> None:
+        """The service has become local: it is attached as devloop.toml says, once it has a world."""
+        if self.side.here.network(service) is not None:
+            self._engine.task(self._attach_by_itself(service))
+
+    # Attachments.
+
+    async def attach(self, service: str, kind: str | None, routes: str | None, *, take_over: bool) -> None:
+        """Attach a service. None is what devloop.toml says. Raises DevloopError."""
+        spec = self._engine.project.services[service]
+        attach = spec.attach
+        if kind is not None:
+            attach = replace(attach, kind=AttachKind(kind))
+        elif attach.kind is AttachKind.INGEST:
+            attach = replace(attach, kind=AttachKind.INTERCEPT)
+        if routes is not None:
+            attach = replace(attach, routes=(RouteRule(),) if routes == "all" else ())
+        if not self._is_local(service):
+            raise UsageError(
+                f"{service} is not local, so there is nothing to lead its traffic to",
+                hint=f"`devloop toggle {service} local` first",
+            )
+        await self._attach(service, attach, take_over=take_over)
+
+    async def leave(self, service: str) -> None:
+        """Give a service's traffic back. Raises DevloopError if the cluster can't be reached."""
+        if self._attaching is not None:
+            await self._attaching.leave(service)
+
+    async def _attach(self, service: str, attach: Attach, *, take_over: bool = False) -> None:
+        found = await self._ready_to_attach()
+        standing = await self.side.until_standing(service)
+        life = self._engine.supervisor.services.get(service)
+        if life is not None:
+            self.gate(life)  # a new one does not know yet whether it runs
+        await found.attach(self._engine.project.services[service], standing, attach, take_over=take_over)
+
+    async def _ready_to_attach(self) -> Attaching:
+        async with self._making:
+            if self._attaching is None:
+                await self.side.until_prepared()
+                if self._link is None or not hasattr(self._link, "api"):
+                    raise UsageError(
+                        "only a cluster's traffic can be attached to", hint='the project needs kind = "kubernetes"'
+                    )
+                await imported("devloop.engine.attaching")
+                from devloop.engine.attaching import Attaching
+
+                engine = self._engine
+                self._attaching = Attaching(
+                    self._link,  # type: ignore[arg-type]  # a KubernetesLink has `api`
+                    str(engine.project.root),
+                    self.side.here.ports,
+                    engine.publish_one,
+                    lambda requests: engine.publish(RequestBatch(tuple(requests))),
+                    engine.served,
+                )
+                self._attaching.start()
+                for life in engine.supervisor.services.values():
+                    self.gate(life)
+            return self._attaching
+
+    async def _attach_by_itself(self, service: str) -> None:
+        spec = self._engine.project.services.get(service)
+        if spec is None or spec.attach.kind is AttachKind.INGEST or not self._is_local(service):
+            return
+        try:
+            await self._attach(service, spec.attach)
+        except DevloopError as error:
+            self._engine.notice("error", f"not attached: {error.what}", hint=error.hint or "", service=service)
+
+    async def _attach_anew(self, service: str) -> None:
+        try:
+            await self.leave(service)
+        except DevloopError as error:
+            self._engine.notice("warning", error.what, hint=error.hint or "", service=service)
+        await self._attach_by_itself(service)
+
+    # What the remote tells.
+
+    def _is_local(self, service: str) -> bool:
+        life = self._engine.supervisor.services.get(service)
+        return self._connect and life is not None and life.mode is Mode.LOCAL
+
+    def _opened(self, service: str) -> None:
+        self._engine.dispatch(ev.WorldOpened(service))
+        self._engine.task(self._attach_by_itself(service))
+
+    def _linked(self, link: Link) -> None:
+        self._link = link
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a service has of the remote, for its runner (`devloop.local.runner.Surroundings`)."""
+
+    side: RemoteSide
+    service: str
+
+    def variables(self) -> Iterable[Variable]:
+        """Its workload's."""
+        return self.side.here.variables(self.service)
+
+    def adapted(self, variables: Iterable[Variable]) -> list[Variable]:
+        """All of its variables, as they are right in its network."""
+        return self.side.here.adapted(self.service, variables)
+
+    def starts(self) -> None:
+        """A process of it is about to start."""
+        self.side.here.starts(self.service)
+
+    def connect(self) -> Connect | None:
+        """Into its network; None if that is the host's."""
+        network = self.side.here.network(self.service)
+        on_host = network is not None and network.pid is None
+        return None if on_host else partial(self.side.here.connect, self.service)

@@ -1,0 +1,205 @@
+"""What `attach`, `leave`, `requests` and `status` print and ask for, with an engine that is a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devloop import cli
+from devloop.agent.spec import Spec
+from devloop.attach import HeldError
+from devloop.commands.attach import put_back
+from devloop.control import client, wire
+from devloop.errors import DevloopError
+from devloop.testing import shop
+from devloop.testing.fake_engine import FakeEngine
+from tests.unit.attach.fake_api import FakeApi, service
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    fake = shop.engine(shop.fixed_clock)
+
+    def call(path: Path, method: str, **params: Any) -> dict[str, Any]:
+        try:
+            return asyncio.run(fake.call(method, params))
+        except DevloopError as error:  # as the socket brings it
+            raise wire.decode_error(wire.encode_error(error)) from None
+
+    monkeypatch.setattr(client, "call", call)
+    return fake
+
+
+@pytest.fixture
+def devloop(tmp_path: Path, engine: FakeEngine) -> Run:
+    (tmp_path / "devloop.toml").write_text("[services.api]\ncommand = 'true'\n")
+    return lambda *args: cli.main(["-f", str(tmp_path / "devloop.toml"), *args])
+
+
+def asked(engine: FakeEngine) -> list[tuple[str, dict[str, Any]]]:
+    return [call for call in engine.calls if call[0] != "status"]
+
+
+@pytest.mark.parametrize(
+    ("args", "kind", "routes", "take_over", "words"),
+    [
+        ([], None, None, False, "intercept of api: baggage:devloop=ada, attached"),
+        (["--all"], None, "all", False, "intercept of api: all requests, attached"),
+        (["--kind", "wiretap"], "wiretap", None, False, "wiretap of api: all requests, attached"),
+        (["--kind", "replace", "--personal", "--take-over"], "replace", "personal", True, "replace of api"),
+    ],
+)
+def test_attach_asks_for_it_and_says_what_is_held_then(
+    devloop: Run,
+    engine: FakeEngine,
+    capsys: pytest.CaptureFixture[str],
+    args: list[str],
+    kind: str | None,
+    routes: str | None,
+    take_over: bool,
+    words: str,
+) -> None:
+    assert devloop("attach", "api", *args) == 0
+    params = {"service": "api", "kind": kind, "routes": routes, "take_over": take_over}
+    assert asked(engine) == [("attach", params)]
+    assert f"api: {words}" in capsys.readouterr().out
+
+
+def test_attach_in_another_way_gives_back_what_is_held(
+    devloop: Run, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert devloop("attach", "web") == 0
+    assert [call[0] for call in asked(engine)] == ["attach"]
+    assert devloop("attach", "web", "--all") == 0
+    assert [call[0] for call in asked(engine)] == ["attach", "leave", "attach"]
+    assert capsys.readouterr().out.endswith("web: intercept of web: all requests, attached\n")
+
+
+def test_what_is_held_by_others_is_exit_code_3_with_who_what_and_since_when(
+    devloop: Run, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    what = "bob@studio holds all requests of api (intercept) since 2026-11-21T11:12:00Z"
+    engine.failures["attach"] = HeldError(
+        what, where="dev/shop api", hint="Take another route.", holders=(), dead=False
+    )
+    assert devloop("attach", "api") == 3
+    assert capsys.readouterr().err == f"devloop: dev/shop api: {what}\n  Take another route.\n"
+
+
+def test_an_unknown_service_is_a_mistake(devloop: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert devloop("attach", "apy") == 2
+    assert "there is no service 'apy'" in capsys.readouterr().err
+
+
+def test_leave_is_for_those_that_are_named_or_all_that_hold_something(
+    devloop: Run, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert devloop("leave", "web") == 0
+    assert asked(engine) == [("leave", {"service": "web"})]
+    assert devloop("leave") == 0
+    assert [params["service"] for _, params in asked(engine)] == ["web", "worker", "search"]
+    assert "worker: the original has all of its traffic again" in capsys.readouterr().out
+    assert devloop("leave") == 0
+    assert capsys.readouterr().out == "nothing is attached\n"
+
+
+def test_requests_come_as_a_table_or_as_json(
+    devloop: Run, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert devloop("requests", "web", "-n", "4") == 0
+    assert ("requests", {"service": "web", "limit": 4}) in asked(engine)
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["TIME", "METHOD", "STATUS", "TOOK", "ANSWERED", "PROTOCOL", "PATH"]
+    words = [row.split() for row in rows]
+    assert [row[1] for row in words] == ["GET", "GET", "GET", "TCP"]
+    assert words[1][2:] == ["200", "214", "ms", "original,", "late", "HTTP/1.1", "/basket"]
+    assert words[2][2] == "-"
+    assert devloop("requests", "web", "--json") == 0
+    documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert documents == [each.to_json() for each in engine.requests["web"]]
+
+
+def test_no_requests_say_why(devloop: Run, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert devloop("requests", "api") == 0
+    assert "api is not attached: `devloop attach` does it" in capsys.readouterr().out
+    engine.attachment("api", "attached")
+    assert devloop("requests", "api") == 0
+    assert capsys.readouterr().out == "no request has gone through yet\n"
+    assert devloop("requests", "api", "--json") == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_status_has_a_table_of_what_is_held(
+    devloop: Run, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert devloop("status", "web", "search") == 0
+    _, table = capsys.readouterr().out.split("\n\n")
+    head, web, search = table.splitlines()
+    assert head.split() == ["SERVICE", "HOLDS", "BY", "PHASE", "REQUESTS", "HERE/S", "ORIGINAL/S"]
+    assert web.split() == ["web", "web", "intercept", "attached", "baggage:devloop=ada", "1.4", "12.2"]
+    assert "refused" in search and "bob@studio holds all requests of search" in search
+    assert devloop("status", "api") == 0
+    assert "HOLDS" not in capsys.readouterr().out
+    assert devloop("status", "web", "--json") == 0
+    [found] = json.loads(capsys.readouterr().out)["services"]
+    assert found["attachments"][0]["routes"] == ["baggage:devloop=ada"]
+
+
+# `leave --take-over`: at the API server
+
+
+def spec(id: str, name: str = "api", user: str = "bob", **more: Any) -> Spec:
+    return Spec(id, user, "studio", "intercept", "2026-11-21T11:12:00Z", name, {80: 8080}, **more)
+
+
+async def taken(api: FakeApi, *specs: Spec, dead: tuple[str, ...] = ()) -> Any:
+    from devloop.attach.claims import Claims
+
+    claims = Claims(api)  # type: ignore[arg-type]
+    for each in specs:
+        await claims.acquire(each)
+        found = await claims.service(each.service)
+        assert found is not None
+        await claims.shadow(found)
+        await claims.lead(each, {80: 20000, 81: 20001})
+        if each.id in dead:
+            path = next(path for path in api.objects if path.endswith(f"/leases/devloop-{each.id}"))
+            api.objects[path]["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
+    return claims
+
+
+async def test_what_a_dead_one_holds_is_put_back_and_the_living_keep_theirs() -> None:
+    api = FakeApi(service(), service("web"))
+    before = api.plain()
+    claims = await taken(api, spec("one"), spec("two", "web", user="eve"), dead=("one",))
+    [line] = await put_back(claims, set())
+    assert line.startswith("api: put back; bob@studio holds all requests of api (intercept) since 2026-11-21T11:12:00Z")
+    assert [each["metadata"]["name"] for each in await claims.leases()] == ["devloop-two"]
+    path = "/api/v1/namespaces/space/services/api"
+    assert api.plain()[path] == before[path]
+    assert await put_back(claims, set()) == []
+
+
+async def test_what_is_alive_is_not_taken_over() -> None:
+    api = FakeApi(service())
+    claims = await taken(api, spec("one"))
+    before = api.plain()
+    with pytest.raises(HeldError) as caught:
+        await put_back(claims, {"api"})
+    assert caught.value.exit_code == 3
+    assert "bob@studio holds all requests of api (intercept) since 2026-11-21T11:12:00Z" in str(caught.value)
+    assert api.plain() == before
+
+
+async def test_only_what_is_named_is_put_back() -> None:
+    api = FakeApi(service(), service("web"))
+    claims = await taken(api, spec("one"), spec("two", "web"), dead=("one", "two"))
+    assert [line.partition(":")[0] for line in await put_back(claims, {"web"})] == ["web"]
+    assert [each["metadata"]["name"] for each in await claims.leases()] == ["devloop-one"]

@@ -7,6 +7,8 @@ Configured by the environment, which the pod's manifest sets:
     DEVLOOP_AGENT_LINGER how many seconds without a client until the agent removes itself; 0, the default:
                          it stays, as an administrator's does
     DEVLOOP_AGENT_READY  a file that exists while the server takes connections; the readiness probe's
+    DEVLOOP_AGENT_STATE  a folder for Envoy's configuration and sockets (/tmp/devloop)
+    ENVOY                Envoy's program, set by the image; without it nothing can be attached
 """
 
 from __future__ import annotations
@@ -16,8 +18,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from .server import AgentError, serve
@@ -36,19 +36,16 @@ async def run() -> None:
     stopped = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, stopped.set)
-    async with serve(keys, int(port), int(linger)):
-        with standing(ready):
-            await stopped.wait()
-
-
-@contextmanager
-def standing(file: Path) -> Iterator[None]:
-    """Let an empty file exist while the context lasts."""
-    file.touch()
+    # A container that was killed leaves its files in the pod's emptyDir.
+    await asyncio.to_thread(ready.unlink, missing_ok=True)
+    state = Path(os.environ.get("DEVLOOP_AGENT_STATE", "/tmp/devloop"))
     try:
-        yield
+        async with serve(keys, int(port), int(linger), state=state, envoy=os.environ.get("ENVOY", "")):
+            await asyncio.to_thread(ready.touch)
+            await stopped.wait()
     finally:
-        file.unlink(missing_ok=True)
+        # Last of all: a pod that says that it is not ready gets no traffic, and it has to lead that elsewhere first.
+        ready.unlink(missing_ok=True)  # noqa: ASYNC240 (a tmpfs, and nothing else runs any more)
 
 
 def main() -> int:

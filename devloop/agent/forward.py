@@ -11,13 +11,100 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from asyncio.staggered import staggered_race
+from functools import partial
 from typing import Any, cast
 
 import asyncssh
+from asyncssh.packet import SSHPacket, String, UInt32
 
-# As the client's (devloop/remote/sshcarrier.py): a window for each round trip.
+from .quick import quicken
+
+# Both ends' windows and packets. A stream gets one window in each round trip: 8 MiB are 160 MB/s at 50 ms. It is
+# a bound, not an allocation: memory is used only while one side reads more slowly than the other sends.
 WINDOW_BYTES = 8 * 1024 * 1024
+# Each packet costs some 30 µs of Python at either end, whatever its size.
 PACKET_BYTES = 128 * 1024
+
+
+quicken()
+
+
+class TcpChannel(asyncssh.SSHTCPChannel[bytes]):
+    """A "direct-tcpip" channel (RFC 4254, 7.2), at either end.
+
+    Its window is what its owner has yet to take. asyncssh opens the window in full as soon as one packet is taken,
+    whatever else lies in its buffer: an owner that pauses and resumes, as all that relay do, would let another window
+    in each time, and a slow client's whole download in the end.
+    """
+
+    _taken = 0
+    _asks: asyncssh.SSHTCPSession[bytes] | None = None
+
+    @classmethod
+    def of(cls, connection: Any) -> TcpChannel:
+        """A channel that is not open yet. Raises ChannelOpenError if the connection has ended."""
+        made = connection.create_tcp_channel(window=WINDOW_BYTES, max_pktsize=PACKET_BYTES)
+        made.__class__ = cls  # there is no way to say which class it makes
+        return cast(TcpChannel, made)
+
+    def ask(self, session: asyncssh.SSHTCPSession[bytes], host: str, port: int) -> asyncio.Future[Any]:
+        """Ask the other end to connect. `session` is connected when the future is done.
+
+        It is asyncssh's `connect` without its two tasks. Cancelling the future closes the channel as soon as the other
+        end has opened it; otherwise its exception is a ChannelOpenError.
+        """
+        assert self._conn is not None and self._recv_chan is not None
+        self._asks = session
+        waiter: asyncio.Future[Any] = self._loop.create_future()
+        self._open_waiter = waiter
+        self._conn.send_packet(
+            asyncssh.constants.MSG_CHANNEL_OPEN,
+            String(b"direct-tcpip"),
+            UInt32(self._recv_chan) + UInt32(self._recv_window) + UInt32(self._recv_pktsize),
+            String(host) + UInt32(port) + String("") + UInt32(0),
+            handler=self,
+        )
+        return waiter
+
+    def process_open_confirmation(self, send_chan: int, send_window: int, send_pktsize: int, packet: SSHPacket) -> None:
+        """It is open."""
+        waiter = self._open_waiter
+        super().process_open_confirmation(send_chan, send_window, send_pktsize, packet)
+        if self._asks is None:
+            return
+        if waiter is not None and waiter.cancelled():
+            self.abort()
+            return
+        self._session = self._asks
+        self._session.connection_made(self)
+        self._session.session_started()
+        if self._recv_paused == "starting":
+            self._recv_paused = False
+
+    def write(self, data: bytes, datatype: int | None = None) -> None:
+        """Send; without a copy if there is room in the window, as a rule."""
+        size = len(data)
+        if (
+            type(data) is not bytes
+            or self._send_buf
+            or size > self._send_window
+            or size > self._send_pktsize
+            or self._send_state != "open"
+        ):
+            super().write(data, datatype)
+        elif data:
+            self._send_window -= size
+            self.send_packet(asyncssh.constants.MSG_CHANNEL_DATA, String(data))
+
+    def _deliver_data(self, data: bytes, datatype: int | None) -> None:
+        self._taken += len(data)
+        if self._taken > self._init_recv_window // 2:
+            self.send_packet(asyncssh.constants.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._taken))
+            self._recv_window += self._taken
+            self._taken = 0
+        if self._session is not None:
+            self._session.data_received(data, datatype)
 
 
 class Connection:
@@ -59,21 +146,60 @@ class Connection:
 
     def forward(self, host: str, port: int) -> tuple[asyncssh.SSHTCPChannel[bytes], Any]:
         """What asyncssh takes for a "direct-tcpip" channel."""
-        channel = self.ssh.create_tcp_channel(window=WINDOW_BYTES, max_pktsize=PACKET_BYTES)
-        return channel, self._connect(host, port)
+        return self.channel(), self._connect(host, port)
+
+    def channel(self) -> asyncssh.SSHTCPChannel[bytes]:
+        """A channel for what the developer's side asks for."""
+        return TcpChannel.of(self.ssh)
 
     async def _connect(self, host: str, port: int) -> Near:
-        loop = asyncio.get_running_loop()
         try:
-            # RFC 8305: a name with an IPv6 address that leads nowhere costs a quarter of a second.
-            _, far = await loop.create_connection(Far, host, port, happy_eyeballs_delay=0.25)
+            near = await self.adopt(await dial(host, port))
         except OSError as problem:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, str(problem)) from problem
         if self.ssh.is_closed():  # the developer has gone meanwhile, and nobody takes what was made
-            far.transport.abort()
+            near.far.transport.abort()
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "SSH connection closed")
-        near = far.near = Near(self, far)
         return near
+
+    async def adopt(self, sock: socket.socket) -> Near:
+        """The session for a channel to a socket that is connected already; it is closed with the channel."""
+        try:
+            _, far = await asyncio.get_running_loop().create_connection(Far, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+        return Near(self, far)
+
+
+async def dial(host: str, port: int) -> socket.socket:
+    """A connection to a name or an address. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        # The rule: the developer's side has resolved the name. create_connection would take twice as long.
+        return await _connected(family, (host, port))
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # RFC 8305: a name with an IPv6 address that leads nowhere costs a quarter of a second. uvloop does not do that.
+    tries = [partial(_connected, family, address) for family, _, _, _, address in found]
+    sock, _, problems = await staggered_race(tries, 0.25)
+    if sock is None:
+        raise next(each for each in problems if each is not None)
+    return cast(socket.socket, sock)
+
+
+async def _connected(family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class Near(asyncssh.SSHTCPSession[bytes]):
@@ -82,6 +208,7 @@ class Near(asyncssh.SSHTCPSession[bytes]):
     def __init__(self, connection: Connection, far: Far) -> None:
         self.connection = connection
         self.far = far
+        far.near = self
         self.channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self.finished = False  # the developer's side sends no more
         self._full = False
@@ -92,20 +219,22 @@ class Near(asyncssh.SSHTCPSession[bytes]):
         self.channel = chan
 
     def session_started(self) -> None:
-        """It is open: what the far side has said may come."""
+        """It is open: what the far side has said, or how it has ended, may come."""
         self.connection.open.add(self)
+        self.far.opened()
         self.flow()
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
         """On to the socket."""
-        self.far.transport.write(data)
+        if not self.far.transport.is_closing():  # uvloop raises, and asyncssh would end the whole connection
+            self.far.transport.write(data)
 
     def eof_received(self) -> bool:
         """A half-close, handed on."""
         self.finished = True
         if self.far.finished:
             self.far.transport.close()
-        elif self.far.transport.can_write_eof():
+        elif not self.far.transport.is_closing():
             self.far.transport.write_eof()
         return True
 
@@ -140,13 +269,19 @@ class Near(asyncssh.SSHTCPSession[bytes]):
 
 
 class Far(asyncio.Protocol):
-    """The socket's side. It is not read from before the channel is open."""
+    """The socket's side. It is not read from before the channel is open.
+
+    But for what comes at once: uvloop begins to read whatever `connection_made` says.
+    """
 
     near: Near | None = None
     transport: asyncio.Transport
 
     def __init__(self) -> None:
         self.finished = False  # the service sends no more
+        self._open = False
+        self._lost = False
+        self._early: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected, and quiet for now."""
@@ -155,15 +290,30 @@ class Far(asyncio.Protocol):
         if connected := transport.get_extra_info("socket"):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+    def opened(self) -> None:
+        """The channel is there: hand on what came before it was."""
+        self._open = True
+        early, self._early = self._early, []
+        if self.near is None or self.near.channel is None:
+            return
+        for data in early:
+            self.near.channel.write(data)
+        if self.finished:
+            self.near.channel.write_eof()
+        if self._lost:
+            self.near.channel.close()
+
     def data_received(self, data: bytes) -> None:
         """On to the channel."""
-        if self.near is not None and self.near.channel is not None:
+        if not self._open:
+            self._early.append(data)
+        elif self.near is not None and self.near.channel is not None:
             self.near.channel.write(data)
 
     def eof_received(self) -> bool:
         """A half-close, handed on; the channel is done when the other side is done too."""
         self.finished = True
-        if self.near is not None and self.near.channel is not None:
+        if self._open and self.near is not None and self.near.channel is not None:
             self.near.channel.write_eof()
             if self.near.finished:
                 return False
@@ -171,7 +321,8 @@ class Far(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The service has gone; without EOF before it, the client sees a reset."""
-        if self.near is not None and self.near.channel is not None:
+        self._lost = True
+        if self._open and self.near is not None and self.near.channel is not None:
             self.near.channel.close()
 
     def pause_writing(self) -> None:

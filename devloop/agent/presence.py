@@ -13,6 +13,7 @@ import os
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,27 @@ class ClusterApi:
         self.account = account
         self.namespace = (account / "namespace").read_text()
         host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+        self._context: ssl.SSLContext | None = None
         self.server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
     def request(self, method: str, kind: str, name: str, body: object = None) -> dict[str, Any]:
         """One request for an object of this namespace. Raises OSError, of which HTTPError is one."""
+        return self.call(method, f"/api/v1/namespaces/{self.namespace}/{kind}/{name}", body)
+
+    def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """One request for any path. Raises OSError, of which HTTPError is one."""
+        with self._open(method, path, body, API_SECONDS) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+
+    def lines(self, path: str, silence: float) -> Iterator[bytes]:
+        """The lines of a watch, until it ends or says nothing for `silence` seconds (OSError)."""
+        with self._open("GET", path, None, silence) as response:
+            yield from response
+
+    def _open(self, method: str, path: str, body: object, seconds: float) -> Any:
         request = urllib.request.Request(
-            f"{self.server}/api/v1/namespaces/{self.namespace}/{kind}/{name}",
+            f"{self.server}{path}",
             method=method,
             data=json.dumps(body).encode() if body is not None else None,
             # The kubelet renews the token; it is read anew each time.
@@ -44,10 +60,9 @@ class ClusterApi:
                 "Content-Type": "application/json",
             },
         )
-        context = ssl.create_default_context(cafile=str(self.account / "ca.crt"))
-        with urllib.request.urlopen(request, timeout=API_SECONDS, context=context) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
+        if self._context is None:  # some 10 ms, so it is kept; an authority is not renewed as tokens are
+            self._context = ssl.create_default_context(cafile=str(self.account / "ca.crt"))
+        return urllib.request.urlopen(request, timeout=seconds, context=self._context)
 
 
 def cluster_api() -> ClusterApi | None:
@@ -66,6 +81,8 @@ class Presence:
         self.linger = linger
         """Seconds without a client after which the agent removes itself; 0: it never does."""
         self.clients = 0
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether traffic still goes through this pod: then it stays, whoever is there."""
         self._timer: asyncio.TimerHandle | None = None
         self._removing: asyncio.Task[None] | None = None
         self._wait()
@@ -92,6 +109,9 @@ class Presence:
 
     async def _remove(self) -> None:
         """Delete the Secret, then this pod. If somebody joins meanwhile, they make both anew."""
+        if self.busy():
+            self._wait()
+            return
         try:
             await asyncio.to_thread(self._delete)
         except OSError as problem:

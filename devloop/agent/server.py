@@ -2,8 +2,9 @@
 
 It listens on the pod's loopback alone, so that a port-forward, and with it the API server's own
 authentication and audit log, stands before every connection. Behind that only a public key opens it. It
-forwards connections (RFC 4254, 7.2, "direct-tcpip"), answers two questions about itself (`COMMANDS`) and
-refuses all else: no shell, no file transfer, no agent or X11 forwarding, no listening ports.
+forwards connections (RFC 4254, 7.2, "direct-tcpip"), answers two questions about itself (`COMMANDS`), attaches a
+developer's services (`desk.py`) and refuses all else: no shell, no file transfer, no agent or X11 forwarding, no
+listening ports.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from typing import Any
 
 import asyncssh
 
+from .attachments import Attachments
+from .desk import Desk
 from .forward import Connection
+from .paths import COMMAND
 from .presence import SECRET, ClusterApi, Presence, cluster_api
 
 log = logging.getLogger("agent")
@@ -40,9 +44,10 @@ class AgentError(Exception):
 class Developer(asyncssh.SSHServer):
     """One developer's connection."""
 
-    def __init__(self, keys: Path, presence: Presence) -> None:
+    def __init__(self, keys: Path, presence: Presence, attachments: Attachments | None = None) -> None:
         self.keys = keys
         self.presence = presence
+        self.attachments = attachments
         self.connection: Connection | None = None
         self.name = "nobody"
         self.entered = False
@@ -92,8 +97,9 @@ class Developer(asyncssh.SSHServer):
         log.info("%s is connected", self.name)
 
     def session_requested(self) -> Any:
-        """Two questions, nothing else."""
-        return Question(self.presence)
+        """Two questions and attachments, nothing else."""
+        assert self.connection is not None
+        return Question(self.presence, self.attachments, self.connection)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         """Forward anything: what this pod may reach is for network policies to say."""
@@ -103,6 +109,12 @@ class Developer(asyncssh.SSHServer):
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         """Refuse to listen: nothing in the cluster reaches the developer by this way."""
         return False
+
+    def unix_server_requested(self, listen_path: str) -> Any:
+        """Let Envoy's connections for an attachment be handed to this developer; no socket of that name is made."""
+        if self.attachments is None or not listen_path.startswith("devloop/"):
+            return False
+        return Handed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say who has gone."""
@@ -124,11 +136,24 @@ def secret_keys(api: ClusterApi) -> set[bytes]:
     return found
 
 
-class Question(asyncssh.SSHServerSession[str]):
-    """A session that answers one of `COMMANDS` and can do nothing else."""
+class Handed(asyncssh.SSHListener):
+    """What asyncssh keeps for a path that a developer listens on: the agent listens itself (`uplink.py`)."""
 
-    def __init__(self, presence: Presence) -> None:
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    async def wait_closed(self) -> None:
+        """The same."""
+
+
+class Question(asyncssh.SSHServerSession[str]):
+    """A session that answers one of `COMMANDS`, or is a desk, and can do nothing else."""
+
+    def __init__(self, presence: Presence, attachments: Attachments | None, connection: Connection) -> None:
         self.presence = presence
+        self.attachments = attachments
+        self.connection = connection
+        self.desk: Desk | None = None
         self.channel: asyncssh.SSHServerChannel[str] | None = None
         self.answer = ""
 
@@ -138,6 +163,9 @@ class Question(asyncssh.SSHServerSession[str]):
 
     def exec_requested(self, command: str) -> bool:
         """Only what is listed."""
+        if command == COMMAND and self.attachments is not None:
+            self.desk = Desk(self.attachments, self.connection, self.channel)
+            return True
         ask = COMMANDS.get(command)
         if ask is None:
             return False
@@ -147,8 +175,31 @@ class Question(asyncssh.SSHServerSession[str]):
     def session_started(self) -> None:
         """Say it."""
         assert self.channel is not None
+        if self.desk is not None:
+            self.desk.begin()
+            return
         self.channel.write(self.answer)
         self.channel.exit(0)
+
+    def data_received(self, data: str, datatype: int | None = None) -> None:
+        """Only a desk is spoken to."""
+        if self.desk is not None:
+            self.desk.received(data)
+
+    def pause_writing(self) -> None:
+        """The channel's window is used up."""
+        if self.desk is not None:
+            self.desk.stuck(True)
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        if self.desk is not None:
+            self.desk.stuck(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The session is over, or the developer's whole connection."""
+        if self.desk is not None:
+            self.desk.ended()
 
 
 def _resolv_conf(presence: Presence) -> str:
@@ -156,7 +207,8 @@ def _resolv_conf(presence: Presence) -> str:
 
 
 def _clients(presence: Presence) -> str:
-    return str(presence.clients)
+    # Who asks whether they are alone removes the agent if so; traffic that still comes here is somebody too.
+    return str(presence.clients + presence.busy())
 
 
 COMMANDS: dict[str, Callable[[Presence], str]] = {
@@ -168,21 +220,30 @@ COMMANDS: dict[str, Callable[[Presence], str]] = {
 
 
 @asynccontextmanager
-async def serve(keys: Path, port: int, linger: float = 0) -> AsyncIterator[int]:
+async def serve(
+    keys: Path, port: int, linger: float = 0, *, state: Path | None = None, envoy: str = ""
+) -> AsyncIterator[int]:
     """Listen on the loopback while the context lasts; gives the port, which matters when `port` is 0.
 
     `keys` holds `host_key`, in any private key format of OpenSSH's, and the developers' public keys:
-    `authorized_keys`, or a file `*.pub` for each. `linger`: see Presence. Raises AgentError.
+    `authorized_keys`, or a file `*.pub` for each. `linger`: see Presence. With `envoy`, its program, developers can
+    attach services; `state` is a folder for its files. Raises AgentError.
     """
     host_key = keys / "host_key"
     try:
         key = asyncssh.read_private_key(str(host_key))
     except (OSError, asyncssh.KeyImportError) as problem:
         raise AgentError(f"{host_key}: {problem}") from problem
-    presence = Presence(cluster_api(), linger)
+    api = cluster_api()
+    presence = Presence(api, linger)
+    attachments: Attachments | None = None
+    if envoy and state is not None:
+        attachments = Attachments(api, state, envoy)
+        presence.busy = lambda: attachments.busy
+        await attachments.start()
     try:
         listener = await asyncssh.create_server(
-            lambda: Developer(keys, presence),
+            lambda: Developer(keys, presence, attachments),
             LOOPBACK,
             port,
             server_host_keys=[key],
@@ -209,5 +270,9 @@ async def serve(keys: Path, port: int, linger: float = 0) -> AsyncIterator[int]:
             bound = listener.get_port()
             log.info("listening on %s:%d", LOOPBACK, bound)
             yield bound
+            if attachments is not None:
+                await attachments.fail_open()
     finally:
         presence.close()
+        if attachments is not None:
+            await attachments.close()

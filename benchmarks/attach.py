@@ -1,0 +1,154 @@
+"""What an attachment costs, on the test cluster: how soon it is effective, and what it adds to a request.
+
+    DEVLOOP_TEST_CLUSTER=NAME:INDEX python -m benchmarks.attach [--quick]
+
+Takes a cluster that runs (`make cluster`). The load runs in a pod, the local service in a process of its own here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from devloop.attach import personal
+from tests.cluster import conftest, kit
+from tests.cluster.attaching import PORT, SERVICE, SOURCE, Here, Load, client_pod, engine, run_service
+from tests.cluster.kube.cluster import Cluster
+from tests.cluster.kube.settings import Settings
+
+MARK = {"baggage": "devloop=ada"}
+
+
+class Process(Here):
+    """A local service in a process of its own, as it would be: this one has the link to carry."""
+
+    def __init__(self, command: list[str]) -> None:
+        super().__init__()
+        self._command = command
+        self._process: Any = None
+
+    async def __aenter__(self) -> Process:
+        self.port = random.randrange(21000, 29000, 2)  # it takes two, below those that the kernel gives away
+        self._process = await asyncio.create_subprocess_exec(*self._command, str(self.port))
+        while self._process.returncode is None:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                writer.close()
+                return self
+            await asyncio.sleep(0.02)
+        raise SystemExit("the local service does not start")
+
+    async def __aexit__(self, *_: object) -> None:
+        self._process.terminate()
+        await self._process.wait()
+
+
+@asynccontextmanager
+async def namespace() -> AsyncIterator[tuple[Any, Any, Path]]:
+    own = Cluster(Settings.of_environment())
+    with tempfile.TemporaryDirectory() as folder:
+        target = conftest.Target(own.settings.admin, own, Path(folder))
+        async with kit.connect(target.admin) as admin, conftest.a_namespace(target, admin, "restricted") as space:
+            await asyncio.gather(run_service(admin, space.name), client_pod(admin, space.name))
+            yield admin, space, Path(folder)
+
+
+async def switch(ada: Any, space: Any, here: Here, rounds: int) -> dict[str, Any]:
+    """From the call to the first request served here, and back; under a load of 500 requests/s."""
+    load = Load(space, rate=500, connections=16, seconds=600, requests_per_connection=1)
+    await asyncio.sleep(2)
+    on, off, called = [], [], []
+    seen = asyncio.Event()
+    ada.attachments.subscribe_served(lambda *_: seen.set())
+    for _ in range(rounds):
+        seen.clear()
+        began = time.perf_counter()
+        found = await ada.attachments.attach(ada.wanted(here), here)
+        called.append(time.perf_counter() - began)
+        await asyncio.wait_for(seen.wait(), 10)
+        on.append(time.perf_counter() - began)
+        await asyncio.sleep(1)
+        began = time.perf_counter()
+        await ada.attachments.leave(found)
+        off.append(time.perf_counter() - began)
+        await asyncio.sleep(1)
+    result = await load.stop()
+    return {
+        "to the first request served here, p50 ms": statistics.median(on) * 1000,
+        "to the first request served here, max ms": max(on) * 1000,
+        "attach() returns, p50 ms": statistics.median(called) * 1000,
+        "leave() returns (all is put back), p50 ms": statistics.median(off) * 1000,
+        "requests meanwhile": result["answered"],
+        "failed": result["failed"],
+    }
+
+
+async def latency(space: Any, seconds: float, **plan: Any) -> dict[str, Any]:
+    """One request after the other on one connection."""
+    return await Load(space, connections=1, seconds=seconds, requests_per_connection=10**9, **plan).done()
+
+
+async def run(quick: bool) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    seconds = 3.0 if quick else 8.0
+    async with namespace() as (_, space, folder), engine(space.developer, folder) as ada:
+        command = [sys.executable, "-c", SOURCE, "serve", "here"]
+        async with Process(command) as here:
+            plain = await latency(space, seconds)
+            throughput = await Load(space, connections=32, seconds=seconds, requests_per_connection=10**9).done()
+            out["direct"] = {"p50 ms": plain["p50"], "requests/s": throughput["rate"]}
+            out["switch, under 500 requests/s"] = await switch(ada, space, here, 3 if quick else 15)
+            await ada.attachments.attach(ada.wanted(here, routes=(personal("ada"),)), here)
+            await asyncio.sleep(1)
+            original = await latency(space, seconds)
+            many = await Load(space, connections=32, seconds=seconds, requests_per_connection=10**9).done()
+            out["no route takes it (through Envoy)"] = {
+                "p50 ms": original["p50"],
+                "added p50 ms": original["p50"] - plain["p50"],
+                "requests/s": many["rate"],
+            }
+            trips = []
+            check: Callable[[], Any] = ada.link.ssh.check
+            for _ in range(200):
+                began = time.perf_counter()
+                await check()
+                trips.append(time.perf_counter() - began)
+            local = await latency(space, seconds, headers=MARK)
+            many = await Load(
+                space, connections=64, seconds=seconds, headers=MARK, requests_per_connection=10**9
+            ).done()
+            out["served here"] = {
+                "p50 ms": local["p50"],
+                "link's round trip p50 ms": statistics.median(trips) * 1000,
+                "added over direct and round trip, ms": local["p50"] - plain["p50"] - statistics.median(trips) * 1000,
+                "requests/s": many["rate"],
+                "failed": many["failed"],
+            }
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="short rounds: that it works, not how fast it is")
+    arguments = parser.parse_args()
+    for name, figures in asyncio.run(run(arguments.quick)).items():
+        print(name)
+        for key, value in figures.items():
+            print(f"  {key}: {value:.2f}" if isinstance(value, float) else f"  {key}: {json.dumps(value)}")
+    print(f"(the Service {SERVICE}, port {PORT}; pods, API server, load and local service on this one machine)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

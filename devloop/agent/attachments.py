@@ -1,0 +1,441 @@
+"""All attachments of a namespace as the agent knows them, and what follows from them for Envoy.
+
+What Envoy does is a function of three things: which Services lead here (their records, so that an agent that has
+just been started goes on where the last one ended), where the original pods are (EndpointSlices of the shadow
+Services), and which developers are there. Any change of these makes the configuration anew.
+
+It is also the watchdog. A developer who says nothing for `SILENCE_SECONDS`, or whose connection ends, gets no more
+traffic: the original pods do. When their lease is over too, everything is put back (`objects.next_step`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import urllib.error
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from typing import Protocol as Seam
+
+from . import envoy, kube
+from .expiry import Expiry
+from .forward import Connection
+from .gateway import DRAIN_SECONDS, Gateway, GatewayError
+from .objects import (
+    LEASE_LABEL,
+    Snapshot,
+    is_broken,
+    is_marked,
+    is_swapped,
+    lease_name,
+    listeners_of,
+    next_step,
+    owners,
+)
+from .paths import leases, listen_path, services
+from .plan import Local, PortPlan, ServicePlan, protocol_of, socket_path
+from .presence import ClusterApi
+from .records import service_of
+from .spec import Spec
+from .uplink import Uplink
+from .view import RefusedError, View, until
+
+log = logging.getLogger("agent")
+
+Document = dict[str, Any]
+SILENCE_SECONDS = 2.0
+CHECK_SECONDS = 0.25
+ENDPOINT_SECONDS = 2.0
+FIRST_LISTENER = 20000
+RESTORE_PAUSE = 1.0
+LAST_SECONDS = 1.5
+"""How long an agent that was told to end goes on serving, so that the nodes' rules lead elsewhere before it stops; and
+then how long it asks those who are still connected to come again."""
+
+
+class Engine(Seam):
+    """A developer's session."""
+
+    def heard(self, lines: list[str]) -> None:
+        """Lines of the access log that are about its Services."""
+
+    def leaving(self) -> None:
+        """This agent is about to end."""
+
+
+@dataclass(eq=False)
+class Member:
+    """A developer's attachment, live."""
+
+    spec: Spec
+    connection: Connection
+    owner: object
+    """The session that it came by."""
+    beaten: float
+    began: float
+    up: bool = True
+    """The local service is not known to be down."""
+    silent: bool = False
+    uplinks: list[Uplink] = field(default_factory=list)
+
+    def cut(self) -> None:
+        """Give up what waits for this developer."""
+        for each in self.uplinks:
+            each.cut()
+
+    async def close(self) -> None:
+        """Listen no more."""
+        for each in self.uplinks:
+            await each.close()
+
+
+class Attachments:
+    """See the module."""
+
+    def __init__(self, api: ClusterApi | None, folder: Path, binary: str) -> None:
+        self.folder = folder
+        self._api = api
+        self._gateway = Gateway(folder, binary, self._lines)
+        self._members: dict[str, Member] = {}
+        self._claimed: dict[str, dict[int, int]] = {}
+        """Listeners by port, of Services that a developer is about to lead here."""
+        self._draining: dict[str, tuple[ServicePlan, float]] = {}
+        self._last: dict[str, ServicePlan] = {}
+        self._engines: set[Engine] = set()
+        self._dirty = asyncio.Event()
+        self._applying = asyncio.Lock()
+        self._expiry = Expiry()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._view = View(None, self._changed)
+        self._leases: kube.Watched | None = None
+        self._woken = asyncio.Event()
+        self._ending = False
+
+    async def start(self) -> None:
+        """Look at what the namespace holds. Envoy is started when there is something for it to do."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._view = View(self._api, self._changed)
+        if self._api is not None:
+            path = leases(self._api.namespace)
+            self._leases = kube.Watched(self._api, path, self._woken.set, f"labelSelector={LEASE_LABEL}")
+        for work, name in ((self._configure, "configure"), (self._watchdog, "watchdog"), (self._restore, "restore")):
+            self._tasks.append(asyncio.create_task(work(), name=name))
+
+    def _changed(self) -> None:
+        self._dirty.set()
+        self._woken.set()
+
+    # --- Developers -----------------------------------------------------------------------------------------------
+
+    async def warm(self) -> None:
+        """A developer may attach something soon."""
+        with contextlib.suppress(TimeoutError):
+            await self._gateway.start()
+
+    async def attach(self, spec: Spec, connection: Connection, owner: object) -> dict[int, int]:
+        """Take up an attachment, or one that its developer has told anew; the listeners of its Service.
+
+        Returns when Envoy is ready for the Service to be led here. RefusedError.
+        """
+        old = self._members.get(spec.id)
+        if old is not None:
+            old.cut()
+            await old.close()
+        member = Member(spec, connection, owner, time.monotonic(), time.monotonic())
+        try:
+            listeners = await self._listeners(spec.service) if spec.service else {}
+            for port in spec.ports:
+                if port not in listeners:
+                    raise RefusedError(f"the Service {spec.service} has no port {port}")
+                path = Path(socket_path(str(self.folder), spec.id, port))
+                pods = (lambda port=port: self._view.pods(spec.service, port)) if spec.fail == "open" else None
+                plain = self._view.protocol(spec.service, port) == "tcp"
+                uplink = Uplink(connection, path, listen_path(spec.id, port), pods if plain else None)
+                await uplink.listen()
+                member.uplinks.append(uplink)
+            self._members[spec.id] = member
+            if spec.service:
+                await self._view.endpoints(spec.service)
+                await self.apply()
+        except (GatewayError, TimeoutError) as problem:
+            await self._drop(member)
+            raise RefusedError(str(problem) or "Envoy does not answer") from problem
+        except BaseException:
+            await self._drop(member)
+            raise
+        log.info("%s: %s of %s", spec.who, spec.kind, spec.service or spec.workload)
+        return listeners
+
+    async def detach(self, attachment: str) -> None:
+        """Its developer leaves: the original pods have its traffic from now on."""
+        member = self._members.get(attachment)
+        if member is not None:
+            if member.spec.kind == "replace" and member.spec.service:
+                # Its pods are back a moment before the cluster has said so here.
+                await until(lambda: all(self._view.pods(member.spec.service, port) for port in member.spec.ports))
+            await self._drop(member)
+
+    async def _drop(self, member: Member) -> None:
+        if self._members.get(member.spec.id) is member:
+            del self._members[member.spec.id]
+        if not any(each.spec.service == member.spec.service for each in self._members.values()):
+            self._claimed.pop(member.spec.service, None)
+        with contextlib.suppress(GatewayError, TimeoutError):
+            await self.apply()
+        # Routes lead elsewhere by now. What is being answered may end; what waits for its turn may not wait longer.
+        await member.close()
+        asyncio.get_running_loop().call_later(DRAIN_SECONDS, member.cut)
+
+    def beat(self, owner: object) -> None:
+        """A session is there."""
+        now = time.monotonic()
+        for each in self._members.values():
+            if each.owner is owner:
+                each.beaten = now
+                if each.silent:
+                    each.silent = False
+                    log.info("%s answers again", each.spec.who)
+                    self._dirty.set()
+
+    async def tell(self, attachment: str, up: bool) -> None:
+        """Its local service has come up, or is down."""
+        member = self._members.get(attachment)
+        if member is not None and member.up != up:
+            member.up = up
+            with contextlib.suppress(GatewayError, TimeoutError):
+                await self.apply()
+
+    async def left(self, owner: Engine) -> None:
+        """A session has ended: what it had stays claimed by its leases, and gets no traffic."""
+        self._engines.discard(owner)
+        gone = [each for each in self._members.values() if each.owner is owner]
+        for each in gone:
+            each.silent = True
+            each.cut()
+        if gone:
+            log.info("%s is gone: its traffic goes to the original", gone[0].spec.who)
+            with contextlib.suppress(GatewayError, TimeoutError):
+                await self.apply()
+
+    def came(self, owner: Engine) -> None:
+        """A session has begun."""
+        self._engines.add(owner)
+
+    def services_of(self, owner: object) -> set[str]:
+        """The Services that a session has something of."""
+        return {each.spec.service for each in self._members.values() if each.owner is owner}
+
+    def _lines(self, lines: list[str]) -> None:
+        for owner in list(self._engines):
+            mine = self.services_of(owner)
+            if heard := [each for each in lines if service_of(each) in mine]:
+                owner.heard(heard)
+
+    @property
+    def busy(self) -> bool:
+        """Traffic comes here, or may still: the pod has to stay."""
+        marked = any(is_marked(each) for each in self._view.services.values())
+        held = self._leases is not None and bool(self._leases.objects)
+        return marked or held or bool(self._draining)
+
+    # --- Configuration --------------------------------------------------------------------------------------------
+
+    async def _listeners(self, name: str) -> dict[int, int]:
+        """Where each port of a Service is listened for; numbers that nobody has yet for those that are new."""
+        service = await self._view.service(name)
+        known = {**self._claimed.get(name, {}), **listeners_of(service)}
+        used = {number for ports in self._claimed.values() for number in ports.values()} | set(known.values())
+        for each in self._view.services.values():
+            used |= set(listeners_of(each).values())
+        for plan, _ in self._draining.values():
+            used |= {port.listener for port in plan.ports}
+        out: dict[int, int] = {}
+        candidate = FIRST_LISTENER
+        for port in service["spec"].get("ports", []):
+            number = port["port"]
+            if number not in known:
+                while candidate in used:
+                    candidate += 1
+                used.add(candidate)
+                known[number] = candidate
+            out[number] = known[number]
+        self._claimed[name] = out
+        return out
+
+    def _known(self, name: str, port: int) -> tuple[tuple[str, int], ...]:
+        """The pods as they were, if the shadow Service has just gone and comes again."""
+        if self._view.sees_pods(name):
+            return ()
+        ports = self._last[name].ports if name in self._last else ()
+        return next((each.endpoints for each in ports if each.number == port), ())
+
+    def _plan(self, service: Document) -> ServicePlan:
+        name = service["metadata"]["name"]
+        listeners = {**self._claimed.get(name, {}), **listeners_of(service)}
+        members = [each for each in self._members.values() if each.spec.service == name]
+        members.sort(key=lambda each: (each.spec.since, each.spec.id))
+        ports = [
+            PortPlan(
+                each["port"],
+                listeners[each["port"]],
+                protocol_of(each),
+                tuple(self._view.pods(name, each["port"]) or self._known(name, each["port"])),
+            )
+            for each in service["spec"].get("ports", [])
+            if each["port"] in listeners
+        ]
+        live = tuple(Local(each.spec, each.up and not each.silent) for each in members)
+        return ServicePlan(name, tuple(ports), live, service["spec"].get("sessionAffinity") == "ClientIP")
+
+    def _plans(self) -> list[ServicePlan]:
+        """All Services that lead here, are about to, or did a moment ago."""
+        now = time.monotonic()
+        plans: dict[str, ServicePlan] = {}
+        for service in self._view.services.values():
+            name = service["metadata"]["name"]
+            if is_swapped(service) or name in self._claimed:
+                plans[name] = self._plan(service)
+        for name in self._last.keys() - plans.keys():
+            # Clients keep connections: their listener stays a while, with the pods as they were, for the shadow
+            # Service goes at the same time.
+            self._draining.setdefault(name, (_bare(self._last[name]), now + DRAIN_SECONDS))
+        for name, (plan, end) in list(self._draining.items()):
+            if name in plans or end < now:
+                del self._draining[name]
+                self._last.pop(name, None)
+            else:
+                plans[name] = plan
+        for name, plan in plans.items():
+            if name not in self._draining:
+                self._last[name] = plan
+        return list(plans.values())
+
+    async def apply(self) -> None:
+        """Make Envoy do what follows from all this. GatewayError, TimeoutError."""
+        async with self._applying:
+            self._dirty.clear()
+            plans = self._plans()
+            if not plans and not self._gateway.started:
+                return
+            address = "::" if _ipv6() else "0.0.0.0"
+            await self._gateway.apply(envoy.files(plans, str(self.folder), address=address))
+
+    async def _configure(self) -> None:
+        while True:
+            await self._dirty.wait()
+            try:
+                await self.apply()
+            except (GatewayError, TimeoutError, OSError) as problem:
+                log.warning("%s", problem)
+                await asyncio.sleep(0.5)
+
+    # --- The watchdog ---------------------------------------------------------------------------------------------
+
+    async def _watchdog(self) -> None:
+        looked = time.monotonic()
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            now = time.monotonic()
+            late, looked = now - looked > 3 * CHECK_SECONDS, now
+            if late:
+                continue  # this process was not running; what was said meanwhile is read first
+            for each in self._members.values():
+                if not each.silent and now - each.beaten > SILENCE_SECONDS:
+                    each.silent = True
+                    log.info("%s does not answer: the original does", each.spec.who)
+                    self._dirty.set()
+                    each.cut()
+            if any(end < now for _, end in self._draining.values()):
+                self._dirty.set()
+
+    async def _restore(self) -> None:
+        """Put back what nobody holds any more."""
+        if self._api is None or self._leases is None:
+            return
+        await self._view.synced()
+        await self._leases.synced.wait()
+        while not self._ending:
+            now = time.monotonic()
+            found = self._leases.objects.values()
+            self._expiry.see(found, now)
+            dead = self._expiry.over(now)
+            seen = Snapshot(tuple(self._view.services.values()), tuple(found))
+            # What is seen here may be a moment old, and then it is nothing: the API is asked before anything is done.
+            if dead or next_step(seen, dead) is not None:
+                try:
+                    await asyncio.to_thread(kube.restore, self._api, dead)
+                except urllib.error.HTTPError as problem:
+                    log.warning("putting back: %s", kube.error_text(problem))
+                except OSError as problem:
+                    log.warning("putting back: %s", problem)
+                await asyncio.sleep(RESTORE_PAUSE)
+            for name in [name for name, each in self._view.services.items() if is_broken(each)]:
+                # Nobody would answer until its holder comes to mend it.
+                await asyncio.to_thread(self._back, name)
+            await self._forget()
+            left = self._expiry.next(time.monotonic())
+            self._woken.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), min(left, 60.0) + 0.05 if left is not None else 60.0)
+
+    async def _forget(self) -> None:
+        """Drop members whose lease has gone: they were put back, or somebody else has taken over."""
+        assert self._leases is not None
+        now = time.monotonic()
+        for each in list(self._members.values()):
+            if lease_name(each.spec) not in self._leases.objects and now - each.began > ENDPOINT_SECONDS:
+                await self._drop(each)
+
+    async def fail_open(self) -> None:
+        """This pod is about to end: lead every Service back to its pods. The leases stay; their holders come again."""
+        self._ending = True
+        for each in self._engines:
+            each.leaving()  # or they would see what is done here as somebody's who is to be undone
+        if self._api is None:
+            return
+        marked = [each["metadata"]["name"] for each in self._view.services.values() if is_marked(each)]
+        await asyncio.gather(*(asyncio.to_thread(self._back, name) for name in marked))
+        if marked:
+            await asyncio.sleep(LAST_SECONDS)
+            await self._gateway.drain()
+            await asyncio.sleep(LAST_SECONDS)
+
+    def _back(self, name: str) -> None:
+        assert self._api is not None
+        path = f"{services(self._api.namespace)}/{name}"
+        for _ in range(5):
+            try:
+                found = self._api.call("GET", path)
+                if is_marked(found):
+                    self._api.call("PUT", f"{path}?{kube.MANAGER}", owners(found))
+                return
+            except urllib.error.HTTPError as problem:
+                problem.close()
+                if problem.code != 409:
+                    return
+            except OSError as problem:
+                log.warning("%s: %s", name, problem)
+
+    async def close(self) -> None:
+        """End Envoy and the watches."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._view.close()
+        if self._leases is not None:
+            self._leases.close()
+        for member in self._members.values():
+            await member.close()
+        await self._gateway.close()
+
+
+def _bare(plan: ServicePlan) -> ServicePlan:
+    """The Service without its attachments."""
+    return ServicePlan(plan.name, plan.ports, (), plan.sticky)
+
+
+def _ipv6() -> bool:
+    return Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text() != ""

@@ -1,0 +1,134 @@
+"""Where a developer's engine and the agent talk: an SSH session with the command `attachments`, a JSON object a line.
+
+From the engine: `{"do": "attach", "n": 1, "spec": {…}}`, `{"do": "detach", "n": 2, "id": …}`,
+`{"do": "local", "n": 3, "id": …, "up": false}`, `{"do": "beat"}`. From the agent: `{"answer": 1, "listeners": {…}}` or
+`{"answer": 1, "error": "…"}`; `{"requests": ["…", …], "counts": {"api": 12}}`, ten times a second at most; and
+`{"leaving": true}` when it is about to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from typing import Any
+
+from .attachments import Attachments
+from .forward import Connection
+from .spec import Spec, SpecError
+from .view import RefusedError
+
+log = logging.getLogger("agent")
+
+BATCH_SECONDS = 0.1
+BATCH_LINES = 500
+"""Requests told in one batch, at most; the rest is only counted."""
+LINE_BYTES = 1 << 20
+
+
+class Desk:
+    """One session. `send` writes text to it."""
+
+    def __init__(self, attachments: Attachments, connection: Connection, channel: Any) -> None:
+        self._attachments = attachments
+        self._connection = connection
+        self._channel = channel
+        self._rest = ""
+        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._lines: list[str] = []
+        self._counts: Counter[str] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stuck = False
+        self._ended = False
+        self._task = asyncio.create_task(self._work(), name="desk")
+
+    def begin(self) -> None:
+        """The session is open."""
+        self._attachments.came(self)
+
+    def received(self, text: str) -> None:
+        """What the engine says."""
+        self._attachments.beat(self)  # anything is a sign of life
+        *lines, self._rest = (self._rest + text).split("\n")
+        if len(self._rest) > LINE_BYTES:
+            self._channel.close()
+        for line in lines:
+            try:
+                message = json.loads(line)
+                if message.get("do") != "beat":
+                    self._queue.put_nowait(message)
+            except (ValueError, AttributeError):
+                log.warning("an unreadable message")
+
+    async def _work(self) -> None:
+        """One message after the other: what the engine asks for has an order."""
+        await self._attachments.warm()
+        while True:
+            message = await self._queue.get()
+            answer: dict[str, Any] = {}
+            try:
+                answer = await self._do(message)
+            except (RefusedError, SpecError) as problem:
+                answer = {"error": str(problem)}
+            except (KeyError, TypeError, OSError, TimeoutError) as problem:
+                log.exception("a message of the engine's")
+                answer = {"error": f"{type(problem).__name__}: {problem}"}
+            if "n" in message:
+                self._send({"answer": message["n"], **answer})
+
+    async def _do(self, message: dict[str, Any]) -> dict[str, Any]:
+        match message.get("do"):
+            case "attach":
+                listeners = await self._attachments.attach(Spec.read(message["spec"]), self._connection, self)
+                return {"listeners": {str(port): number for port, number in listeners.items()}}
+            case "detach":
+                await self._attachments.detach(str(message["id"]))
+            case "local":
+                await self._attachments.tell(str(message["id"]), bool(message["up"]))
+            case other:
+                raise RefusedError(f"this agent doesn't know {other!r}: is it older than this devloop?")
+        return {}
+
+    def leaving(self) -> None:
+        """This agent is about to end."""
+        self._send({"leaving": True})
+
+    def heard(self, lines: list[str]) -> None:
+        """Requests, told in batches."""
+        for each in lines:
+            self._counts[each.split("\t", 2)[1]] += 1
+        self._lines += lines[: max(0, BATCH_LINES - len(self._lines))]
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(BATCH_SECONDS, self._batch)
+
+    def _batch(self) -> None:
+        self._timer = None
+        if self._stuck:  # the developer's line is full of something more important
+            self._lines.clear()
+            self._timer = asyncio.get_running_loop().call_later(BATCH_SECONDS, self._batch)
+            return
+        lines, counts = self._lines, self._counts
+        self._lines, self._counts = [], Counter()
+        self._send({"requests": lines, "counts": counts})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if not self._ended:
+            self._channel.write(json.dumps(message) + "\n")
+
+    def stuck(self, now: bool) -> None:
+        """Whether the channel's window is used up."""
+        self._stuck = now
+
+    def ended(self) -> None:
+        """The session or its connection is over."""
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._task.cancel()
+        task = asyncio.ensure_future(self._attachments.left(self))
+        _LEAVING.add(task)
+        task.add_done_callback(_LEAVING.discard)
+
+
+_LEAVING: set[asyncio.Future[None]] = set()

@@ -1,0 +1,309 @@
+"""Envoy's configuration, as files, from what is attached. Pure: a `ServicePlan` goes in, documents come out.
+
+For each port of a Service whose selector leads to the agent there is
+
+- a listener, which looks at the first bytes where the protocol is not known (`detect`);
+- a cluster `original`, the pods that the Service had; Envoy balances between them itself;
+- for each developer who has some of it, a cluster `local`: their unix socket first, the original pods as what is
+  tried next. A request whose connection was never made, or was lost before it was answered, goes there;
+- a table of routes for HTTP/1 and one for HTTP/2. They differ in what may be tried again: on HTTP/1 the relay
+  answers (502) when a request was given to the local service and must not be repeated, so that whatever ends
+  without an answer may be; on HTTP/2 only what was refused, or is idempotent (RFC 9110, 9.2.2).
+
+Routes and endpoints change without a listener's change, so no connection is drained when a developer comes or goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from . import routes
+from .plan import Local, PortPlan, ServicePlan, socket_path, taking
+from .routes import TYPE, typed
+from .spec import WHOLE
+
+Document = dict[str, Any]
+
+DETECT_SECONDS = 0.5
+"""How long the first bytes of a connection are waited for; in protocols where the server speaks first, none come."""
+ORIGINAL_IDLE = "1s"
+"""Shorter than servers keep idle connections: else a request may meet a connection that is just being closed."""
+LOCAL_IDLE = "60s"
+
+
+# --- Bootstrap ----------------------------------------------------------------------------------------------------
+
+
+def bootstrap(folder: str) -> Document:
+    """What Envoy is started with: everything else comes from files in `folder`."""
+    return {
+        "node": {"id": "devloop-agent", "cluster": "devloop"},
+        "admin": {"address": {"pipe": {"path": f"{folder}/admin.sock", "mode": 0o600}}},
+        "dynamic_resources": {
+            "lds_config": _from_file(f"{folder}/lds.json"),
+            "cds_config": _from_file(f"{folder}/cds.json"),
+        },
+    }
+
+
+def _from_file(path: str) -> Document:
+    return {"resource_api_version": "V3", "path_config_source": {"path": path}}
+
+
+# --- The files ----------------------------------------------------------------------------------------------------
+
+
+def files(plans: Iterable[ServicePlan], folder: str, *, address: str = "0.0.0.0") -> dict[str, str]:
+    """File name (relative to `folder`) to content, for all that is attached. The same plans give the same text."""
+    listeners: list[Document] = []
+    clusters: list[Document] = []
+    out: dict[str, str] = {}
+    for plan in sorted(plans, key=lambda each: each.name):
+        for port in plan.ports:
+            listeners.append(_listener(plan, port, folder, address))
+            for assignment, cluster in _clusters(plan, port, folder):
+                name = cluster["name"]
+                clusters.append(cluster)
+                out[f"eds/{name}.json"] = _response("envoy.config.endpoint.v3.ClusterLoadAssignment", [assignment])
+            if port.protocol != "tcp":
+                for version in (1, 2):
+                    table = routes.table(plan, port, version)
+                    out[f"rds/{table['name']}.json"] = _response("envoy.config.route.v3.RouteConfiguration", [table])
+    out["cds.json"] = _response("envoy.config.cluster.v3.Cluster", clusters)
+    out["lds.json"] = _response("envoy.config.listener.v3.Listener", listeners)
+    return out
+
+
+def merged(old: str, new: str) -> str:
+    """cds.json with the clusters of both, so that no route ever leads to one that has gone."""
+    kind = "envoy.config.cluster.v3.Cluster"
+    named = {each["name"]: each for text in (old, new) for each in json.loads(text)["resources"]}
+    resources = [{key: value for key, value in each.items() if key != "@type"} for each in named.values()]
+    return _response(kind, sorted(resources, key=lambda each: str(each["name"])))
+
+
+def version(text: str) -> str:
+    """The version of a file's content, which Envoy shows when it has taken it."""
+    return str(json.loads(text)["version_info"])
+
+
+def _response(kind: str, resources: list[Document]) -> str:
+    typed = [{"@type": f"{TYPE}{kind}", **each} for each in resources]
+    text = json.dumps(typed, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json.dumps({"version_info": digest, "resources": typed}, sort_keys=True)
+
+
+# --- Listeners ----------------------------------------------------------------------------------------------------
+
+
+def _listener(plan: ServicePlan, port: PortPlan, folder: str, address: str) -> Document:
+    out: Document = {
+        "name": f"{plan.name}-{port.number}",
+        "address": {
+            "socket_address": {"address": address, "port_value": port.listener, "ipv4_compat": address == "::"}
+        },
+    }
+    tcp = {"filters": [_tcp_proxy(plan, port)]}
+    if port.protocol == "tcp":
+        return out | {"filter_chains": [tcp]}
+    out["listener_filters"] = [
+        {
+            "name": "envoy.filters.listener.http_inspector",
+            "typed_config": typed("envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"),
+        }
+    ]
+    out["listener_filters_timeout"] = f"{DETECT_SECONDS:g}s"
+    out["continue_on_listener_filters_timeout"] = True
+    out["filter_chains"] = [
+        {
+            "filter_chain_match": {"application_protocols": ["http/1.0", "http/1.1"]},
+            "filters": [_http(plan, port, folder, 1, "HTTP1")],
+        },
+        {"filter_chain_match": {"application_protocols": ["h2c"]}, "filters": [_http(plan, port, folder, 2, "HTTP2")]},
+    ]
+    if port.protocol == "detect":
+        out["default_filter_chain"] = tcp
+    else:
+        # A client that connects long before it asks; and a first line that the inspector doesn't know.
+        codec = ("HTTP2", 2) if port.protocol == "http2" else ("AUTO", 1)
+        out["default_filter_chain"] = {"filters": [_http(plan, port, folder, codec[1], codec[0])]}
+    return out
+
+
+def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: str) -> Document:
+    """A connection manager that changes nothing of a request: as if it was not there."""
+    table = f"{plan.name}-{port.number}-h{version}"
+    config = typed(
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=f"{plan.name}-{port.number}",
+        codec_type=codec,
+        rds={"route_config_name": table, "config_source": _from_file(f"{folder}/rds/{table}.json")},
+        http_filters=[
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": typed("envoy.extensions.filters.http.router.v3.Router", suppress_envoy_headers=True),
+            }
+        ],
+        upgrade_configs=[{"upgrade_type": "websocket"}],
+        access_log=[_log(plan, port, "%REQ(:METHOD)%\t%PATH(NQ:PATH)%")],
+        generate_request_id=False,
+        preserve_external_request_id=True,
+        skip_xff_append=True,
+        server_header_transformation="PASS_THROUGH",
+        normalize_path=False,
+        merge_slashes=False,
+        stream_idle_timeout="0s",
+        request_timeout="0s",
+        max_request_headers_kb=1024,
+        http_protocol_options={
+            "accept_http_10": True,
+            "default_host_for_http_10": plan.name,
+            "header_key_format": _PRESERVE_CASE,
+        },
+        http2_protocol_options={"allow_connect": True},
+        common_http_protocol_options={"idle_timeout": "3600s", "max_headers_count": 1000},
+        delayed_close_timeout="0.1s",
+    )
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": config}
+
+
+_PRESERVE_CASE = {
+    "stateful_formatter": {
+        "name": "preserve_case",
+        "typed_config": typed(
+            "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
+            forward_reason_phrase=True,
+        ),
+    }
+}
+
+
+def _tcp_proxy(plan: ServicePlan, port: PortPlan) -> Document:
+    config = typed(
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        stat_prefix=f"{plan.name}-{port.number}",
+        cluster=f"tcp-{plan.name}-{port.number}",
+        idle_timeout="0s",
+        max_connect_attempts=3,
+        access_log=[_log(plan, port, "TCP\t-")],
+    )
+    if plan.sticky:
+        config["hash_policy"] = [{"source_ip": {}}]
+    return {"name": "envoy.filters.network.tcp_proxy", "typed_config": config}
+
+
+def _log(plan: ServicePlan, port: PortPlan, what: str) -> Document:
+    # %PATH(NQ…)%: without the query, which may hold a secret. `records.py` reads this line.
+    fields = (
+        f"r\t{plan.name}\t{port.number}\t%ROUTE_NAME%\t%UPSTREAM_HOST%\t%RESPONSE_CODE%\t%RESPONSE_FLAGS%\t"
+        f"%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%\t%DURATION%\t%START_TIME(%s.%3f)%\t%PROTOCOL%\t{what}\n"
+    )
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": typed(
+            "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            log_format={"text_format_source": {"inline_string": fields}},
+        ),
+    }
+
+
+# --- Clusters -----------------------------------------------------------------------------------------------------
+
+
+def _clusters(plan: ServicePlan, port: PortPlan, folder: str) -> Iterator[tuple[Document, Document]]:
+    pods = [_endpoint(address, number) for address, number in port.endpoints]
+    balance = "RING_HASH" if plan.sticky else "LEAST_REQUEST"
+    if port.protocol != "tcp":
+        name = f"original-{plan.name}-{port.number}"
+        yield _assignment(name, [pods]), _cluster(name, folder, balance, ORIGINAL_IDLE)
+        for local in taking(plan, port, "intercept", "replace", "wiretap"):
+            pipe = [_pipe(socket_path(folder, local.spec.id, port.number))]
+            name = f"local-{local.spec.id}-{port.number}"
+            # A copy must never be answered by the original: that would be the same request twice.
+            open_ = local.spec.fail == "open" and local.spec.kind != "wiretap" and pods
+            yield _assignment(name, [pipe, pods] if open_ else [pipe]), _cluster(name, folder, balance, LOCAL_IDLE)
+    if port.protocol in ("tcp", "detect"):
+        name = f"tcp-{plan.name}-{port.number}"
+        yield (
+            _assignment(name, _tcp_endpoints(plan, port, folder, pods)),
+            _cluster(name, folder, "RING_HASH" if plan.sticky else "ROUND_ROBIN", None),
+        )
+
+
+def _tcp_endpoints(plan: ServicePlan, port: PortPlan, folder: str, pods: list[Document]) -> list[list[Document]]:
+    """Who answers connections of which no request is seen: whole ones first, or weights for shares."""
+    takers = [
+        (local, route.share)
+        for local in taking(plan, port, "intercept", "replace")
+        for route in local.spec.routes
+        if not route.conditional and (local.up or local.spec.fail == "closed")
+    ]
+
+    def pipe(local: Local) -> Document:
+        return _pipe(socket_path(folder, local.spec.id, port.number))
+
+    for local, share in takers:
+        if share == WHOLE:
+            return [[pipe(local)], pods] if local.spec.fail == "open" and pods else [[pipe(local)]]
+    rest = WHOLE - sum(share for _, share in takers)
+    count = max(len(pods), 1)
+    weighted = [{**pipe(local), "load_balancing_weight": max(1, round(share * 100 * count))} for local, share in takers]
+    weight = round(rest * 100)
+    return [weighted + [{**each, "load_balancing_weight": weight} for each in pods if weight]]
+
+
+def _cluster(name: str, folder: str, balance: str, idle: str | None) -> Document:
+    most = 1_000_000  # no limit of our own: the defaults (1024, and 3 retries) fail requests under load
+    out: Document = {
+        "name": name,
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": _from_file(f"{folder}/eds/{name}.json")},
+        "lb_policy": balance,
+        "connect_timeout": "2s",
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "priority": "DEFAULT",
+                    "max_connections": most,
+                    "max_pending_requests": most,
+                    "max_requests": most,
+                    "max_retries": most,
+                }
+            ]
+        },
+    }
+    if idle is not None:
+        out["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                common_http_protocol_options={"idle_timeout": idle, "max_headers_count": 1000},
+                use_downstream_protocol_config={
+                    "http_protocol_options": {"header_key_format": _PRESERVE_CASE},
+                    "http2_protocol_options": {"allow_connect": True},
+                },
+            )
+        }
+    return out
+
+
+def _assignment(name: str, priorities: list[list[Document]]) -> Document:
+    return {
+        "cluster_name": name,
+        "endpoints": [
+            {"priority": number, "lb_endpoints": endpoints}
+            for number, endpoints in enumerate(each for each in priorities if each)
+        ],
+    }
+
+
+def _endpoint(address: str, port: int) -> Document:
+    return {"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}}
+
+
+def _pipe(path: str) -> Document:
+    return {"endpoint": {"address": {"pipe": {"path": path}}}}

@@ -1,0 +1,245 @@
+"""Envoy as a child process, and its files: written whole, moved into place, and waited for until Envoy has them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from . import envoy
+
+log = logging.getLogger("agent.envoy")
+
+TAKEN_SECONDS = 5.0
+POLL_SECONDS = 0.002
+RESPAWN_SECONDS = 0.1
+DRAIN_SECONDS = 10
+_STATS = "version_text|update_rejected|total_listeners_warming|warming_clusters"
+
+
+class GatewayError(Exception):
+    """Envoy did not take a configuration; the text is what it said."""
+
+
+class Output(asyncio.SubprocessProtocol):
+    """What Envoy prints: its access log on one descriptor, its own words on the other."""
+
+    def __init__(self, lines: Callable[[list[str]], None], ended: asyncio.Future[None]) -> None:
+        self._lines = lines
+        self._ended = ended
+        self._rest = {1: b"", 2: b""}
+        self.said: list[str] = []
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Whole lines, as many as there are."""
+        *whole, self._rest[fd] = (self._rest[fd] + data).split(b"\n")
+        text = [each.decode(errors="replace") for each in whole]
+        if fd == 1:
+            if text:
+                self._lines(text)
+            return
+        self.said = (self.said + text)[-20:]
+        for each in text:
+            log.warning("%s", each[:500])
+
+    def process_exited(self) -> None:
+        """It is gone."""
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+class Gateway:
+    """Runs Envoy while there is something for it to do. `lines` hears its access log."""
+
+    def __init__(self, folder: Path, binary: str, lines: Callable[[list[str]], None]) -> None:
+        self.folder = folder
+        self._binary = binary
+        self._lines = lines
+        self._files: dict[str, str] = {}
+        self._lock = asyncio.Lock()
+        self._running: asyncio.Task[None] | None = None
+        self._started = asyncio.Event()
+        self._output: Output | None = None
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    @property
+    def started(self) -> bool:
+        """It has been started."""
+        return self._running is not None
+
+    async def start(self) -> None:
+        """Start Envoy with what is known; returns when it answers. A second call waits for the same."""
+        if self._running is None:
+            for each in ("eds", "rds"):
+                shutil.rmtree(self.folder / each, ignore_errors=True)
+                (self.folder / each).mkdir(parents=True)
+            self._write("bootstrap.json", json.dumps(envoy.bootstrap(str(self.folder))))
+            self._files = envoy.files([], str(self.folder))
+            for name, text in self._files.items():
+                self._write(name, text)
+            self._running = asyncio.create_task(self._run(), name="envoy")
+        await asyncio.wait_for(self._started.wait(), TAKEN_SECONDS)
+
+    async def _run(self) -> None:
+        """Keep it running. What it needs is in its files, so another one goes on where the last one ended."""
+        loop = asyncio.get_running_loop()
+        while True:
+            ended: asyncio.Future[None] = loop.create_future()
+            output = self._output = Output(self._lines, ended)
+            self._transport, _ = await loop.subprocess_exec(
+                lambda output=output: output,  # type: ignore[misc]
+                *(self._binary, "-c", str(self.folder / "bootstrap.json")),
+                *("--disable-hot-restart", "--log-level", "warning", "--concurrency", str(workers())),
+                *("--file-flush-interval-msec", "50", "--drain-time-s", str(DRAIN_SECONDS)),
+                *("--drain-strategy", "immediate"),
+                stdin=None,
+            )
+            try:
+                await self._answers(ended)
+                self._started.set()
+                await ended
+            finally:
+                self._transport.close()  # ends it, if it has not
+            self._started.clear()
+            log.warning("Envoy has ended: %s", " | ".join(output.said[-3:]))
+            await asyncio.sleep(RESPAWN_SECONDS)
+
+    async def _answers(self, ended: asyncio.Future[None]) -> None:
+        while not ended.done():
+            with contextlib.suppress(OSError, ValueError):
+                if (await self._admin("/ready")).strip() == "LIVE":
+                    return
+            await asyncio.sleep(0.005)
+
+    async def apply(self, files: Mapping[str, str]) -> None:
+        """Make these the configuration; returns when Envoy works by it. GatewayError if it refuses.
+
+        Endpoints and clusters come first and go last, so that no route leads to one that isn't there.
+        """
+        async with self._lock:
+            await self.start()
+            old = self._files
+            new = dict(files)
+            if new == old:
+                return
+            rejected = await self._rejections()
+            changed = {name for name, text in new.items() if old.get(name) != text}
+            both = envoy.merged(old["cds.json"], new["cds.json"])
+            for name in sorted(changed):
+                if name.startswith("eds/"):
+                    self._write(name, new[name])
+            try:
+                if both != old["cds.json"]:
+                    self._write("cds.json", both)
+                    await self._taken({"cluster_manager.cds.version_text": envoy.version(both)}, rejected)
+                wanted: dict[str, str] = {}
+                for name in sorted(changed):
+                    if name.startswith("rds/"):
+                        self._write(name, new[name])
+                        wanted[f".rds.{name[4:-5]}.version_text"] = envoy.version(new[name])
+                if "lds.json" in changed:
+                    self._write("lds.json", new["lds.json"])
+                    wanted["listener_manager.lds.version_text"] = envoy.version(new["lds.json"])
+                await self._taken(wanted, rejected)
+            except GatewayError:
+                # Envoy goes on with what it had; so do the files, for the next one.
+                for name in changed - {"cds.json"}:
+                    if name in old:
+                        self._write(name, old[name])
+                raise
+            if new["cds.json"] != both:
+                self._write("cds.json", new["cds.json"])
+            self._files = new
+            for name in old.keys() - new.keys():
+                (self.folder / name).unlink(missing_ok=True)
+
+    async def _taken(self, wanted: Mapping[str, str], rejected: int) -> None:
+        until = time.monotonic() + TAKEN_SECONDS
+        while True:
+            stats = await self._stats()
+            if sum(int(value) for key, value in stats.items() if key.endswith("update_rejected")) > rejected:
+                said = self._output.said[-1] if self._output and self._output.said else "no reason"
+                raise GatewayError(f"Envoy refuses the configuration: {said[:300]}")
+            missing = [
+                key
+                for key, text in wanted.items()
+                if not any(name.endswith(key) and stats[name] == text for name in stats)
+            ]
+            warming = int(stats.get("listener_manager.total_listeners_warming", "0"))
+            if not missing and not warming:
+                return
+            if time.monotonic() > until:
+                raise GatewayError(f"Envoy has not taken {', '.join(missing) or 'a listener'} in {TAKEN_SECONDS:g} s")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _rejections(self) -> int:
+        return sum(int(value) for key, value in (await self._stats()).items() if key.endswith("update_rejected"))
+
+    async def _stats(self) -> dict[str, str]:
+        while True:
+            try:
+                text = await self._admin(f"/stats?filter={_STATS}")
+                break
+            except OSError:  # it is just being started anew
+                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.wait_for(self._started.wait(), TAKEN_SECONDS)
+        found: dict[str, str] = {}
+        for line in text.splitlines():
+            key, _, value = line.partition(": ")
+            found[key] = value.strip('"')
+        return found
+
+    async def drain(self) -> None:
+        """Go on serving, and ask clients to connect anew: the next connection goes elsewhere."""
+        with contextlib.suppress(OSError, TimeoutError):
+            await self._admin("/drain_listeners?graceful", "POST")
+
+    async def _admin(self, path: str, method: str = "GET") -> str:
+        reader, writer = await asyncio.open_unix_connection(str(self.folder / "admin.sock"))
+        try:
+            writer.write(f"{method} {path} HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n".encode())
+            answer = await asyncio.wait_for(reader.read(), 2)
+        finally:
+            writer.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if b"chunked" in head.lower():
+            body = unchunked(body)
+        return body.decode(errors="replace")
+
+    def _write(self, name: str, text: str) -> None:
+        target = self.folder / name
+        draft = target.with_suffix(".draft")
+        draft.write_text(text)
+        draft.replace(target)  # Envoy watches for moves
+
+    async def close(self) -> None:
+        """End Envoy."""
+        if self._running is not None:
+            self._running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._running
+            self._running = None
+
+
+def unchunked(body: bytes) -> bytes:
+    """A body in chunks (RFC 9112, 7.1) as a whole."""
+    out = []
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        length = int(size.split(b";")[0] or b"0", 16)
+        if not length:
+            break
+        out.append(rest[:length])
+        body = rest[length + 2 :]
+    return b"".join(out)
+
+
+def workers() -> int:
+    """Threads of Envoy's: one for each processor, up to four."""
+    return max(1, min(4, len(os.sched_getaffinity(0))))

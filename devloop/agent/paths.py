@@ -1,0 +1,33 @@
+"""Where the API has what attachments touch, and how the two sides find each other over SSH. Pure."""
+
+from __future__ import annotations
+
+COMMAND = "attachments"
+"""The SSH session in which an engine and the agent talk (`desk.py`)."""
+STEPS = 100
+"""More calls than any restoration takes: a bound, should somebody undo them as fast as they are made."""
+
+
+def services(namespace: str) -> str:
+    """The path of Services."""
+    return f"/api/v1/namespaces/{namespace}/services"
+
+
+def leases(namespace: str) -> str:
+    """The path of leases."""
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+
+
+def slices(namespace: str) -> str:
+    """The path of EndpointSlices."""
+    return f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+
+
+def scale(namespace: str, kind: str, name: str) -> str:
+    """The path of a workload's size; `kind` as deployments."""
+    return f"/apis/apps/v1/namespaces/{namespace}/{kind}/{name}/scale"
+
+
+def listen_path(attachment: str, port: int) -> str:
+    """What a developer's side listens for, by SSH's own means, to get Envoy's connections."""
+    return f"devloop/{attachment}/{port}"

@@ -1,0 +1,160 @@
+"""Envoy's tables of routes. Pure: see `envoy.py`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .plan import Local, PortPlan, ServicePlan, taking
+from .spec import WHOLE, Header, Match, Route
+
+Document = dict[str, Any]
+
+TYPE = "type.googleapis.com/"
+IDEMPOTENT = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
+
+
+def typed(kind: str, **fields: Any) -> Document:
+    """A message of one of Envoy's types."""
+    return {"@type": f"{TYPE}{kind}", **fields}
+
+
+def table(plan: ServicePlan, port: PortPlan, version: int) -> Document:
+    """Whole routes first, then shares, then what is copied, then the rest: to the original pods."""
+    takers = [(local, route) for local in taking(plan, port, "intercept", "replace") for route in local.spec.routes]
+    takers.sort(key=lambda pair: pair[1].share < WHOLE)  # stable: first come, first served
+    taps = [(local, route) for local in taking(plan, port, "wiretap") if local.up for route in local.spec.routes]
+    routes: list[Document] = []
+    laid: dict[str, float] = {}
+    for local, route in takers:
+        taken = 0.0
+        if route.share < WHOLE:
+            # One draw decides for a whole request: shares of the same requests lie side by side in it. Also one that
+            # is down keeps its place: else the next one's would move.
+            place = str(route.headers) + str(route.path) + route.method
+            taken = laid[place] = laid.get(place, 0.0) + route.share
+        if not local.up and local.spec.fail == "open":
+            if taken:
+                original = {"cluster": f"original-{plan.name}-{port.number}"}
+                routes += _both(original, route, "original", plan, version, share=taken, local=False)
+            continue
+        name = f"local-{local.spec.id}-{port.number}"
+        if local.up:
+            action: Document = {"cluster": name}
+            routes += _both(action, route, local.spec.id, plan, version, share=taken, local=True)
+        else:
+            match = _condition(route, taken)
+            routes.append(
+                {
+                    "name": local.spec.id,
+                    "match": match,
+                    "direct_response": {
+                        "status": 503,
+                        "body": {"inline_string": f"{local.spec.who} holds this, and is not there (fail = closed)\n"},
+                    },
+                }
+            )
+    everywhere = [_mirror(local, route, port) for local, route in taps if not route.conditional]
+    seen: set[str] = set()
+    for _, route in taps:
+        place = str(route.headers) + str(route.path) + route.method
+        if not route.conditional or place in seen:
+            continue
+        seen.add(place)
+        same = [
+            _mirror(tap, each, port) for tap, each in taps if str(each.headers) + str(each.path) + each.method == place
+        ]
+        copied = {"cluster": f"original-{plan.name}-{port.number}", "request_mirror_policies": everywhere + same}
+        routes += _both(copied, route, "original", plan, version, share=0, local=False)
+    rest: Document = {"cluster": f"original-{plan.name}-{port.number}"}
+    if everywhere:
+        rest["request_mirror_policies"] = everywhere
+    routes += _both(rest, Route(), "original", plan, version, share=0, local=False)
+    return {
+        "name": f"{plan.name}-{port.number}-h{version}",
+        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
+    }
+
+
+def _mirror(local: Local, route: Route, port: PortPlan) -> Document:
+    out: Document = {"cluster": f"local-{local.spec.id}-{port.number}", "disable_shadow_host_suffix_append": True}
+    if route.share < WHOLE:
+        out["runtime_fraction"] = _fraction(route.share)
+    return out
+
+
+def _both(
+    action: Document, route: Route, name: str, plan: ServicePlan, version: int, *, share: float, local: bool
+) -> list[Document]:
+    """The route for methods that may be repeated, and for those that may not."""
+    action = {"timeout": "0s", **action}
+    if plan.sticky:
+        action["hash_policy"] = [{"connection_properties": {"source_ip": True}}]
+    condition = _condition(route, share)
+    safe = "reset,connect-failure,refused-stream"
+    strict = safe if local and version == 1 else "reset-before-request,connect-failure,refused-stream"
+
+    def policy(on: str) -> Document:
+        out: Document = {
+            "retry_on": on,
+            "num_retries": 3,
+            "retry_back_off": {"base_interval": "0.005s"},
+            # A pod that has just ended refuses at once, and so looks like the one with the least to do.
+            "retry_host_predicate": [
+                {
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+                }
+            ],
+            "host_selection_retry_max_attempts": 5,
+        }
+        if local:
+            out["retry_priority"] = {
+                "name": "envoy.retry_priorities.previous_priorities",
+                "typed_config": typed(
+                    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                    update_frequency=1,
+                ),
+            }
+        return out
+
+    if strict == safe:
+        return [{"name": name, "match": condition, "route": {**action, "retry_policy": policy(safe)}}]
+    methods = {"name": ":method", "string_match": {"safe_regex": {"regex": IDEMPOTENT}}}
+    repeatable = {**condition, "headers": [*condition.get("headers", []), methods]}
+    return [
+        {"name": name, "match": repeatable, "route": {**action, "retry_policy": policy(safe)}},
+        {"name": name, "match": condition, "route": {**action, "retry_policy": policy(strict)}},
+    ]
+
+
+def _condition(route: Route, share: float) -> Document:
+    out: Document = {"safe_regex": {"regex": ".*"}}
+    if route.path is not None:
+        key = {"exact": "path", "prefix": "prefix", "regex": "safe_regex"}[route.path.how]
+        out = {key: {"regex": route.path.value} if key == "safe_regex" else route.path.value}
+    headers = [_header(each) for each in route.headers]
+    if route.method:
+        headers.append({"name": ":method", "string_match": {"exact": route.method}})
+    if headers:
+        out["headers"] = headers
+    if share:
+        out["runtime_fraction"] = _fraction(share)
+    return out
+
+
+def _fraction(share: float) -> Document:
+    return {"default_value": {"numerator": round(share * 10_000), "denominator": "MILLION"}}
+
+
+def _header(header: Header) -> Document:
+    match: Match = header.match
+    if header.entry:
+        entry = f"{re.escape(header.entry)}[ \\t]*=[ \\t]*{re.escape(match.value)}"
+        # W3C Baggage, 3.3.1: entries are parted by commas, an entry's properties follow after a semicolon.
+        text: Document = {"safe_regex": {"regex": f"(.*,)?[ \\t]*{entry}[ \\t]*([;,].*)?"}}
+    elif match.how == "regex":
+        text = {"safe_regex": {"regex": match.value}}
+    else:
+        text = {match.how: match.value}
+    return {"name": header.name, "string_match": text}

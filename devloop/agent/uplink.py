@@ -1,0 +1,243 @@
+"""From Envoy to a developer: a unix socket that Envoy connects to, and an SSH channel for each connection to it.
+
+The channel ("forwarded-streamlocal@openssh.com", OpenSSH's PROTOCOL, 2.4) is opened before a byte is read from Envoy.
+If the developer's side refuses it, because the local service is down or does not come back in time, the connection is
+closed and nothing of the request was given to anybody: Envoy tries the next endpoint, which is the original pods.
+Plain TCP has no such second try in Envoy, so there the agent itself connects to one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+
+from .forward import PACKET_BYTES, WINDOW_BYTES, Connection, Far, Near
+from .turns import LOST, REFUSED_H2, Turns, is_h2
+
+log = logging.getLogger("agent")
+
+REFUSE_SECONDS = 0.5
+Endpoints = Callable[[], Sequence[tuple[str, int]]]
+
+
+class FromEnvoy(Far):
+    """A connection of Envoy's."""
+
+    def __init__(self, uplink: Uplink) -> None:
+        super().__init__()
+        self.uplink = uplink
+        self.turns = Turns()
+        self.over = False
+        self._refusing = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open the channel; nothing is read meanwhile."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.pause_reading()
+        self.uplink.begin(self)
+
+    def data_received(self, data: bytes) -> None:
+        """On to the developer; before the channel is open, it is kept, and nobody has been asked anything."""
+        if self._refusing:
+            self._decline(data)
+            return
+        if self._open:
+            self.turns.asked(data)
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Envoy has closed it."""
+        self.over = True
+        self.uplink.ended(self)
+        super().connection_lost(exc)
+
+    def refuse(self) -> None:
+        """Nobody takes it. Nothing was read, or given to anybody, so that Envoy may ask somebody else."""
+        self._refusing = True
+        if early := b"".join(self.kept()):
+            self._decline(early)
+        else:
+            self.transport.resume_reading()
+            asyncio.get_running_loop().call_later(REFUSE_SECONDS, self.transport.abort)
+
+    def _decline(self, data: bytes) -> None:
+        if is_h2(data):
+            self.transport.write(REFUSED_H2)
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def kept(self) -> list[bytes]:
+        """What came before anybody could be given it."""
+        early, self._early = self._early, []
+        return early
+
+    def cut(self) -> None:
+        """The developer is lost: answer what nobody else may answer, and leave the rest to Envoy."""
+        if self.over:
+            return
+        if self.turns.waiting and not self.turns.repeatable:
+            self.turns.answered()
+            self.transport.write(LOST)
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+
+class ToDeveloper(Near):
+    """The channel's side of it."""
+
+    far: FromEnvoy
+
+    def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        """The answer."""
+        self.far.turns.answered()
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The channel has ended: in order, or because the developer's side has cut it, or is gone."""
+        self.connection.open.discard(self)
+        if self.finished and exc is None:
+            self.far.transport.close()
+        else:
+            self.far.cut()
+
+
+class Uplink:
+    """One port of one attachment. `fallback`: original pods, for plain connections that nobody here takes."""
+
+    def __init__(self, connection: Connection, path: Path, target: str, fallback: Endpoints | None) -> None:
+        self._connection = connection
+        self._path = path
+        self._target = target
+        self._fallback = fallback
+        self._server: asyncio.Server | None = None
+        self._open: set[FromEnvoy] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self) -> None:
+        """Begin."""
+        self._path.unlink(missing_ok=True)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: FromEnvoy(self), str(self._path), backlog=4096)
+
+    def begin(self, far: FromEnvoy) -> None:
+        """Envoy has connected."""
+        self._open.add(far)
+        task = asyncio.create_task(self._join(far), name=self._target)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def ended(self, far: FromEnvoy) -> None:
+        """Envoy has gone."""
+        self._open.discard(far)
+
+    async def _join(self, far: FromEnvoy) -> None:
+        near = ToDeveloper(self._connection, far)
+        try:
+            await self._connection.ssh.create_unix_connection(
+                lambda: cast(Any, near), self._target, window=WINDOW_BYTES, max_pktsize=PACKET_BYTES
+            )
+        except (asyncssh.Error, OSError) as problem:
+            log.debug("%s: %s", self._target, problem)
+            if self._fallback is None or not await self._original(far):
+                far.refuse()
+            return
+        except asyncio.CancelledError:
+            far.transport.abort()
+            raise
+        if far.over:  # Envoy has gone meanwhile
+            channel = near.channel
+            if channel is not None:
+                channel.close()
+
+    async def _original(self, far: FromEnvoy) -> bool:
+        """Let an original pod have the connection; False if none takes it."""
+        assert self._fallback is not None
+        endpoints = list(self._fallback())
+        random.shuffle(endpoints)
+        loop = asyncio.get_running_loop()
+        for host, port in endpoints[:3]:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await loop.create_connection(lambda: _Pod(far), host, port)
+                return True
+        return False
+
+    def cut(self) -> None:
+        """The developer does not answer: what waits for them is given up, so that others may answer."""
+        for task in list(self._tasks):
+            task.cancel()
+        for each in list(self._open):
+            each.cut()
+
+    async def close(self) -> None:
+        """Listen no more; connections that are open go on until `cut`."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._path.unlink(missing_ok=True)
+
+
+class _Pod(asyncio.Protocol):
+    """A plain connection to an original pod, in the developer's place."""
+
+    def __init__(self, far: FromEnvoy) -> None:
+        self.far = far
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.far.transport.set_protocol(_Client(self))
+        for data in self.far.kept():
+            self.transport.write(data)
+        self.far.transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        self.far.transport.write(data)
+
+    def eof_received(self) -> bool:
+        if self.far.transport.can_write_eof():
+            self.far.transport.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        self.far.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.far.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.far.transport.close()
+
+
+class _Client(asyncio.Protocol):
+    """The other side of `_Pod`."""
+
+    def __init__(self, pod: _Pod) -> None:
+        self.pod = pod
+
+    def data_received(self, data: bytes) -> None:
+        self.pod.transport.write(data)
+
+    def eof_received(self) -> bool:
+        self.pod.transport.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        self.pod.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.pod.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.pod.far.over = True
+        self.pod.far.uplink.ended(self.pod.far)
+        self.pod.transport.close()

@@ -1,0 +1,120 @@
+"""What the agent sees of its namespace: Services, and the pods that stand behind their shadows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from .kube import Watched
+from .objects import SHADOW_OF, shadow_name
+from .paths import services, slices
+from .plan import Protocol, protocol_of
+from .presence import ClusterApi
+
+Document = dict[str, Any]
+SEEN_SECONDS = 2.0
+"""How long a watch may take to bring what was just made."""
+
+
+class RefusedError(Exception):
+    """The agent can't do that; the text is for the developer."""
+
+
+class View:
+    """Kept in step by watches; `changed` is called after each change. Without an API it is empty."""
+
+    def __init__(self, api: ClusterApi | None, changed: Callable[[], None]) -> None:
+        self._services: Watched | None = None
+        self._slices: Watched | None = None
+        if api is not None:
+            self._services = Watched(api, services(api.namespace), changed)
+            self._slices = Watched(api, slices(api.namespace), changed, f"labelSelector={SHADOW_OF}")
+
+    @property
+    def services(self) -> dict[str, Document]:
+        """All of them, by name."""
+        return self._services.objects if self._services is not None else {}
+
+    async def synced(self) -> None:
+        """Wait until all Services are there."""
+        if self._services is not None:
+            await self._services.synced.wait()
+
+    async def service(self, name: str) -> Document:
+        """One that is there, or RefusedError."""
+        if self._services is None:
+            raise RefusedError("the agent's pod has no service account")
+        await until(self._services.synced.is_set)
+        found = self.services.get(name)
+        if found is None:
+            why = "may not see Services (role.yaml)" if self._services.forbidden else f"sees no Service {name}"
+            raise RefusedError(f"the agent {why}")
+        return found
+
+    def protocol(self, name: str, port: int) -> Protocol:
+        """What a port of a Service speaks."""
+        ports = self.services.get(name, {}).get("spec", {}).get("ports", [])
+        return next((protocol_of(each) for each in ports if each["port"] == port), "detect")
+
+    async def endpoints(self, name: str) -> None:
+        """Wait for the shadow's endpoints, which the cluster makes some hundredths of a second after it."""
+        found = self._slices
+        if found is not None and not found.forbidden:
+            await until(lambda: self.sees_pods(name))
+
+    def sees_pods(self, name: str) -> bool:
+        """There is word of the shadow's pods, if only that there are none."""
+        return self._slices is not None and any(about(each, name) for each in self._slices.objects.values())
+
+    def pods(self, name: str, port: int) -> list[tuple[str, int]]:
+        """The original pods of one port, the ready ones; or the shadow's own address if they can't be seen."""
+        service = self.services.get(name)
+        if service is None or self._slices is None:
+            return []
+        called = next((each.get("name", "") for each in service["spec"]["ports"] if each["port"] == port), "")
+        if self._slices.forbidden:
+            shadow = self.services.get(shadow_name(name))
+            address = shadow["spec"].get("clusterIP") if shadow is not None else None
+            return [(address, port)] if address else []
+        return addresses([each for each in self._slices.objects.values() if about(each, name)], called)
+
+    def close(self) -> None:
+        """Watch no more."""
+        for each in (self._services, self._slices):
+            if each is not None:
+                each.close()
+
+
+async def until(there: Callable[[], bool]) -> None:
+    """Until a watch has brought it, but no longer than a watch may take."""
+    last = time.monotonic() + SEEN_SECONDS
+    while not there() and time.monotonic() < last:  # noqa: ASYNC110 (many waiters, for a moment)
+        await asyncio.sleep(0.005)
+
+
+def about(found: Document, service: str) -> bool:
+    """An EndpointSlice of a Service's shadow."""
+    return bool(found["metadata"].get("labels", {}).get("kubernetes.io/service-name") == shadow_name(service))
+
+
+def addresses(found: Iterable[Mapping[str, Any]], port_name: str) -> list[tuple[str, int]]:
+    """Addresses of one port in EndpointSlices: those that are ready, else those that serve while they end.
+
+    As kube-proxy has it (KEP-1669). In a stable order, so that nothing changes when nothing has.
+    """
+    ready: set[tuple[str, int]] = set()
+    ending: set[tuple[str, int]] = set()
+    for each in found:
+        for port in each.get("ports") or []:
+            if (port.get("name") or "") != port_name or port.get("port") is None:
+                continue
+            for endpoint in each.get("endpoints") or []:
+                conditions = endpoint.get("conditions") or {}
+                entry = (endpoint["addresses"][0], int(port["port"]))
+                if conditions.get("ready") is not False:
+                    ready.add(entry)
+                elif conditions.get("serving"):
+                    ending.add(entry)
+    return sorted(ready or ending)

@@ -1,0 +1,80 @@
+"""One attachment: what is asked for, what the cluster was told, and how it stands."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from devloop.agent.objects import lease_name, short
+from devloop.agent.spec import Spec
+
+from .seam import LocalEnd, Phase, State, Wanted
+
+REVERTS = 3
+REVERT_SECONDS = 60.0
+"""After so many reverts by somebody else within this time, devloop gives way."""
+
+
+def identifier(user: str, host: str, instance: str, wanted: Wanted) -> str:
+    """The same for the same engine and service: one that was killed finds its own attachments again."""
+    target = wanted.service or wanted.workload.replace("/", "-")
+    digest = hashlib.sha256("\0".join((user, host, instance, wanted.kind, target)).encode()).hexdigest()[:10]
+    clean = re.sub(r"[^a-z0-9-]", "-", target.lower()).strip("-") or "x"
+    return short(clean, f"-{digest}", 50)
+
+
+class Attachment:
+    """See the module. The engine holds it, `Attachments` works on it."""
+
+    def __init__(self, spec: Spec, wanted: Wanted, local: LocalEnd, changed: Callable[[Attachment], None]) -> None:
+        self.spec = spec
+        self.wanted = wanted
+        self.local = local
+        self.state = State(Phase.ATTACHING, time.monotonic_ns())
+        self.notes: tuple[str, ...] = ()
+        self.dirty = asyncio.Event()
+        """Something has to be looked at anew."""
+        self.version = 0
+        """The Service's resourceVersion when it was last led to the agent."""
+        self.reverts: list[float] = []
+        self.gone = False
+        """The Service was deleted."""
+        self.told: tuple[object, bool] | None = None
+        """The session that knows of it, and what it was told of the local service."""
+        self.task: asyncio.Task[None] | None = None
+        self.stop: Callable[[], None] = lambda: None
+        """Hear no more of the local service."""
+        self._changed = changed
+
+    @property
+    def lease(self) -> str:
+        """The name of its lease."""
+        return lease_name(self.spec)
+
+    @property
+    def over(self) -> bool:
+        """It has ended, one way or another."""
+        return self.state.phase in (Phase.REFUSED, Phase.CONTESTED, Phase.LEAVING, Phase.LEFT)
+
+    def become(self, phase: Phase, reason: str = "") -> None:
+        """Tell whoever listens, if it is news."""
+        old = self.state
+        if (old.phase, old.reason, old.notes) == (phase, reason, self.notes):
+            return
+        since = old.since if old.phase is phase else time.monotonic_ns()
+        self.state = State(phase, since, reason, self.notes)
+        self._changed(self)
+
+    def reverted(self, now: float) -> bool:
+        """Somebody has undone it; whether it is time to give way. `now` in monotonic seconds."""
+        self.reverts = [each for each in self.reverts if now - each < REVERT_SECONDS] + [now]
+        return len(self.reverts) > REVERTS
+
+
+def timestamp() -> str:
+    """Now, as the API writes times."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,494 @@
+"""All attachments of one engine: made, kept, and taken back.
+
+Each has a task that brings the cluster to what is wanted (`_ensure`, which can be called at any time and does what is
+missing) whenever something has changed: the link, the lease, the Service, the local service. What fails for a
+moment is tried again; what others undo is done again a few times, and then left to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from devloop.agent import objects
+from devloop.agent.overlap import conflicts
+from devloop.agent.records import Request
+from devloop.agent.spec import Spec
+from devloop.errors import RemoteError
+from devloop.remote.kubernetes.api import Api, ApiError
+from devloop.remote.kubernetes.install import SELECTOR, running
+from devloop.remote.link import LinkState
+from devloop.remote.link import Phase as LinkPhase
+
+from . import replace
+from .attachment import Attachment
+from .claims import Claims, gone, held, version
+from .draft import drafted
+from .seam import AttachError, Holding, LocalEnd, Phase, Wanted
+from .session import Session, SessionLostError
+
+if TYPE_CHECKING:
+    from devloop.remote.kubernetes.agent import KubernetesLink
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = (0.1, 5.0)
+SESSION_SECONDS = 30.0
+DRAIN_SECONDS = 5.0
+"""How long requests that the local service is answering may take to end when it leaves."""
+AGAIN_SECONDS = 10
+READY_SECONDS = 15.0
+ABSENT = "the local service does not run; the original answers"
+
+Heard = Callable[[list[Request], Mapping[str, int]], None]
+
+
+class Attachments:
+    """See the module. `instance` tells this engine from others of the same user and host: its project."""
+
+    def __init__(
+        self,
+        link: KubernetesLink,
+        api: Api,
+        *,
+        user: str,
+        host: str,
+        instance: str = "",
+        lease_seconds: int = objects.LEASE_SECONDS,
+    ) -> None:
+        self.api = api
+        self.user, self.host, self.instance = user, host, instance
+        self._link = link
+        self._claims = Claims(api, lease_seconds)
+        self._held: dict[str, Attachment] = {}
+        self._leaving: set[Attachment] = set()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._session: Session | None = None
+        self._ready: Session | None = None
+        self._opening = asyncio.Lock()
+        self._connected = asyncio.Event()
+        self._listeners: list[Callable[[Attachment], None]] = []
+        self._hearers: list[Heard] = []
+        self._served: list[Callable[[Attachment, int], None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stops: list[Callable[[], None]] = []
+
+    # --- What the engine hears ----------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> tuple[Attachment, ...]:
+        """Ours, in the order in which they came."""
+        return tuple(self._held.values())
+
+    def subscribe(self, listener: Callable[[Attachment], None]) -> Callable[[], None]:
+        """Call `listener` with an attachment whose state has changed, until what this returns is called."""
+        return _add(self._listeners, listener)
+
+    def subscribe_requests(self, hearer: Heard) -> Callable[[], None]:
+        """Call `hearer` with the requests of our Services, in batches, and how many there were for each Service.
+
+        There may have been more than are told. Nothing is called while there are none.
+        """
+        return _add(self._hearers, hearer)
+
+    def subscribe_served(self, listener: Callable[[Attachment, int], None]) -> Callable[[], None]:
+        """Call `listener` at the first byte of each answer of a local service, with the time in monotonic ns."""
+        return _add(self._served, listener)
+
+    def _changed(self, attachment: Attachment) -> None:
+        for each in list(self._listeners):
+            each(attachment)
+
+    def _heard(self, requests: list[Request], counts: Mapping[str, int]) -> None:
+        for each in list(self._hearers):
+            each(requests, counts)
+
+    # --- Life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin; the link may still be connecting. The agent's Envoy is started, so that a first attach is quick."""
+        self._stops.append(self._link.subscribe(self._linked))
+        self._linked(self._link.state)
+        for work, name in ((self._renewing(), "leases"), (self._watching(), "services"), (self._warm(), "warm")):
+            self._hold(asyncio.create_task(work, name=name))
+
+    def _hold(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _warm(self) -> None:
+        with contextlib.suppress(RemoteError, SessionLostError, TimeoutError):
+            await self._desk()
+
+    def _linked(self, state: LinkState) -> None:
+        if state.phase is LinkPhase.CONNECTED:
+            self._connected.set()
+            for each in self._held.values():
+                each.dirty.set()
+            return
+        if self._connected.is_set():
+            self._connected.clear()
+            taken = [each for each in self._held.values() if not each.over and each.spec.service]
+            for each in taken:
+                if each.state.phase is Phase.ATTACHED:
+                    each.become(Phase.OPEN, f"the link is lost, and the original answers: {state.reason}")
+            if taken:
+                self._hold(asyncio.create_task(self._bridge(), name="agent lost"))
+
+    async def _bridge(self) -> None:
+        """While there is no agent, nobody stands behind its Services: lead them back, if the API can be reached."""
+        while not self._connected.is_set():
+            try:
+                found = await self.api.get(f"/api/v1/namespaces/{self.api.namespace}/pods", labelSelector=SELECTOR)
+                if not any(running(each) for each in found.get("items") or []):
+                    names = {each.spec.service for each in self._held.values() if each.spec.service and not each.over}
+                    await asyncio.gather(*(self._claims.unlead(name) for name in names))
+            except RemoteError as problem:
+                log.info("the agent can't be looked for: %s", problem.what)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._connected.wait(), 0.5)
+
+    async def _desk(self) -> Session:
+        """The connection to the agent's desk. AttachError if there is no agent; SessionLostError."""
+        async with self._opening:
+            await self._link.ready(SESSION_SECONDS)
+            ssh = self._link.ssh
+            if ssh is None:
+                if self._link.state.phase is not LinkPhase.CONNECTED:
+                    raise SessionLostError("the link is lost")
+                why = "; ".join(self._link.state.notes) or "the link is plain port-forwards"
+                raise AttachError(f"traffic needs the agent: {why}", where=self.api.where)
+            if self._session is None or self._session.lost or self._session.carrier is not ssh:
+                session = Session(ssh, self._heard)
+                await session.open()
+                self._session = session
+            if self._session.leaving:
+                raise SessionLostError("the agent is about to end")
+            return self._session
+
+    # --- Attaching ----------------------------------------------------------------------------------------------------
+
+    async def attach(self, wanted: Wanted, local: LocalEnd) -> Attachment:
+        """Attach; returns when traffic comes, or for a `replace` when the workload's pods have gone.
+
+        HeldError if somebody else holds it; AttachError if it can't be, with what to do; RemoteError if the cluster
+        can't be reached. After an error nothing is left of it.
+        """
+        began = await self._draft(wanted)
+        found = Attachment(began, wanted, local, self._changed)
+        if began.id in self._held:
+            raise AttachError("it is attached already", where=wanted.service or wanted.workload)
+        self._held[began.id] = found
+        try:
+            for attempt in range(3):
+                try:
+                    await self._ensure(found)
+                    break
+                except SessionLostError as problem:
+                    if attempt == 2:
+                        raise RemoteError(str(problem), where=self.api.where) from problem
+        except BaseException as problem:
+            self._held.pop(began.id, None)
+            with contextlib.suppress(RemoteError, SessionLostError, OSError):
+                await asyncio.shield(self._release(found))
+            found.become(Phase.REFUSED, problem.what if isinstance(problem, RemoteError) else "")
+            raise
+        found.stop = found.local.subscribe(found.dirty.set)
+        found.task = asyncio.create_task(self._keep(found), name=f"attachment {began.id}")
+        return found
+
+    async def _draft(self, wanted: Wanted) -> Spec:
+        return await drafted(self._claims, wanted, self.user, self.host, self.instance)
+
+    async def _ensure(self, found: Attachment) -> None:
+        """Bring the cluster to what is wanted, from wherever it is; what is there already is left as it is."""
+        spec = found.spec
+        async with self._locks[spec.service or spec.workload]:
+            session = await self._desk() if spec.service else None
+            service, leases = await asyncio.gather(self._service(spec), self._claims.leases())
+            await self._claims.check(spec, leases)
+            replicas = await self._remembered(found, leases)
+            kept = objects.record(objects.swapped(service, _none(service), {})) if service is not None else None
+            await self._claims.acquire(spec, replicas=replicas, kept=kept)
+            if session is not None and service is not None:
+                await self._claims.shadow(service)
+                listeners = await session.attach(spec, found.local, lambda: self._answered(found))
+                found.told = (session, True)
+                await self._told(found, session)
+                await self._agent_ready(session)
+                found.version = await self._claims.lead(spec, listeners)
+                found.gone = False
+            if spec.kind == "replace":
+                old = await self._claims.resize(spec.workload, 0)
+                selector = str(old["status"].get("selector") or "")
+                if selector:
+                    await replace.until_gone(self.api, selector, spec.workload)
+        self._stands(found)
+
+    async def _agent_ready(self, session: Session) -> None:
+        """A Service leads to pods that are ready alone, and the link is there some tenths of a second before."""
+        if self._ready is session:
+            return
+        until = time.monotonic() + READY_SECONDS
+        while time.monotonic() < until:
+            found = await self.api.get(f"/api/v1/namespaces/{self.api.namespace}/pods", labelSelector=SELECTOR)
+            if any(replace.is_ready(each) for each in found.get("items") or []):
+                self._ready = session
+                return
+            await asyncio.sleep(0.05)
+        raise RemoteError(f"the agent's pod is not ready after {READY_SECONDS:g} s", where=self.api.where)
+
+    def _stands(self, found: Attachment) -> None:
+        """Its state, when all is as wanted."""
+        if found.over:
+            return
+        if found.spec.service and not found.local.running:
+            found.become(Phase.OPEN, ABSENT if found.spec.fail == "open" else "the local service does not run")
+        else:
+            found.become(Phase.ATTACHED)
+
+    async def _service(self, spec: Spec) -> objects.Document | None:
+        if not spec.service:
+            return None
+        service = await self._claims.service(spec.service)
+        if service is None:
+            raise gone(spec, self.api.where)
+        return service
+
+    async def _remembered(self, found: Attachment, leases: list[objects.Document]) -> int | None:
+        """The size that a replaced workload is to have again; None if nothing is replaced."""
+        if found.spec.kind != "replace":
+            return None
+        for each in leases:
+            if each["metadata"]["name"] == found.lease:
+                said = (each["metadata"].get("annotations") or {}).get(objects.REPLICAS, "")
+                if said.isdecimal():  # ours, from before: the workload is at zero by now
+                    return int(said)
+        replicas, found.notes = await replace.look(self.api, found.spec, despite_budget=found.wanted.despite_budget)
+        return replicas
+
+    def _answered(self, found: Attachment) -> None:
+        if self._served:
+            now = time.monotonic_ns()
+            for each in list(self._served):
+                each(found, now)
+
+    async def _told(self, found: Attachment, session: Session) -> None:
+        """Tell the agent whether the local service runs, if it doesn't know."""
+        up = found.local.running
+        if found.told != (session, up):
+            await session.tell(found.spec, up)
+            found.told = (session, up)
+
+    # --- Keeping ------------------------------------------------------------------------------------------------------
+
+    async def _keep(self, found: Attachment) -> None:
+        delay = RETRY_SECONDS[0]
+        while not found.over:
+            await found.dirty.wait()
+            found.dirty.clear()
+            try:
+                known = found.told is not None and found.told[0] is self._session and not self._lost()
+                if (found.spec.service and not known) or found.version == -1:
+                    await self._ensure(found)
+                elif found.spec.service and self._session is not None:
+                    await self._told(found, self._session)
+                    self._stands(found)
+            except AttachError as problem:
+                await self._give_up(found, Phase.REFUSED, problem.what)
+                return
+            except (RemoteError, SessionLostError, OSError, TimeoutError) as problem:
+                what = problem.what if isinstance(problem, RemoteError) else str(problem)
+                found.become(Phase.OPEN, f"the original answers: {what}")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(found.dirty.wait(), delay)
+                delay = min(delay * 2, RETRY_SECONDS[1])
+                found.dirty.set()
+            else:
+                delay = RETRY_SECONDS[0]
+
+    def _lost(self) -> bool:
+        return self._session is None or self._session.lost or self._session.carrier is not self._link.ssh
+
+    async def _renewing(self) -> None:
+        """Renew every lease three times within its duration."""
+        while True:
+            await asyncio.sleep(self._claims.seconds / 3)
+            # Also while one comes or goes: waiting for pods to end or to be ready can take longer than a lease holds.
+            for each in [each for each in self._held.values() if not each.over] + list(self._leaving):
+                try:
+                    if not await self._claims.renew(each.spec) and not each.over and each.task is not None:
+                        # It was over, and somebody has put all back: as if it was attached anew.
+                        each.version = -1
+                        each.dirty.set()
+                except (RemoteError, OSError, TimeoutError) as problem:
+                    log.info("the lease of %s is not renewed: %s", each.spec.id, problem)
+
+    async def _watching(self) -> None:
+        """Notice what others do to our Services."""
+        while True:
+            try:
+                async for kind, service in self.api.watch(f"/api/v1/namespaces/{self.api.namespace}/services"):
+                    self._seen(kind, service)
+            except ApiError as problem:
+                log.info("Services can't be watched: %s", problem.what)
+                await asyncio.sleep(RETRY_SECONDS[1])
+            except (RemoteError, OSError, TimeoutError):
+                await asyncio.sleep(1)
+
+    def _seen(self, kind: str, service: objects.Document) -> None:
+        name = service["metadata"]["name"]
+        owner = objects.shadows(service)
+        for found in [each for each in self._held.values() if each.task is not None and not each.over]:
+            if owner == found.spec.service and owner and kind == "DELETED":
+                found.version = -1
+                found.dirty.set()
+            if name != found.spec.service or found.version <= 0 or version(service) <= found.version:
+                continue
+            if kind == "DELETED":
+                found.gone = True
+                self._hold(asyncio.create_task(self._undone(found, "the Service was deleted"), name="deleted"))
+            elif not objects.is_whole(service, found.spec.id):
+                who = objects.changed_by(service)
+                found.version = version(service)
+                ours = who == "devloop"
+                text = f"{who or 'somebody'} has changed the Service"
+                self._hold(asyncio.create_task(self._undone(found, text, ours=ours), name="undone"))
+
+    async def _undone(self, found: Attachment, what: str, *, ours: bool = False) -> None:
+        """Do it again after a moment, a few times; then leave it to them."""
+        found.version = -1
+        if not ours:
+            if found.reverted(time.monotonic()):
+                await self._give_up(found, Phase.CONTESTED, f"{what} again and again; devloop has given way")
+                return
+            found.become(Phase.OPEN, f"{what}; it is attached again in a moment")
+            await asyncio.sleep(0.2 * 2 ** len(found.reverts))
+        if found.gone and not await self._comes_again(found.spec.service):
+            await self._give_up(found, Phase.CONTESTED, what)
+            return
+        found.dirty.set()
+
+    async def _comes_again(self, name: str) -> bool:
+        """A Service that was deleted may be made anew at once, as `kubectl replace --force` does."""
+        for _ in range(AGAIN_SECONDS * 2):
+            if await self._claims.service(name) is not None:
+                return True
+            await asyncio.sleep(0.5)
+        return False
+
+    async def _give_up(self, found: Attachment, phase: Phase, why: str) -> None:
+        found.become(phase, why)
+        with contextlib.suppress(RemoteError, SessionLostError, OSError, TimeoutError):
+            await self._release(found)
+        self._held.pop(found.spec.id, None)
+
+    # --- Leaving ------------------------------------------------------------------------------------------------------
+
+    async def leave(self, found: Attachment) -> None:
+        """Put all back; returns when it is, and what the local service was answering is answered.
+
+        RemoteError if the cluster can't be reached: then the agent does it when the lease is over.
+        """
+        if self._held.pop(found.spec.id, None) is None:
+            return
+        found.become(Phase.LEAVING)
+        if found.task is not None:
+            found.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await found.task
+        self._leaving.add(found)
+        try:
+            await self._release(found)
+        finally:
+            self._leaving.discard(found)
+            found.become(Phase.LEFT)
+
+    async def _release(self, found: Attachment) -> None:
+        """Undo, in the order that leaves no request unanswered."""
+        spec, session = found.spec, self._session
+        found.stop()
+        async with self._locks[spec.service or spec.workload]:
+            if spec.kind == "replace" and spec.service:
+                await self._back_to_size(found)
+            if session is not None and not session.lost and spec.service:
+                with contextlib.suppress(SessionLostError, AttachError):
+                    await session.detach(spec)
+            # A replaced workload's lease has the workload's name, and may be somebody else's by now.
+            if spec.kind != "replace" or await self._is_ours(found):
+                await self._claims.restore({found.lease})
+            if session is not None and not session.lost and spec.service:
+                await session.drained(spec, DRAIN_SECONDS)
+                await session.forget(spec)
+
+    async def _is_ours(self, found: Attachment) -> bool:
+        for each in await self._claims.leases():
+            if each["metadata"]["name"] == found.lease:
+                spec = objects.spec_of(each)
+                return spec is not None and spec.id == found.spec.id
+        return False
+
+    async def _back_to_size(self, found: Attachment) -> None:
+        """The replaced pods first, so that there is somebody to lead the traffic back to."""
+        for each in await self._claims.leases():
+            if each["metadata"]["name"] == found.lease:
+                said = (each["metadata"].get("annotations") or {}).get(objects.REPLICAS, "")
+                if said.isdecimal():
+                    scale = await self._claims.resize(found.spec.workload, int(said), only_from=0)
+                    await replace.until_ready(self.api, str(scale["status"].get("selector") or ""), int(said))
+
+    async def holdings(self) -> list[Holding]:
+        """Who holds what in this namespace, the oldest first."""
+        found = objects.holdings(await self._claims.leases(), datetime.now(UTC))
+        return [Holding(spec, over, spec.id in self._held) for spec, over in found]
+
+    async def take_over(self, wanted: Wanted) -> list[Spec]:
+        """Put back what dead ones hold of this, so that it can be attached. HeldError if one of them is alive."""
+        spec = await self._draft(wanted)
+        leases = await self._claims.leases()
+        now = datetime.now(UTC)
+        over = {each.id: seconds for each, seconds in objects.holdings(leases, now)}
+        clash = conflicts(spec, [each for each, _ in objects.holdings(leases, now)])
+        alive = [each for each in clash if over[each.id] <= 0]
+        if alive:
+            raise held(spec, alive, over, self.api.where)
+        await self._claims.restore({objects.lease_name(each) for each in clash})
+        return clash
+
+    async def close(self) -> None:
+        """Leave everything. What can't be put back now is the agent's to do."""
+        results = await asyncio.gather(*(self.leave(each) for each in self.held), return_exceptions=True)
+        for each in results:
+            if isinstance(each, BaseException) and not isinstance(each, (RemoteError, OSError, TimeoutError)):
+                raise each
+            if isinstance(each, BaseException):
+                log.warning("leaving: %s", each)
+        for stop in self._stops:
+            stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+
+def _add(to: list[T], what: T) -> Callable[[], None]:
+    to.append(what)
+
+    def stop() -> None:
+        with contextlib.suppress(ValueError):
+            to.remove(what)
+
+    return stop
+
+
+def _none(service: objects.Document) -> dict[int, int]:
+    """Listeners that nobody has: to write down what a Service was before it is known where the agent listens."""
+    return {each["port"]: -each["port"] for each in service["spec"].get("ports", [])}

@@ -1,0 +1,290 @@
+"""The API calls of an attachment, each in its place. What they write is decided in `devloop/agent/objects.py`.
+
+    lease ─▶ shadow Service ─▶ (the agent listens) ─▶ the Service          and, to leave, by `next_step`:
+    the Service ─▶ workload's size ─▶ shadow Service ─▶ lease
+
+Nothing is written before the lease that tells of it, and the lease is the last to go. Every write of a Service has its
+resourceVersion. Who may hold what is decided there too: the Service's record has all holders, and one of two who
+write at the same time has to look again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from devloop.agent import objects
+from devloop.agent.objects import Call, Document, Record, Snapshot
+from devloop.agent.overlap import conflicts
+from devloop.agent.paths import STEPS, leases, scale, services
+from devloop.agent.spec import Spec
+from devloop.remote.kubernetes.api import MERGE, Api, ApiError
+
+from .seam import AttachError, HeldError
+
+TRIES = 8
+
+
+class Claims:
+    """One namespace's."""
+
+    def __init__(self, api: Api, seconds: int = objects.LEASE_SECONDS) -> None:
+        self.api = api
+        self.seconds = seconds
+        """How long a lease holds after it was renewed."""
+        self._services = services(api.namespace)
+        self._leases = leases(api.namespace)
+
+    async def leases(self) -> list[Document]:
+        """Every attachment's lease."""
+        items = (await self.api.get(self._leases, labelSelector=objects.LEASE_LABEL)).get("items") or []
+        return list(items)
+
+    async def service(self, name: str) -> Document | None:
+        """A Service."""
+        return await self.api.find(f"{self._services}/{name}")
+
+    # --- The lease --------------------------------------------------------------------------------------------------
+
+    async def check(self, spec: Spec, found: list[Document]) -> None:
+        """HeldError if others hold what `spec` asks for."""
+        now = datetime.now(UTC)
+        over = {held.id: seconds for held, seconds in objects.holdings(found, now)}
+        clash = conflicts(spec, [held for held, _ in objects.holdings(found, now)])
+        if clash:
+            raise held(spec, clash, over, self.api.where)
+
+    async def acquire(self, spec: Spec, *, replicas: int | None = None, kept: Record | None = None) -> None:
+        """Make the lease, or renew the one that is ours. HeldError."""
+        wanted = objects.lease(spec, replicas=replicas, seconds=self.seconds, kept=kept)
+        name = wanted["metadata"]["name"]
+        for _ in range(TRIES):
+            try:
+                await self.api.request("POST", self._leases, wanted)
+                return
+            except ApiError as problem:
+                if problem.status != HTTPStatus.CONFLICT:
+                    raise refused(problem, "holding a lease", self.api.where) from problem
+            found = await self.api.find(f"{self._leases}/{name}")
+            if found is None:
+                continue
+            held_by = objects.spec_of(found)
+            if held_by is None or held_by.id != spec.id:
+                others = [held_by] if held_by is not None else []
+                now = datetime.now(UTC)
+                raise held(spec, others, {each.id: objects.seconds_over(found, now) for each in others}, self.api.where)
+            body = {
+                **wanted,
+                "metadata": {**wanted["metadata"], "resourceVersion": found["metadata"]["resourceVersion"]},
+            }
+            if replicas is None:
+                for key in (objects.REPLICAS, objects.RECORD):
+                    kept_text = (found["metadata"].get("annotations") or {}).get(key)
+                    if kept_text is not None:
+                        body["metadata"]["annotations"].setdefault(key, kept_text)
+            try:
+                await self.api.request("PUT", f"{self._leases}/{name}", body)
+                return
+            except ApiError as problem:
+                if problem.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+                    raise
+        raise AttachError(f"the lease {name} keeps changing", where=self.api.where)
+
+    async def renew(self, spec: Spec) -> bool:
+        """Say that we are there; False if the lease has gone, or is somebody else's."""
+        path = f"{self._leases}/{objects.lease_name(spec)}"
+        found = await self.api.find(path)
+        held_by = objects.spec_of(found) if found is not None else None
+        if found is None or held_by is None or held_by.id != spec.id:
+            return False
+        patch = {
+            "metadata": {"resourceVersion": found["metadata"]["resourceVersion"]},
+            "spec": {"renewTime": objects.stamp()},
+        }
+        try:
+            await self.api.request("PATCH", path, patch, content_type=MERGE)
+        except ApiError as problem:
+            if problem.status == HTTPStatus.CONFLICT:
+                return await self.renew(spec)
+            if problem.status == HTTPStatus.NOT_FOUND:
+                return False
+            raise
+        return True
+
+    # --- The Service ------------------------------------------------------------------------------------------------
+
+    async def shadow(self, service: Document) -> None:
+        """Make the shadow Service, or make it right."""
+        wanted = objects.shadow(service)
+        path = f"{self._services}/{wanted['metadata']['name']}"
+        for _ in range(TRIES):
+            try:
+                await self.api.request("POST", self._services, wanted)
+                return
+            except ApiError as problem:
+                if problem.status != HTTPStatus.CONFLICT:
+                    raise refused(problem, "making the shadow Service", self.api.where) from problem
+            found = await self.api.find(path)
+            if found is None:
+                continue
+            if objects.same_shadow(found, wanted):
+                return
+            if objects.shadows(found) is None:
+                raise AttachError(
+                    f"there is a Service {wanted['metadata']['name']} already, and it is not devloop's",
+                    where=self.api.where,
+                    hint="The original pods are reached by a Service of that name: rename yours.",
+                )
+            try:
+                if objects.same_owner(found, wanted):  # in place: its endpoints are in use
+                    await self.api.request("PUT", path, objects.renewed_shadow(found, wanted))
+                    return
+                await self.api.request("DELETE", path, objects.delete("services", found, "").body)
+            except ApiError as problem:
+                if problem.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+                    raise
+            await asyncio.sleep(0.02)
+        raise AttachError(f"the Service {wanted['metadata']['name']} keeps changing", where=self.api.where)
+
+    async def lead(self, spec: Spec, listeners: Mapping[int, int]) -> int:
+        """Lead the Service to the agent, with us among its holders; its resourceVersion then.
+
+        HeldError if somebody else was quicker.
+        """
+        path = f"{self._services}/{spec.service}"
+        for _ in range(TRIES):
+            found = await self.service(spec.service)
+            if found is None:
+                raise gone(spec, self.api.where)
+            kept = objects.record(found) if objects.is_swapped(found) else None
+            held_now = await self.leases()
+            living = {each.id for lease in held_now if (each := objects.spec_of(lease))}
+            holders = {key: value for key, value in (kept.holders if kept else {}).items() if key in living}
+            others = [each for each in (kept.specs if kept else []) if each.id in holders]
+            if clash := conflicts(spec, others):
+                over = {each.id: seconds for each, seconds in objects.holdings(held_now, datetime.now(UTC))}
+                raise held(spec, clash, over, self.api.where)
+            if spec.id in holders and holders[spec.id] == spec.document() and objects.listeners_of(found) == listeners:
+                return version(found)
+            holders[spec.id] = spec.document()
+            try:
+                body = objects.swapped(found, listeners, holders)
+            except KeyError:
+                raise AttachError("its ports have just been changed", where=f"Service {spec.service}") from None
+            try:
+                return version(await self.api.request("PUT", path, body))
+            except ApiError as problem:
+                if problem.status != HTTPStatus.CONFLICT:
+                    raise refused(problem, f"changing the Service {spec.service}", self.api.where) from problem
+        raise AttachError("it keeps changing", where=f"Service {spec.service}")
+
+    async def unlead(self, name: str) -> None:
+        """Lead a Service back to its pods at once, whoever holds it: the agent is gone. The leases stay."""
+        for _ in range(TRIES):
+            found = await self.service(name)
+            if found is None or not objects.is_marked(found):
+                return
+            try:
+                await self.api.request("PUT", f"{self._services}/{name}", objects.owners(found))
+                return
+            except ApiError as problem:
+                if problem.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+                    raise
+
+    # --- Putting back -----------------------------------------------------------------------------------------------
+
+    async def snapshot(self) -> Snapshot:
+        """What there is. Services before leases: whatever a Service is marked for had its lease before."""
+        found = (await self.api.get(self._services)).get("items") or []
+        held_now = await self.leases()
+        sizes: dict[str, int | None] = {}
+        for each in held_now:
+            spec = objects.spec_of(each)
+            if spec is not None and spec.workload and objects.REPLICAS in (each["metadata"].get("annotations") or {}):
+                sizes[spec.workload] = await self.size(spec.workload)
+        return Snapshot(tuple(found), tuple(held_now), sizes)
+
+    async def size(self, workload: str) -> int | None:
+        """How many replicas a workload is to have; None if it isn't there."""
+        found = await self.api.find(self._scale(workload))
+        return int(found["spec"].get("replicas", 0)) if found is not None else None
+
+    async def resize(self, workload: str, replicas: int, *, only_from: int | None = None) -> Document:
+        """Give it another size, if it has the size `only_from`; what its scale was then."""
+        path = self._scale(workload)
+        for _ in range(TRIES):
+            found = await self.api.get(path)
+            size = int(found["spec"].get("replicas", 0))
+            if size == replicas or (only_from is not None and size != only_from):
+                return found
+            try:
+                body = {**found, "spec": {**found["spec"], "replicas": replicas}}
+                await self.api.request("PUT", path, body)
+                return found
+            except ApiError as problem:
+                if problem.status != HTTPStatus.CONFLICT:
+                    raise refused(problem, f"changing the size of {workload}", self.api.where) from problem
+        raise AttachError("its size keeps changing", where=workload)
+
+    def _scale(self, workload: str) -> str:
+        kind, _, name = workload.partition("/")
+        return scale(self.api.namespace, f"{kind}s", name)
+
+    async def restore(self, dead: Collection[str]) -> None:
+        """Put back what these leases stood for, and whatever else nobody holds."""
+        for count in range(STEPS):
+            step = objects.next_step(await self.snapshot(), dead)
+            if step is None:
+                return
+            try:
+                await self.perform(step)
+            except ApiError as problem:
+                # Somebody else was quicker, and it is looked at anew.
+                if problem.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+                    raise
+                await asyncio.sleep(0.01 * (count + 1))
+
+    async def perform(self, call: Call) -> None:
+        """One call of a restoration."""
+        if call.verb == "SCALE":
+            await self.resize(f"{call.kind.removesuffix('s')}/{call.name}", call.replicas, only_from=0)
+            return
+        path = {"services": self._services, "leases": self._leases}[call.kind]
+        await self.api.request(call.verb, f"{path}/{call.name}", call.body)
+
+
+def held(spec: Spec, clash: list[Spec], over: Mapping[str, float], where: str) -> HeldError:
+    """Who, what and since when."""
+    dead = bool(clash) and all(over.get(each.id, 0.0) > 0 for each in clash)
+    lines = [
+        f"{each.who} holds {' or '.join(str(route) for route in each.routes)} of {each.service or each.workload}"
+        f" ({each.kind}) since {each.since}"
+        + (f", and has not been there for {over[each.id]:.0f} s" if over.get(each.id, 0.0) > 0 else "")
+        for each in clash
+    ]
+    hint = "Take another route: a header of your own, a path, a share."
+    if dead:
+        hint = "The agent puts it back by itself soon; `devloop leave --take-over` does it now."
+    what = "; ".join(lines) or "somebody holds it whose lease can't be read"
+    return HeldError(what, where=f"{where} {spec.service or spec.workload}", hint=hint, holders=tuple(clash), dead=dead)
+
+
+def version(found: Document) -> int:
+    """An object's resourceVersion. They can be compared within a kind (KEP-5504)."""
+    text = found["metadata"].get("resourceVersion", "")
+    return int(text) if text.isdecimal() else 0
+
+
+def gone(spec: Spec, where: str) -> AttachError:
+    """There is no such Service."""
+    return AttachError(f"there is no Service {spec.service}", where=where)
+
+
+def refused(problem: ApiError, doing: str, where: str) -> AttachError:
+    """What the API server does not let us do."""
+    hint = None
+    if problem.status == HTTPStatus.FORBIDDEN:
+        hint = "`devloop doctor` names the rights; devloop/remote/manifests/role.yaml has them all."
+    return AttachError(f"{doing}: {problem.what}", where=where, hint=hint)

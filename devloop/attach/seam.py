@@ -1,0 +1,97 @@
+"""The seam of attachments: what the engine gives, and what it is told. `docs/attachments.md` has the order of calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from devloop.agent.spec import ALL, HOLD_SECONDS, Fail, Kind, Route, Spec
+from devloop.errors import RemoteError
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+class LocalEnd(Protocol):
+    """The local service, as its traffic sees it. Every method is for the event loop's thread."""
+
+    async def connect(self, factory: Callable[[], P], port: int) -> tuple[asyncio.Transport, P]:
+        """A connection to what listens on `port` there; while the service reloads, wait for up to its `hold`.
+
+        OSError (or a RemoteError) when it does not come, or there is nothing to wait for.
+        """
+
+    @property
+    def running(self) -> bool:
+        """It runs, or will in a moment: a reload is no gap. False: off, crashed, its build has failed."""
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` when `running` may have changed, until what this returns is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a service of devloop.toml asks for. `ports`: the Service's, by name or number, to the local ones."""
+
+    kind: Kind
+    service: str = ""
+    """The Service's name. A `replace` without one takes no traffic: a queue's consumer."""
+    ports: Mapping[int | str, int] = field(default_factory=dict)
+    routes: tuple[Route, ...] = (ALL,)
+    fail: Fail = "open"
+    hold: float = HOLD_SECONDS
+    workload: str = ""
+    """KIND/NAME, in lower case and the singular (deployment/worker): for `replace`."""
+    despite_budget: bool = False
+    """Replace it although a PodDisruptionBudget wants some of its pods to run."""
+
+
+class Phase(StrEnum):
+    """Where an attachment is in its life."""
+
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    OPEN = "failed open"
+    """It is held, and the original answers: the agent or the local service is not there. Mends itself."""
+    CONTESTED = "contested"
+    """Somebody else (a GitOps controller, an edit) undoes it again and again, or the Service has gone: given up."""
+    REFUSED = "refused"
+    """It could not be: a conflict, a right, or a Service of a kind that can't be attached."""
+    LEAVING = "leaving"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A moment of an attachment's life. `since` is monotonic nanoseconds."""
+
+    phase: Phase
+    since: int
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    """What people should know though it works: an autoscaler, a budget."""
+
+
+class AttachError(RemoteError):
+    """It can't be attached; what, where and what to do."""
+
+
+class HeldError(AttachError):
+    """Somebody else holds it. `holders`, the oldest first; `dead`: all their leases are over."""
+
+    def __init__(self, what: str, *, where: str, hint: str, holders: tuple[Spec, ...], dead: bool) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.holders = holders
+        self.dead = dead
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One line of `devloop list`: an attachment of anybody's in the namespace."""
+
+    spec: Spec
+    over: float
+    """Seconds since its lease ended; negative while it holds."""
+    mine: bool

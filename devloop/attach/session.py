@@ -1,0 +1,229 @@
+"""The engine's side of the agent's desk (`devloop/agent/desk.py`), over one SSH connection. Good until it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from devloop.agent.paths import COMMAND, listen_path
+from devloop.agent.records import Request, read
+from devloop.agent.spec import Spec
+from devloop.errors import DevloopError, RemoteError
+
+from .relay import Far, Near
+from .seam import AttachError, LocalEnd
+
+if TYPE_CHECKING:
+    from devloop.remote.sshcarrier import SshCarrier
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 0.5
+ANSWER_SECONDS = 10.0
+Heard = Callable[[list[Request], Mapping[str, int]], None]
+
+
+class SessionLostError(Exception):
+    """The connection to the agent ended while something was asked of it."""
+
+
+class Session:
+    """A connection to the agent's desk. Importing this imports asyncssh."""
+
+    def __init__(self, carrier: SshCarrier, heard: Heard) -> None:
+        self.carrier = carrier
+        self._heard = heard
+        self._channel: Any = None
+        self._rest = ""
+        self._number = 0
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._listening: dict[str, Any] = {}
+        self._relays: dict[str, weakref.WeakSet[Far]] = {}
+        self._beating: asyncio.Task[None] | None = None
+        self._over = False
+        self.leaving = False
+        """The agent is about to end, and leads everything back to where it was."""
+
+    async def open(self) -> None:
+        """Begin. RemoteError if this agent has no desk; SessionLostError."""
+        import asyncssh
+
+        try:
+            self._channel, _ = await self.carrier.connection.create_session(
+                lambda: cast(Any, _Desk(self)), COMMAND, encoding="utf-8"
+            )
+        except asyncssh.ChannelOpenError as problem:
+            if self.carrier.connection.is_closed():
+                raise SessionLostError(str(problem)) from problem
+            hint = "It may be older than this devloop: `devloop agent uninstall`, and it is made anew."
+            raise RemoteError("the agent attaches nothing", where=self.carrier.where, hint=hint) from problem
+        except (asyncssh.Error, OSError) as problem:
+            raise SessionLostError(str(problem)) from problem
+        self._beating = asyncio.create_task(self._beat(), name="beat")
+
+    async def _beat(self) -> None:
+        while True:
+            self._send({"do": "beat"})
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if not self._over:
+            with contextlib.suppress(OSError):
+                self._channel.write(json.dumps(message) + "\n")
+
+    async def ask(self, **message: Any) -> dict[str, Any]:
+        """Ask the agent. AttachError is its refusal."""
+        if self._over:
+            raise SessionLostError("the connection to the agent is lost")
+        self._number += 1
+        number = self._number
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        self._send({"n": number, **message})
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                found: dict[str, Any] = await answer
+        except TimeoutError:
+            raise SessionLostError(f"the agent has not answered in {ANSWER_SECONDS:g} s") from None
+        finally:
+            self._answers.pop(number, None)
+        if "error" in found:
+            raise AttachError(str(found["error"]), where=self.carrier.where)
+        return found
+
+    async def attach(self, spec: Spec, local: LocalEnd, served: Callable[[], None]) -> dict[int, int]:
+        """Let the agent have an attachment; the listeners of its Service, by port number."""
+        for port, inner in spec.ports.items():
+            await self._listen(listen_path(spec.id, port), spec, local, inner, served)
+        answer = await self.ask(do="attach", spec=spec.document())
+        return {int(port): int(number) for port, number in answer.get("listeners", {}).items()}
+
+    async def _listen(self, path: str, spec: Spec, local: LocalEnd, port: int, served: Callable[[], None]) -> None:
+        import asyncssh
+
+        from devloop.remote.sshcarrier import PACKET_BYTES, WINDOW_BYTES, Channel
+
+        if path in self._listening:
+            return
+
+        async def connect(factory: Callable[[], Near]) -> tuple[asyncio.Transport, Near]:
+            async with asyncio.timeout(spec.hold):
+                return await local.connect(factory, port)
+
+        async def opened() -> Any:
+            far = Far(connect, served)
+            self._relays.setdefault(spec.id, weakref.WeakSet()).add(far)
+            try:
+                await far.join()
+            except (OSError, TimeoutError, DevloopError) as problem:
+                # Not `str(problem)`: what a local service's address or a plugin's error says stays here.
+                reason = f"the local service is not there ({type(problem).__name__})"
+                raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, reason) from problem
+            return Channel(self.carrier, far, spec.service, port)
+
+        try:
+            self._listening[path] = await self.carrier.connection.create_unix_server(
+                opened, path, window=WINDOW_BYTES, max_pktsize=PACKET_BYTES
+            )
+        except asyncssh.ChannelListenError as problem:
+            raise AttachError("the agent hands no connections over", where=self.carrier.where) from problem
+        except (asyncssh.Error, OSError) as problem:
+            raise SessionLostError(str(problem)) from problem
+
+    async def detach(self, spec: Spec) -> None:
+        """The original has its traffic when this returns."""
+        await self.ask(do="detach", id=spec.id)
+
+    async def forget(self, spec: Spec) -> None:
+        """Take no more connections for it."""
+        for port in spec.ports:
+            listener = self._listening.pop(listen_path(spec.id, port), None)
+            if listener is not None:
+                listener.close()
+
+    async def drained(self, spec: Spec, seconds: float) -> None:
+        """Until the local service has answered what it was asked, but no longer than that."""
+        until = time.monotonic() + seconds
+        relays = self._relays.get(spec.id, ())
+        while any(each.busy for each in relays) and time.monotonic() < until:  # noqa: ASYNC110 (many, for a moment)
+            await asyncio.sleep(0.02)
+
+    async def tell(self, spec: Spec, up: bool) -> None:
+        """The local service runs, or does not."""
+        await self.ask(do="local", id=spec.id, up=up)
+
+    def received(self, text: str) -> None:
+        """What the agent says."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            message = json.loads(line)
+            if "answer" in message:
+                waiter = self._answers.get(message["answer"])
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(message)
+            elif "leaving" in message:
+                self.leaving = True
+            elif "requests" in message:
+                self._heard([each for text in message["requests"] if (each := read(text))], message["counts"])
+
+    def ended(self) -> None:
+        """The session is over."""
+        self._over = True
+        if self._beating is not None:
+            self._beating.cancel()
+        for waiter in self._answers.values():
+            if not waiter.done():
+                waiter.set_exception(SessionLostError("the connection to the agent is lost"))
+
+    @property
+    def lost(self) -> bool:
+        """It has ended."""
+        return self._over
+
+    async def close(self) -> None:
+        """End it; the agent lets the original answer what this session still had."""
+        if not self._over and self._channel is not None:
+            self._channel.close()
+        self.ended()
+
+
+class _Desk:
+    """asyncssh's side of it: an SSHClientSession."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def connection_made(self, chan: Any) -> None:
+        pass
+
+    def session_started(self) -> None:
+        pass
+
+    def data_received(self, data: str, datatype: int | None = None) -> None:
+        self._session.received(data)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        pass
+
+    def resume_writing(self) -> None:
+        pass
+
+    def xon_xoff_requested(self, client_can_do: bool) -> None:
+        pass
+
+    def exit_status_received(self, status: int) -> None:
+        pass
+
+    def exit_signal_received(self, *_: Any) -> None:
+        pass
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._session.ended()

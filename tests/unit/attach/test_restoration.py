@@ -1,0 +1,220 @@
+"""What is written into a cluster is taken back in full, whoever does it and wherever the last one has stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from devloop.agent import objects
+from devloop.agent.expiry import Expiry
+from devloop.agent.spec import ALL, Header, Match, Route, Spec
+from devloop.attach.claims import Claims
+from devloop.attach.seam import HeldError
+
+from .fake_api import CrashError, FakeApi, service
+
+LISTENERS = {80: 20000, 81: 20001}
+
+
+def spec(user: str = "ada", **more: Any) -> Spec:
+    fields: dict[str, Any] = {"service": "api", "ports": {80: 3000}, "since": "2026-11-21T11:00:00Z", **more}
+    return Spec(f"api-{user}", user, "laptop", fields.pop("kind", "intercept"), **fields)
+
+
+def route(user: str) -> dict[str, Any]:
+    return {"routes": (Route((Header("x-user", Match("exact", user)),)),)}
+
+
+async def attach(api: FakeApi, wanted: Spec, replicas: int | None = None) -> None:
+    """The API calls of `Attachments._ensure`, in its order."""
+    claims = Claims(api)  # type: ignore[arg-type]
+    await claims.check(wanted, await claims.leases())
+    await claims.acquire(wanted, replicas=replicas)
+    if wanted.service:
+        found = await claims.service(wanted.service)
+        assert found is not None
+        await claims.shadow(found)
+        await claims.lead(wanted, LISTENERS)
+    if wanted.kind == "replace":
+        await claims.resize(wanted.workload, 0)
+
+
+def lease_of(wanted: Spec) -> str:
+    return objects.lease_name(wanted)
+
+
+REPLACE = {"kind": "replace", "workload": "deployment/worker"}
+
+
+@pytest.mark.parametrize("kind", ["intercept", "replace"])
+async def test_a_crash_between_any_two_calls_is_mended_by_the_next_party(kind: str) -> None:
+    wanted = spec(**(REPLACE if kind == "replace" else {}))
+    whole = FakeApi(service(), service("web"), workloads={"deployments/worker": 3})
+    before = whole.plain()
+    await attach(whole, wanted, 3)
+    assert len(whole.calls) == (4 if kind == "replace" else 3)
+    assert whole.plain() != before
+    # A crash of the one who attaches after `made` calls, then of the one who mends after `mended`, then a third.
+    for made in range(len(whole.calls) + 1):
+        for mended in range(6):
+            api = FakeApi(service(), service("web"), workloads={"deployments/worker": 3})
+            api.crash_after = made
+            with contextlib.suppress(CrashError):
+                await attach(api, wanted, 3)
+            api.crash_after = made + mended
+            with contextlib.suppress(CrashError):
+                await Claims(api).restore({lease_of(wanted)})  # type: ignore[arg-type]
+            api.crash_after = None
+            await Claims(api).restore({lease_of(wanted)})  # type: ignore[arg-type]
+            assert api.plain() == before, (made, mended)
+
+
+async def test_nothing_is_written_before_the_lease_and_the_lease_goes_last() -> None:
+    api = FakeApi(service())
+    await attach(api, spec())
+    assert api.calls == [
+        "POST leases",
+        "POST services",
+        "PUT services/api",
+    ]
+    api.calls.clear()
+    await Claims(api).restore({lease_of(spec())})  # type: ignore[arg-type]
+    assert api.calls == ["PUT services/api", "DELETE services/api-devloop", "DELETE leases/devloop-api-ada"]
+
+
+async def test_who_is_not_the_last_leaves_the_service_to_the_others() -> None:
+    api = FakeApi(service())
+    before = api.plain()
+    ada, ben = spec("ada", **route("ada")), spec("ben", **route("ben"))
+    await attach(api, ada)
+    await attach(api, ben)
+    await Claims(api).restore({lease_of(ada)})  # type: ignore[arg-type]
+    left = api.objects["/api/v1/namespaces/space/services/api"]
+    assert objects.is_whole(left, ben.id) and not objects.is_whole(left, ada.id)
+    await Claims(api).restore({lease_of(ben)})  # type: ignore[arg-type]
+    assert api.plain() == before
+
+
+async def test_who_comes_while_the_last_one_leaves_is_not_left_with_nothing() -> None:
+    """Between the leaver's look and its write the other has written: a conflict, and all is looked at anew."""
+    api = FakeApi(service())
+    ada, ben = spec("ada", **route("ada")), spec("ben", **route("ben"))
+    await attach(api, ada)
+    came = False
+
+    def just_before(method: str, path: str) -> None:
+        nonlocal came
+        if method == "PUT" and path.endswith("services/api") and not came:
+            came = True
+            other = Claims(api)  # type: ignore[arg-type]
+            for step in (other.acquire(ben), other.lead(ben, LISTENERS)):
+                with contextlib.suppress(StopIteration):
+                    step.send(None)
+
+    api.before = just_before
+    await Claims(api).restore({lease_of(ada)})  # type: ignore[arg-type]
+    assert came
+    left = api.objects["/api/v1/namespaces/space/services/api"]
+    assert objects.is_whole(left, ben.id) and not objects.is_whole(left, ada.id)
+    assert "/api/v1/namespaces/space/services/api-devloop" in api.objects
+
+
+async def test_of_two_who_want_the_same_one_gets_it() -> None:
+    api = FakeApi(service())
+    ada, ben = spec("ada"), spec("ben")
+    claims = Claims(api)  # type: ignore[arg-type]
+    await attach(api, ada)
+    with pytest.raises(HeldError) as problem:
+        await attach(api, ben)
+    assert "ada@laptop holds all requests of api (intercept) since 2026-11-21T11:00:00Z" in str(problem.value)
+    assert not problem.value.dead
+    # Both have looked, and then both write: the Service decides.
+    await claims.acquire(ben)
+    with pytest.raises(HeldError):
+        await claims.lead(ben, LISTENERS)
+
+
+async def test_what_others_change_meanwhile_stays() -> None:
+    api = FakeApi(service())
+    await attach(api, spec())
+    path = "/api/v1/namespaces/space/services/api"
+    edited = api.objects[path]
+    edited["metadata"]["labels"]["team"] = "b"
+    edited["spec"]["ports"].append({"name": "new", "port": 82, "targetPort": 8082, "protocol": "TCP"})
+    edited["spec"]["selector"]["app"] = "api-v2"  # a merge into ours: it matches nothing now
+    assert objects.is_broken(edited) and not objects.is_whole(edited, spec().id)
+    await Claims(api).restore({lease_of(spec())})  # type: ignore[arg-type]
+    now = api.objects[path]
+    assert now["spec"]["selector"] == {"app": "api-v2"}
+    assert [each["targetPort"] for each in now["spec"]["ports"]] == ["web", 8081, 8082]
+    assert now["metadata"]["labels"] == {"team": "b"} and now["metadata"]["annotations"] == {"owner": "shop"}
+
+
+async def test_a_service_that_has_lost_its_record_is_put_back_from_the_lease() -> None:
+    api = FakeApi(service())
+    before = api.plain()
+    kept = objects.record(objects.swapped(service(), {80: -80, 81: -81}, {}))
+    await Claims(api).acquire(spec(), kept=kept)  # type: ignore[arg-type]
+    await attach(api, spec())
+    del api.objects["/api/v1/namespaces/space/services/api"]["metadata"]["annotations"][objects.RECORD]
+    await Claims(api).restore({lease_of(spec())})  # type: ignore[arg-type]
+    assert api.plain() == before
+
+
+async def test_a_size_that_somebody_has_set_meanwhile_stays() -> None:
+    api = FakeApi(workloads={"deployments/worker": 3})
+    wanted = spec(service="", ports={}, **REPLACE)
+    await attach(api, wanted, 3)
+    assert api.sizes == {"deployments/worker": 0}
+    api.sizes["deployments/worker"] = 5
+    await Claims(api).restore({lease_of(wanted)})  # type: ignore[arg-type]
+    assert api.sizes == {"deployments/worker": 5} and not api.objects
+
+
+async def test_a_service_keeps_its_local_policy_over_an_attachment() -> None:
+    api = FakeApi(service(internalTrafficPolicy="Local"))
+    before = api.plain()
+    await attach(api, spec())
+    assert api.objects["/api/v1/namespaces/space/services/api"]["spec"]["internalTrafficPolicy"] == "Cluster"
+    await Claims(api).restore({lease_of(spec())})  # type: ignore[arg-type]
+    assert api.plain() == before
+
+
+async def test_a_lease_that_was_renewed_meanwhile_is_not_deleted() -> None:
+    api = FakeApi(service())
+    await attach(api, spec())
+    claims = Claims(api)  # type: ignore[arg-type]
+    stale = await claims.snapshot()
+    assert await claims.renew(spec())
+    api.objects.pop("/api/v1/namespaces/space/services/api-devloop")
+    lease = next(each for each in stale.leases)
+    with pytest.raises(Exception, match="leases"):
+        await claims.perform(objects.delete("leases", lease, ""))
+
+
+def test_services_that_cannot_be_led_are_refused_with_the_reason() -> None:
+    assert objects.unsupported(service()) == ("", False)
+    for spec_, word, by_pods in (
+        ({"clusterIP": "None"}, "headless", True),
+        ({"type": "ExternalName"}, "ExternalName", False),
+        ({"selector": {}}, "no selector", False),
+        ({"ports": [{"port": 53, "protocol": "UDP"}]}, "UDP", True),
+    ):
+        why, other_way = objects.unsupported(service(**spec_))
+        assert word in why and other_way is by_pods
+
+
+def test_a_lease_is_over_when_it_was_not_renewed_for_its_duration_on_the_observers_clock() -> None:
+    expiry = Expiry()
+    lease = objects.lease(spec(routes=(ALL,)), seconds=30)
+    expiry.see([lease], 1000.0)
+    assert expiry.over(1029.9) == set() and expiry.next(1010.0) == 20.0
+    lease = {**lease, "spec": {**lease["spec"], "renewTime": "another"}}
+    expiry.see([lease], 1020.0)
+    expiry.see([lease], 1040.0)
+    assert expiry.over(1049.9) == set()
+    assert expiry.over(1050.0) == {lease_of(spec())}
+    expiry.see([], 1051.0)
+    assert expiry.over(2000.0) == set() and expiry.next(2000.0) is None

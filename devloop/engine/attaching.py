@@ -151,9 +151,13 @@ class Attaching:
             finally:
                 self._changed(service)
 
-    async def leave_all(self) -> None:
-        """Every service leaves; what can't be put back now is the agent's to do."""
-        services = [name for name, found in self._of.items() if found]
+    async def leave_all(self, but_for: str = "") -> None:
+        """Services leave, but for those with an attachment of one kind; what fails now is the agent's to do."""
+        services = [
+            name
+            for name, found in self._of.items()
+            if found and not any(each.spec.kind == but_for for each in found.values())
+        ]
         await asyncio.gather(*(self.leave(name) for name in services), return_exceptions=True)
 
     def attached(self, service: str) -> bool:

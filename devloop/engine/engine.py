@@ -91,6 +91,7 @@ class Engine:
         self._finished = asyncio.Event()
         self._idle = False
         self._leaving = False
+        self._awaited: list[tuple[str, asyncio.Event]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, services: Sequence[str] | None, up: Callable[[], None], *, idle: bool = False) -> None:
@@ -421,6 +422,7 @@ class Engine:
         return tell
 
     def _publish_statuses(self) -> None:
+        self._tell_gone()
         dirty, self._dirty = self._dirty, {}
         for name in dirty:
             life = self.supervisor.services.get(name)
@@ -454,6 +456,20 @@ class Engine:
             self._board.amend(loop)
             self._server.publish(loop)
             self.publish_one(service)
+
+    async def until_gone(self, service: str) -> None:
+        """Wait until nothing of a service runs here."""
+        gone = asyncio.Event()
+        self._awaited.append((service, gone))
+        self._tell_gone()
+        await gone.wait()
+
+    def _tell_gone(self) -> None:
+        for service, event in self._awaited:
+            life = self.supervisor.services.get(service)
+            if life is None or life.gone:
+                event.set()
+        self._awaited = [each for each in self._awaited if not each[1].is_set()]
 
     def _set_gate(self, service: str) -> None:
         life = self.supervisor.services.get(service)

@@ -57,11 +57,15 @@ class Passthrough:
         self.side.start(connect=connect)
 
     async def leave_all(self) -> None:
-        """Give all traffic back. What can't be put back in time is the agent's to do."""
+        """Give all traffic back before the services that answer it stop. What can't be in time is the agent's to do.
+
+        Not so what replaces a workload: that comes back when its stand-in has ended, so that a queue never has two
+        consumers.
+        """
         if self._attaching is not None:
             try:
                 async with asyncio.timeout(LEAVE_SECONDS):
-                    await self._attaching.leave_all()
+                    await self._attaching.leave_all(but_for=AttachKind.REPLACE.value)
             except TimeoutError:
                 text = "the cluster does not answer: what is attached there is put back when its lease ends"
                 self._engine.notice("warning", text)
@@ -137,6 +141,11 @@ class Passthrough:
         for name, spec in project.services.items():
             if name in before and before[name].attach != spec.attach:
                 self._engine.task(self._attach_anew(name))
+
+    async def before_local(self, service: str) -> None:
+        """The service is about to become local. Where it replaces its workload, that has to end first."""
+        if self._replaces(service) and self.side.here.network(service) is not None:
+            await self._attach(service, self._engine.project.services[service].attach)
 
     def moved(self, service: str) -> None:
         """The service has become local: it is attached as devloop.toml says, once it has a world."""
@@ -223,8 +232,29 @@ class Passthrough:
         return self._connect and life is not None and life.mode is Mode.LOCAL
 
     def _opened(self, service: str) -> None:
-        self._engine.dispatch(ev.WorldOpened(service))
-        self._engine.task(self._attach_by_itself(service))
+        if self._replaces(service) and self._is_local(service):
+            self._engine.task(self._replace_first(service))
+        else:
+            self._engine.dispatch(ev.WorldOpened(service))
+            self._engine.task(self._attach_by_itself(service))
+
+    def _replaces(self, service: str) -> bool:
+        spec = self._engine.project.services.get(service)
+        return spec is not None and spec.attach.kind is AttachKind.REPLACE
+
+    async def _replace_first(self, service: str) -> None:
+        """The workload's last pod has ended before the process starts that stands in for it."""
+        try:
+            await self._attach(service, self._engine.project.services[service].attach)
+        except DevloopError as error:
+            self._engine.dispatch(ev.WorldFailed(service, f"not attached: {error.what}", error.hint or ""))
+        else:
+            self._engine.dispatch(ev.WorldOpened(service))
+
+    def replaced(self, service: str) -> bool:
+        """Whether it stands in for a workload that is stopped."""
+        found = self._attaching
+        return found is not None and any(each.kind == AttachKind.REPLACE for each in found.statuses(service))
 
     def _linked(self, link: Link) -> None:
         self._link = link

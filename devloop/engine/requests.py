@@ -89,11 +89,19 @@ class Requests:
                 hint="it can be `local` or `off`",
             )
         remote = self._engine.remote
-        if remote is not None and mode is not Mode.LOCAL:
-            await self._leave(name)  # first its traffic, then its process
-        self._engine.dispatch(ev.ModeRequested(name, mode))
-        if remote is not None and mode is Mode.LOCAL:
+        if remote is None:
+            self._engine.dispatch(ev.ModeRequested(name, mode))
+        elif mode is Mode.LOCAL:
+            await remote.before_local(name)
+            self._engine.dispatch(ev.ModeRequested(name, mode))
             remote.moved(name)
+        elif remote.replaced(name):
+            self._engine.dispatch(ev.ModeRequested(name, mode))
+            await self._engine.until_gone(name)  # a queue never has two consumers
+            await self._leave(name)
+        else:
+            await self._leave(name)  # its traffic first, then its process
+            self._engine.dispatch(ev.ModeRequested(name, mode))
         return mode.value
 
     async def _env(self, name: str, reveal: bool) -> dict[str, Any]:

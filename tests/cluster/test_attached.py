@@ -1,0 +1,177 @@
+"""Attachments by devloop.toml and by command, in the whole of devloop: what `devloop/attach` is wired to."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from devloop.protocol import State
+
+from . import kit
+from .conftest import Namespace, Target
+from .kit import ApiClient, client
+from .project import Project, Running, a_project, deployed_shop, the_shop
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+HERE = socket.gethostname()
+ASK = """
+import json, sys, urllib.request
+request = urllib.request.Request("http://api:8080/healthz", headers=json.loads(sys.argv[1]))
+print(urllib.request.urlopen(request, timeout=15).headers["X-Served-By"])
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shop(cluster: Target) -> AsyncIterator[Namespace]:
+    async with deployed_shop(cluster) as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def project(shop: Namespace, tmp_path: Path) -> Iterator[Project]:
+    with a_project(tmp_path / "ada", shop.developer, shop.name) as made:
+        the_shop(made)
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def admin(cluster: Target) -> AsyncIterator[ApiClient]:
+    async with kit.connect(cluster.admin) as api:
+        yield api
+
+
+def attach(project: Project, service: str, how: str) -> None:
+    """Write it into the example's devloop.toml, and make the service local."""
+    file = project.folder / "devloop.toml"
+    table = f"[services.{service}]\n"
+    assert table in file.read_text()
+    file.write_text(file.read_text().replace(table, f'{table}mode = "local"\nattach = {how}\n'))
+
+
+async def asked(shop: Namespace, **headers: str) -> bool:
+    """Whether a request that is made in the cluster is answered here."""
+    found = await kit.execute(shop.developer, shop.name, "store-0", "python3", "-c", ASK, json.dumps(headers))
+    assert found.code == 0, found
+    return HERE in found.stdout
+
+
+async def service_of(admin: ApiClient, shop: Namespace) -> dict[str, Any]:
+    """The Service `api`, without what changes by itself."""
+    found = await client.CoreV1Api(admin).read_namespaced_service("api", shop.name)
+    whole = admin.sanitize_for_serialization(found)
+    for key in ("resourceVersion", "managedFields"):
+        whole["metadata"].pop(key, None)
+    return dict(whole)
+
+
+async def attached(running: Running, service: str, phase: str = "attached") -> None:
+    def so() -> bool:
+        status = running.services.get(service)
+        return status is not None and [each.phase for each in status.attachments] == [phase]
+
+    await running.until(so, f"{service} is {phase}")
+
+
+async def test_an_intercept_by_devloop_toml_from_up_to_the_end(
+    admin: ApiClient, shop: Namespace, project: Project
+) -> None:
+    attach(project, "api", '{ kind = "intercept", routes = "all" }')
+    before = await service_of(admin, shop)
+    async with project.up() as running:
+        await attached(running, "api")
+        assert await asked(shop)
+
+        async def seen() -> bool:
+            requests = json.loads((await project("requests", "api", "--json")).stdout)["requests"]
+            return any(each["answered"] == "local" and each["path"] == "/healthz" for each in requests)
+
+        await kit.eventually(seen, True)
+        await running.until(
+            lambda: (loop := running.services["api"].last_loop) is not None and "served" in loop.stamps,
+            "the loop has its first request",
+        )
+        # Its traffic goes with it when it moves, and comes back with it.
+        await project("toggle", "api", "remote")
+        assert not await asked(shop)
+        assert await service_of(admin, shop) == before
+        await project("toggle", "api", "local")
+        await attached(running, "api")
+        assert await asked(shop)
+    assert not await asked(shop)
+    assert await service_of(admin, shop) == before
+
+
+async def test_a_personal_route_by_command_takes_the_developers_requests_alone(
+    shop: Namespace, project: Project
+) -> None:
+    async with project.up() as running:
+        await running.until_state("web", State.READY)
+        await project("toggle", "api", "local")
+        await running.until_state("api", State.READY)
+        assert running.services["api"].attachments == ()
+        await project("attach", "api")
+        await attached(running, "api")
+        (found,) = running.services["api"].attachments
+        ((route),) = found.routes
+        entry = route.partition("baggage:")[2]
+        assert await asked(shop, baggage=f"a=b,{entry}")
+        assert not await asked(shop)
+        assert not await asked(shop, baggage="devloop=somebody-else")
+        await project("leave", "api")
+        await running.until(lambda: not running.services["api"].attachments, "left")
+        assert not await asked(shop, baggage=f"a=b,{entry}")
+
+
+async def test_while_it_reloads_requests_wait_and_when_it_crashes_the_original_answers(
+    shop: Namespace, project: Project
+) -> None:
+    attach(project, "api", '{ kind = "intercept", routes = "all" }')
+    async with project.up() as running:
+        await attached(running, "api")
+        await running.until_state("api", State.READY)
+        assert await asked(shop)
+        file = project.folder / "examples/shop/api/__init__.py"
+        starts = running.services["api"].restarts
+        file.write_text(file.read_text() + "# another\n")
+        assert await asked(shop), "whichever process it was, it was one of ours"
+        await running.until(lambda: running.services["api"].restarts > starts, "reloaded")
+        file.write_text("raise SystemExit('broken')\n")
+        await running.until_state("api", State.CRASH_LOOP, State.BACKOFF)
+        await attached(running, "api", "failed open")
+        assert not await asked(shop)
+
+
+async def test_a_replaced_workload_ends_before_its_stand_in_starts_and_comes_back_after_it(
+    admin: ApiClient, shop: Namespace, project: Project
+) -> None:
+    attach(project, "worker", '"replace"')
+    apps = client.AppsV1Api(admin)
+
+    async def replicas() -> int:
+        return int((await apps.read_namespaced_deployment("worker", shop.name)).spec.replicas)
+
+    async def pods() -> int:
+        selector = "app.kubernetes.io/name=worker"
+        found = await client.CoreV1Api(admin).list_namespaced_pod(shop.name, label_selector=selector)
+        return len(found.items)
+
+    assert await replicas() == 1
+    async with project.up() as running:
+        await running.until_state("worker", State.READY)
+        assert await replicas() == 0
+        assert await pods() == 0, "two consumers of one queue"
+        await attached(running, "worker")
+        await project("toggle", "worker", "remote")
+        assert await replicas() == 1
+        await project("toggle", "worker", "local")
+        await running.until_state("worker", State.READY)
+        assert await pods() == 0
+    await kit.eventually(replicas, 1)
+    await kit.eventually(partial(pods), 1)

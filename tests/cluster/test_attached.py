@@ -89,7 +89,8 @@ async def test_an_intercept_by_devloop_toml_from_up_to_the_end(
         assert await asked(shop)
 
         async def seen() -> bool:
-            requests = json.loads((await project("requests", "api", "--json")).stdout)["requests"]
+            lines = (await project("requests", "api", "--json")).stdout.splitlines()
+            requests = [json.loads(line) for line in lines]
             return any(each["answered"] == "local" and each["path"] == "/healthz" for each in requests)
 
         await kit.eventually(seen, True)

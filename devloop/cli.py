@@ -81,6 +81,32 @@ def parser() -> argparse.ArgumentParser:
     toggle.add_argument("service", metavar="SERVICE")
     toggle.add_argument("mode", nargs="?", choices=["local", "remote", "off"], help="default: the next one")
 
+    attach = add("attach", "attach", "lead the cluster's traffic to a service that runs here")
+    attach.add_argument("service", metavar="SERVICE")
+    attach.add_argument(
+        "--kind",
+        choices=["intercept", "replace", "wiretap"],
+        help="take its requests, its workload's place, or a copy (default: devloop.toml's, or intercept)",
+    )
+    which = attach.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_const", dest="routes", const="all", help="every request")
+    which.add_argument(
+        "--personal", action="store_const", dest="routes", const="personal", help="those with your baggage entry"
+    )
+    attach.add_argument("--take-over", action="store_true", help="put back first what a dead devloop holds of it")
+
+    leave = add("leave", "attach", "give traffic back to the original pods")
+    leave.add_argument("services", nargs="*", metavar="SERVICE", help="default: all that hold something")
+    leave.add_argument(
+        "--take-over", action="store_true", help="put back what a dead devloop holds, anybody's; needs no engine"
+    )
+    _of_a_cluster(leave)
+
+    requests = add("requests", "attach", "show the requests that went through a service's attachments", json=True)
+    requests.add_argument("service", metavar="SERVICE")
+    requests.add_argument("-f", "--follow", action="store_true", help="go on as they come")
+    requests.add_argument("-n", "--tail", type=int, default=100, metavar="N", help="requests to begin with")
+
     restart = add("restart", "control", "restart services")
     restart.add_argument("services", nargs="+", metavar="SERVICE")
     restart.add_argument("--build", action="store_true", help="build first")

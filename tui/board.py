@@ -6,12 +6,24 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from devloop.protocol import LogBatch, Loop, Notice, RemoteStatus, ServiceStatus, Snapshot, StopProgress
+from devloop.protocol import (
+    LogBatch,
+    Loop,
+    Notice,
+    RemoteStatus,
+    RequestBatch,
+    RequestRecord,
+    ServiceStatus,
+    Snapshot,
+    StopProgress,
+)
 
-Event = Snapshot | ServiceStatus | Loop | LogBatch | Notice | RemoteStatus | StopProgress
+Event = Snapshot | ServiceStatus | Loop | LogBatch | Notice | RemoteStatus | RequestBatch | StopProgress
 
 LOOPS_KEPT = 200
 NOTICES_KEPT = 500
+REQUESTS_KEPT = 1_000
+"""Of each service."""
 
 
 @dataclass
@@ -34,6 +46,10 @@ class Board:
     notices: deque[Notice] = field(default_factory=lambda: deque(maxlen=NOTICES_KEPT))
     loops: dict[str, deque[Loop]] = field(default_factory=dict)
     """Service → its loops that are known here, oldest first."""
+    requests: dict[str, deque[RequestRecord]] = field(default_factory=dict)
+    """Service → requests that went through its attachments, in the order in which they were over."""
+    _expected: dict[str, set[RequestRecord]] = field(default_factory=dict)
+    """Requests that the history had, and that may still come as events."""
 
     def apply(self, event: Event) -> None:
         """Take in one event."""
@@ -49,6 +65,8 @@ class Board:
                 self.notices.append(event)
             case RemoteStatus():
                 self.remote = event
+            case RequestBatch():
+                self._hear(event.requests)
             case StopProgress():
                 self.progress = event
                 self.stopping = True
@@ -59,6 +77,20 @@ class Board:
         """Add loops from the engine's history."""
         for loop in loops:
             self._learn(loop)
+
+    def remember_requests(self, service: str, requests: Sequence[RequestRecord]) -> None:
+        """Add requests that the engine remembers, oldest first. What is known already is there once."""
+        known = self.requests.get(service, ())
+        self._expected[service] = set(requests).difference(known)
+        told = set(requests)
+        merged = sorted(
+            (*requests, *(each for each in known if each not in told)), key=lambda each: each.at + each.duration
+        )
+        self.requests[service] = deque(merged, maxlen=REQUESTS_KEPT)
+
+    def requests_of(self, service: str) -> list[RequestRecord]:
+        """What is known of the requests that went through, oldest first."""
+        return list(self.requests.get(service, ()))
 
     def loops_of(self, service: str) -> list[Loop]:
         """What is known of its loops, oldest first."""
@@ -83,6 +115,14 @@ class Board:
         self.notices = deque(snapshot.notices, maxlen=NOTICES_KEPT)
         for status in snapshot.services:
             self._learn(status.last_loop)
+
+    def _hear(self, requests: Sequence[RequestRecord]) -> None:
+        for each in requests:
+            expected = self._expected.get(each.service)
+            if expected and each in expected:
+                expected.discard(each)  # the history had it
+                continue
+            self.requests.setdefault(each.service, deque(maxlen=REQUESTS_KEPT)).append(each)
 
     def _learn(self, loop: Loop | None) -> None:
         if loop is None:

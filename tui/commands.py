@@ -7,10 +7,21 @@ from functools import partial
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
+from tui import attachments
 from tui.screens.board import BoardScreen
 
 VERBS = ("restart", "toggle", "stop", "start", "build")
 """Requests that take one service; named as the keys' actions are."""
+
+ATTACH: tuple[tuple[str, str, tuple[str | None, str | None, bool]], ...] = (
+    ("intercept {} mine", "the requests with my baggage are answered here", ("intercept", "personal", False)),
+    ("intercept {} all", "every request is answered here", ("intercept", "all", False)),
+    ("replace {}", "stop the workload; this one takes its place", ("replace", None, False)),
+    ("wiretap {}", "a copy of its requests comes here", ("wiretap", None, False)),
+    ("attach {}", "as devloop.toml says", (None, None, False)),
+    ("take over {}", "put back what a dead devloop holds, and attach", (None, None, True)),
+)
+"""Ways to attach a service: name, meaning, and what is asked for: kind, routes, take over."""
 
 Command = tuple[str, str, Callable[[], object]]
 """Name, what it does, and the doing."""
@@ -47,6 +58,14 @@ class DevloopCommands(Provider):
                         if mode != status.mode:
                             run = partial(board.request, "toggle", service=name, mode=mode)
                             yield f"toggle {name} {mode}", f"it is {status.mode} now", run
+                if board.applies("leave", status) or status.attachments:
+                    yield f"leave {name}", "its traffic to the original pods", partial(board.ask, "leave", name)
+                if attachments.attachable(status, board.session.board.remote):
+                    for words, meaning, wanted in ATTACH:
+                        run = partial(board.attach, name, *wanted)
+                        yield words.format(name), meaning, run
+                if board.applies("requests", status):
+                    yield f"requests {name}", "those that went through", partial(board.show, "requests", name)
                 yield f"logs {name}", "show its log", partial(board.show_logs, name)
                 yield f"env {name}", "its environment and files", partial(board.show, "environment", name)
                 yield f"loops {name}", "its loops, phase by phase", partial(board.show, "loops", name)

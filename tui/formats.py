@@ -28,6 +28,17 @@ def duration(nanoseconds: int | None) -> str:
     return f"{hours}h{minutes:02}m" if hours < 100 else f"{hours // 24}d"
 
 
+def rate(per_second: float) -> str:
+    """At most four cells: 0, 0.4, 12, 340, 1.2k, 34k."""
+    if per_second <= 0:
+        return "0"
+    if per_second < 9.95:
+        return f"{per_second:.1f}".removesuffix(".0")
+    if per_second < 999.5:
+        return f"{per_second:.0f}"
+    return f"{per_second / 1000:.1f}k" if per_second < 9_950 else f"{per_second / 1000:.0f}k"
+
+
 def age(nanoseconds: int) -> str:
     """At most four cells: 12s, 3m, 2h, 4d. A clock that ran backwards is 0s."""
     seconds = max(0, nanoseconds) // 1_000_000_000

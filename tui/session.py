@@ -15,7 +15,8 @@ from typing import Any
 
 from devloop.control.client import ControlClient
 from devloop.errors import DevloopError, EngineError
-from devloop.protocol import LogBatch, Loop, Mounted, Snapshot, Variable
+from devloop.protocol import LogBatch, Loop, Mounted, RequestRecord, Snapshot, Variable
+from tui import attachments
 from tui.board import Board, Event
 
 PAINT_INTERVAL = 0.05
@@ -24,6 +25,8 @@ LOG_TAIL = 2_000
 """Lines asked for when a log is opened."""
 HISTORY = 200
 """Loops asked for when a service's history is opened."""
+REQUESTS = 500
+"""Requests asked for when those of a service are opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +100,17 @@ class Session:
             answer = await self.call("status")  # an older engine has no such method; its last loops it has
             self.board.remember([s.last_loop for s in Snapshot.from_json(answer).services if s.last_loop is not None])
         return self.board.loops_of(service)
+
+    async def requests(self, service: str) -> None:
+        """Ask for the requests that went through a service's attachments lately; the board has them then."""
+        answer = await self.call("requests", service=service, limit=REQUESTS)
+        self.board.remember_requests(service, [RequestRecord.from_json(item) for item in answer["requests"]])
+
+    async def attach(
+        self, service: str, kind: str | None = None, routes: str | None = None, *, take_over: bool = False
+    ) -> None:
+        """Attach a service; None is what devloop.toml says. What it holds otherwise is given back first."""
+        status = self.board.services.get(service)
+        if kind is not None and status is not None and attachments.holds(status):
+            await self.call("leave", service=service)
+        await self.call("attach", service=service, kind=kind, routes=routes, take_over=take_over)

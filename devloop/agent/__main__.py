@@ -48,13 +48,23 @@ async def run() -> None:
         ready.unlink(missing_ok=True)  # noqa: ASYNC240 (a tmpfs, and nothing else runs any more)
 
 
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, which halves what a round trip costs here; asyncio's in an image that has none."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
 def main() -> int:
     """The exit code is 0 after a signal and 1 when the agent can't start."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     # asyncssh tells of every channel at INFO: a line for each connection of the developer's services.
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
     try:
-        asyncio.run(run())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(run())
     except AgentError as problem:
         print(f"devloop agent: {problem}", file=sys.stderr)
         return 1

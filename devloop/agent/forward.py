@@ -269,10 +269,7 @@ class Near(asyncssh.SSHTCPSession[bytes]):
 
 
 class Far(asyncio.Protocol):
-    """The socket's side. It is not read from before the channel is open.
-
-    But for what comes at once: uvloop begins to read whatever `connection_made` says.
-    """
+    """The socket's side. It is not read from before the channel is open."""
 
     near: Near | None = None
     transport: asyncio.Transport
@@ -286,9 +283,19 @@ class Far(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected, and quiet for now."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.pause_reading()
+        self.quiet()
         if connected := transport.get_extra_info("socket"):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def quiet(self) -> None:
+        """Read nothing before the channel is open; for `connection_made`."""
+        self.transport.pause_reading()
+        # uvloop begins to read when connection_made is through, whatever that has said.
+        asyncio.get_running_loop().call_soon(self._still_quiet)
+
+    def _still_quiet(self) -> None:
+        if not self._open and not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def opened(self) -> None:
         """The channel is there: hand on what came before it was."""

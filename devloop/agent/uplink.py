@@ -40,7 +40,7 @@ class FromEnvoy(Far):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the channel; nothing is read meanwhile."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.pause_reading()
+        self.quiet()
         self.uplink.begin(self)
 
     def data_received(self, data: bytes) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from devloop.commands.common import age, colour, print_json, project_file, state_folder
 from devloop.control import client
 from devloop.errors import EngineError, UsageError
-from devloop.protocol import LogBatch, LogLine, Loop, ServiceStatus, Snapshot, State
+from devloop.protocol import AttachmentStatus, LogBatch, LogLine, Loop, ServiceStatus, Snapshot, State
 
 _GOOD, _BUSY, _BAD, _DIM, _PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
 _COLOURS = {
@@ -41,6 +41,8 @@ def status(args: argparse.Namespace) -> int:
         print_json(data)
     else:
         print(status_table(services))
+        if any(service.attachments for service in services):
+            print(f"\n{attachment_table(services)}")
         if snapshot.config_error:
             print(f"\nNot in force yet:\n{snapshot.config_error}")
     return int(any(service.state in (State.FAILED, State.CRASH_LOOP) for service in services))
@@ -72,6 +74,31 @@ def status_table(services: Sequence[ServiceStatus]) -> str:
             for line, s in zip(lines, services, strict=True)
         ]
     return "\n".join([first, *lines])
+
+
+def _flows(attachment: AttachmentStatus) -> bool:
+    return bool(attachment.routes) and attachment.phase in ("attached", "failed open")
+
+
+def attachment_table(services: Sequence[ServiceStatus]) -> str:
+    """What they hold of the cluster's traffic, one line an attachment; requests per second of the last seconds."""
+    from devloop.metrics.table import columns
+
+    head = ("SERVICE", "HOLDS", "BY", "PHASE", "REQUESTS", "HERE/S", "ORIGINAL/S", "")
+    rows = [
+        (
+            service.name,
+            each.target,
+            each.kind,
+            each.phase,
+            " or ".join(each.routes),
+            *((f"{each.local_rate:.1f}", f"{each.original_rate:.1f}") if _flows(each) else ("", "")),
+            "; ".join(filter(None, (each.reason, *each.notes))),
+        )
+        for service in services
+        for each in service.attachments
+    ]
+    return columns(head, rows, "<<<<<>><")
 
 
 def logs(args: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ class Supervisor:
         self.project = project
         self.services = {name: self._life(spec) for name, spec in project.services.items()}
         self.stopping = False
+        self._began = False
         self._finished = False
         self._leaving: set[str] = set()
         self._chosen: set[str] = set()
@@ -28,6 +29,10 @@ class Supervisor:
 
     def handle(self, event: ev.Event, now: int) -> list[do.Command]:
         """The next step. `now` is monotonic nanoseconds and never goes back."""
+        if not self._began:
+            self._began = True
+            for life in self.services.values():
+                life.since = now
         out = self._dispatch(event, now)
         out += self._pass_on(now)
         return out

@@ -66,19 +66,28 @@ class Grafts:
     def __init__(self, owns: Callable[[Path], bool] | None = None) -> None:
         self._owns = owns or _is_users_own
         self._binds: dict[str, Bind] = {}
+        self._ids: dict[str, int] = {}
+        """The kernel's number of each of them, to tell it from what somebody else has mounted there."""
         self._rebuilt: set[int] = set()
         """Device numbers of the tmpfs that took a folder's place."""
         self.made: list[str] = []
         """Empty folders and files that were made on the host to mount on; the deepest last."""
 
     def add(self, new: Bind) -> None:
-        """Put it in place; over what was there before. Raises OSError, ValueError for a relative path."""
+        """Put it in place; over what was there before. Raises OSError, ValueError for a relative path.
+
+        A bind of our own is taken away first, and with it what lies below it: one that were mounted on the old one's
+        folder would go when somebody removes that (the kernel detaches what is mounted on a folder that is removed).
+        """
         if not (new.source.startswith("/") and new.target.startswith("/")):
             raise ValueError(f"a mount needs absolute paths: {new.source} on {new.target}")
         source = Path(new.source).resolve(strict=True)
+        if new.target in self._binds and _mount_id(new.target) == self._ids[new.target]:
+            self.remove(new.target)
         target = self._place(Path(new.target), folder=source.is_dir())
         bind(str(source), str(target), read_only=new.read_only)
         self._binds[new.target] = new
+        self._ids[new.target] = _mount_id(new.target)
 
     def remove(self, target: str) -> None:
         """Take a bind away again; one that is not there is passed over."""
@@ -137,6 +146,19 @@ class Grafts:
         if owned:
             self.made.append(str(place))
         return place
+
+
+def _mount_id(path: str) -> int:
+    """The mount that is seen at a path (/proc/PID/fdinfo, proc(5)); -1 where nothing is."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+    finally:
+        os.close(descriptor)
+    return int(next(line for line in lines if line.startswith("mnt_id:")).split()[1])
 
 
 def _is_users_own(folder: Path) -> bool:

@@ -16,16 +16,15 @@ from typing import Any, TypeVar, cast
 
 import asyncssh
 
+from devloop.agent.forward import PACKET_BYTES as PACKET_BYTES
+from devloop.agent.forward import WINDOW_BYTES as WINDOW_BYTES
+from devloop.agent.forward import TcpChannel
+
 from .dns import DnsOverTcp
 from .link import CarrierLostError, Kind, NameLookupError, OpenError, Refusal, Resolver
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
-# A stream gets one window in each round trip: 8 MiB are 160 MB/s at 50 ms. It is a bound, not an allocation:
-# memory is used only while a client here reads more slowly than the other end sends.
-WINDOW_BYTES = 8 * 1024 * 1024
-# Each packet costs some 30 µs of Python at either end, whatever its size.
-PACKET_BYTES = 128 * 1024
 KEEPALIVE_SECONDS = 1.5
 KEEPALIVE_COUNT = 2
 """A peer that says nothing for KEEPALIVE_SECONDS * (KEEPALIVE_COUNT + 1) is gone."""
@@ -202,7 +201,6 @@ class SshCarrier:
         self._reading: asyncio.Task[Resolver] | None = None
         self._dns: DnsOverTcp | None = None
         self._reason = ""
-        self._unwanted: set[asyncio.Task[Any]] = set()
         owner = connection.get_owner()  # it is forgotten when the connection ends
         self._client = owner if isinstance(owner, Client) else None
         # asyncssh's protocol has no use for the two; its transport calls them whenever its buffer is full.
@@ -229,34 +227,23 @@ class SshCarrier:
     async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
         """Open a channel. Raises OpenError and CarrierLostError."""
         protocol = factory()
-        opening = asyncio.create_task(
-            self.connection.create_connection(
-                lambda: Channel(self, protocol, host, port),
-                host,
-                port,
-                window=WINDOW_BYTES,
-                max_pktsize=PACKET_BYTES,
-            )
-        )
+        session = Channel(self, protocol, host, port)
         try:
-            _, channel = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            # asyncssh forgets a channel whose opening is cancelled, and the other end keeps it for good.
-            self._unwanted.add(opening)
-            opening.add_done_callback(self._discard)
-            raise
+            channel = TcpChannel.of(self.connection)
+            opening = channel.ask(session, host, port)
+            try:
+                await opening
+            except asyncio.CancelledError:
+                if not opening.cancelled():  # it came just now
+                    session.abort()
+                raise
         except asyncssh.ChannelOpenError as problem:
             if self._over or problem.reason == "SSH connection closed":
                 raise CarrierLostError(problem.reason) from problem
             raise refused(problem, host, port) from problem
         except (asyncssh.Error, OSError) as problem:
             raise CarrierLostError(str(problem)) from problem
-        return cast(Channel, channel), protocol
-
-    def _discard(self, opening: asyncio.Task[Any]) -> None:
-        self._unwanted.discard(opening)
-        if not opening.cancelled() and opening.exception() is None:
-            opening.result()[1].abort()
+        return session, protocol
 
     async def resolver(self) -> Resolver:
         """What resolv.conf says there, read once for a connection."""

@@ -23,6 +23,7 @@ from devloop.control.server import ControlServer
 from devloop.errors import DevloopError, UsageError
 from devloop.protocol import (
     METHODS,
+    AttachmentStatus,
     Cause,
     LogLine,
     Loop,
@@ -30,6 +31,8 @@ from devloop.protocol import (
     Notice,
     Outcome,
     RemoteStatus,
+    RequestBatch,
+    RequestRecord,
     ServiceStatus,
     Snapshot,
     State,
@@ -39,6 +42,8 @@ from devloop.protocol import (
 
 RUNNING = frozenset({State.WAITING, State.BUILDING, State.STARTING, State.READY, State.BACKOFF})
 """States from which a shutdown has something to end."""
+PERSONAL = "baggage:devloop=ada"
+"""The route of the developer whose engine this is."""
 
 
 class FakeLogs:
@@ -90,6 +95,10 @@ class FakeEngine:
         """Service → the files that `world` answers; its workload and notes are the status's."""
         self.loops: dict[str, list[Loop]] = {}
         """Service → what `loops` answers, oldest first."""
+        self.requests: dict[str, list[RequestRecord]] = {}
+        """Service → what `requests` answers, oldest first."""
+        self.on_attach: Callable[[str], None] | None = None
+        """Called on `attach` with a service, which is attaching then. Without it, it is attached at once."""
         self.on_shutdown: Callable[[], None] | None = None
         """Called on `shutdown`, after the first progress is told. Without it, nothing dies by itself."""
         self.on_reconnect: Callable[[], None] | None = None
@@ -157,6 +166,14 @@ class FakeEngine:
                 return {"variables": self._variables(params["service"], bool(params.get("reveal")))}
             case "world":
                 return self._world(params["service"])
+            case "attach":
+                self._attach(params["service"], params.get("kind"), params.get("routes"))
+            case "leave":
+                self.status(params["service"])
+                self.update(params["service"], attachments=())
+            case "requests":
+                told = self.requests.get(params["service"], [])[-params.get("limit", 100) :]
+                return {"requests": [each.to_json() for each in told]}
             case "reconnect":
                 self._reconnect()
             case "loops":
@@ -234,6 +251,25 @@ class FakeEngine:
         self._base = replace(self._base, remote=remote)
         self._publish(remote)
 
+    def attachment(self, name: str, phase: str, *, target: str = "", **changes: Any) -> None:
+        """An attachment of a service enters a phase, now: that of `target`, or its first.
+
+        A service that has none gets one, an intercept unless told otherwise. Reason and notes go with the old phase.
+        """
+        status = self.status(name)
+        others = [each for each in status.attachments if target and each.target != target]
+        own = next((each for each in status.attachments if each not in others), None)
+        if own is None:
+            own = AttachmentStatus("intercept", target or name, phase, self.clock(), (PERSONAL,))
+        fresh = {"since_at": self.clock(), "reason": "", "notes": ()}
+        self.update(name, attachments=(replace(own, phase=phase, **{**fresh, **changes}), *others))
+
+    def hear(self, *requests: RequestRecord) -> None:
+        """Requests are over."""
+        for each in requests:
+            self.requests.setdefault(each.service, []).append(each)
+        self._publish(RequestBatch(requests))
+
     def progress(
         self,
         alive: Sequence[str],
@@ -247,7 +283,7 @@ class FakeEngine:
                 self.update(name, state=State.STOPPING if name in alive else State.STOPPED, reason="")
         self._publish(StopProgress(tuple(alive), dict(survivors or {}), done))
 
-    def _publish(self, event: ServiceStatus | Loop | Notice | RemoteStatus | StopProgress) -> None:
+    def _publish(self, event: ServiceStatus | Loop | Notice | RemoteStatus | RequestBatch | StopProgress) -> None:
         if self._server is not None:
             self._server.publish(event)
 
@@ -273,8 +309,24 @@ class FakeEngine:
         if chosen == "remote" and chosen not in modes:
             raise UsageError(f"{name} can't be remote: the remote does not have it", hint="it can be `local` or `off`")
         states = {"local": State.READY, "remote": State.REMOTE, "off": State.OFF}
-        self.update(name, mode=chosen, state=states[chosen], reason="", pid=None)
+        self.update(name, mode=chosen, state=states[chosen], reason="", pid=None, attachments=())
         return chosen
+
+    def _attach(self, name: str, kind: str | None, routes: str | None) -> None:
+        status = self.status(name)
+        if self._base.remote is None:
+            raise UsageError("this project has no remote", hint="[remote] in devloop.toml names one")
+        if status.mode != "local":
+            raise UsageError(f"{name} is not local, so there is nothing to lead its traffic to")
+        if any(each.phase not in ("refused", "contested") for each in status.attachments):
+            return  # what is attached stays
+        chosen = kind or "intercept"
+        taken = PERSONAL if chosen == "intercept" and routes != "all" else "all requests"
+        phase = "attached" if self.on_attach is None else "attaching"
+        self.update(name, attachments=())
+        self.attachment(name, phase, kind=chosen, routes=(taken,))
+        if self.on_attach is not None:
+            self.on_attach(name)
 
     def _world(self, name: str) -> dict[str, Any]:
         status = self.status(name)

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from devloop.protocol import (
@@ -25,6 +26,7 @@ from devloop.protocol import (
     State,
     Variable,
 )
+from devloop.testing import traffic
 from devloop.testing.fake_engine import FakeEngine
 
 SECOND = 1_000_000_000
@@ -84,7 +86,7 @@ def snapshot(clock: Callable[[], int] = time.time_ns) -> Snapshot:
         outcome=Outcome.FAILED,
         detail="exit code 1 after 0.2 s: ModuleNotFoundError: No module named 'worker.retries'",
     )
-    services = (
+    services: tuple[ServiceStatus, ...] = (
         ServiceStatus(
             "web", "local", State.READY, "", now - 310 * SECOND, 4101, restarts=2, ports={"http": 8080},
             modes=ANYWHERE, published={"http": 8080}, workload="deployment/web",
@@ -128,6 +130,8 @@ def snapshot(clock: Callable[[], int] = time.time_ns) -> Snapshot:
         ),
         ServiceStatus("docs", "off", State.OFF, "", now - 720 * SECOND),
     )  # fmt: skip
+    held = traffic.attached(now)
+    services = tuple(replace(each, attachments=held.get(each.name, ())) for each in services)
     notices = (
         Notice("info", "watching 214 files in 31 folders", now - 719 * SECOND),
         Notice(
@@ -236,6 +240,7 @@ def engine(clock: Callable[[], int] = time.time_ns) -> FakeEngine:
     fake.environment, fake.mounts = environment(), mounts()
     fake.loops["api"] = [*history(clock), *fake.loops["api"]]
     fake.logs.extend(log_lines(clock))
+    fake.requests["web"] = traffic.requests(clock)
     return fake
 
 
@@ -321,6 +326,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
     fake.on_shutdown = lambda: tasks.append(asyncio.create_task(fade(fake, arguments.survivor, ended)))
     async with fake.serving(arguments.socket):
         tasks.append(asyncio.create_task(live(fake, arguments.rate)))
+        if not arguments.services:
+            tasks.append(asyncio.create_task(traffic.passing(fake, "web", arguments.requests)))
         if (arguments.phase, arguments.link) != ("connected", "agent"):
             reason = "the namespace shop does not exist" if arguments.phase != "connected" else ""
             notes = (NO_AGENT,) if arguments.link == "portforward" else ()
@@ -338,6 +345,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A fake engine, to look at a client with.")
     parser.add_argument("socket", type=Path)
     parser.add_argument("--rate", type=float, default=3.0, help="log lines a second (default 3)")
+    parser.add_argument("--requests", type=float, default=4.0, help="requests a second of the web (default 4)")
     parser.add_argument("--services", type=int, default=0, help="this many services instead of the shop's")
     parser.add_argument("--phase", default="connected", help="the connection's: connecting, connected, failed, …")
     parser.add_argument("--link", default="agent", help="what carries it: agent or portforward (with a note)")

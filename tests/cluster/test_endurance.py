@@ -88,7 +88,7 @@ async def ask(what, name):
                     done[f"retried for {first!r}"] += 1
                 break
         slowest = max(slowest, time.monotonic() - began)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 async def main():
     loop = asyncio.get_running_loop()

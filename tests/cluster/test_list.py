@@ -88,7 +88,7 @@ async def test_what_there_is_and_which_service_stands_for_it(
             "wanted": 2,
             "services": [{"name": "shop", "ports": [80, 81]}],
             "service": "web",
-            "held_by": None,
+            "held_by": [],
         },
         {
             "workload": "cronjob/nightly",
@@ -96,9 +96,9 @@ async def test_what_there_is_and_which_service_stands_for_it(
             "wanted": None,
             "services": [],
             "service": "jobs",
-            "held_by": None,
+            "held_by": [],
         },
-        {"workload": "pod/lone", "ready": 1, "wanted": 1, "services": [], "service": None, "held_by": None},
+        {"workload": "pod/lone", "ready": 1, "wanted": 1, "services": [], "service": None, "held_by": []},
     ]
     assert namespace.name in found.json["where"]
     assert "gone stands for deployment/gone" in found.stderr

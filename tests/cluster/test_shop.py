@@ -12,11 +12,10 @@ import pytest
 import pytest_asyncio
 
 from . import kit
-from .conftest import Namespace, Target, a_namespace
+from .conftest import Namespace, Target
 from .kit import client
-from .kube.settings import CHECKOUT
+from .project import deployed_shop
 
-MANIFESTS = sorted((CHECKOUT / "examples" / "shop" / "k8s").glob("*.yaml"))
 PRODUCTS = 6
 
 # The shop takes seconds to start: one for all the tests here, which therefore share a loop.
@@ -25,23 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shop(cluster: Target) -> AsyncIterator[Namespace]:
-    """The shop, deployed from its plain manifests and ready, in a namespace of its own."""
-    async with kit.connect(cluster.admin) as admin, a_namespace(cluster, admin, "restricted") as namespace:
-        await kit.apply(admin, namespace.name, *MANIFESTS)
-        apps, batch = client.AppsV1Api(admin), client.BatchV1Api(admin)
-        await kit.until(
-            batch.list_namespaced_job,
-            namespace.name,
-            ready=lambda job: job.status.succeeded,
-            field_selector="metadata.name=seed",
-        )
-        for each in ("api", "web", "worker"):
-            await kit.until(
-                apps.list_namespaced_deployment,
-                namespace.name,
-                ready=lambda it: (it.status.ready_replicas or 0) == it.spec.replicas,
-                field_selector=f"metadata.name={each}",
-            )
+    async with deployed_shop(cluster) as namespace:
         yield namespace
 
 

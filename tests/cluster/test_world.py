@@ -162,7 +162,8 @@ def test_each_difference_is_explained() -> None:
 # A workload that uses every kind of source.
 
 MAKE = r"""
-cd /v/data && mkdir -p deep/er && printf hello >plain && chmod 600 plain && printf x >run.sh && chmod 755 run.sh &&
+cd /v/data && rm -rf ./* && mkdir -p deep/er &&
+printf hello >plain && chmod 600 plain && printf x >run.sh && chmod 755 run.sh &&
 head -c 300000 /dev/urandom >big && ln -s plain link && ln -s /etc/passwd away && ln -s no-such broken && mkfifo pipe &&
 printf y >"$(printf 'deep/er/ü\n name')" && chmod 2770 deep &&
 mkdir /v/scratch/made && printf z >/v/scratch/made/file && touch /v/scratch/ready

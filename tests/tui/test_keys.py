@@ -24,7 +24,7 @@ async def test_shows_what_the_engine_says(opened: Open) -> None:
                 "212ms",
                 "205ms",
                 "412ms",
-                "http:18000 debug:5678",
+                "18000 5678",
             ),
             *("ready 186ms", "changed: api/orders.py, api/models/order.py", "1 notice !"),
         )

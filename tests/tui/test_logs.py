@@ -29,7 +29,7 @@ async def test_all_services_interleaved_with_their_names(opened: Open) -> None:
     async with opened(size=(100, 40)) as screen:
         await screen.press("a")
         await screen.shows("logs all services", "redis   │ 4012:M", "web     │ GET /basket", "api     │ ERROR")
-        await screen.press("i")
+        await screen.press("W")
         await screen.shows("11:59:58 api     │ ERROR")
         await screen.press("a")
         await screen.hides("redis   │", "web     │")

@@ -126,7 +126,7 @@ async def test_the_palette_knows_the_connection(opened: Open, command: str, meth
 async def test_a_remote_service_is_known_at_a_glance(opened: Open) -> None:
     async with opened(size=(80, 24)) as screen:
         row = next(line for line in screen.text.splitlines() if "⇄ db" in line)
-        assert row.split()[:5] == ["⇄", "db", "statefulset/db", "remote", "·"]
+        assert row.split()[:5] == ["⇄", "db", "statefulset/db", "remote", "5432"]
         lose(screen)
         await screen.shows("⊘ db", "cut off: ", "⊘ 1")
 

@@ -14,6 +14,7 @@ from tui.app import DevloopApp
 from tui.screens.environment import EnvironmentScreen
 from tui.screens.help import HelpScreen
 from tui.screens.loops import LoopsScreen
+from tui.screens.requests import RequestsScreen
 from tui.screens.shutdown import ShutdownScreen
 from tui.screens.too_small import TooSmallScreen
 
@@ -115,6 +116,72 @@ def test_connection(look: Look, threaded: ThreadedEngine) -> None:
 
 def test_failed_service(look: Look) -> None:
     look((80, 24), on="worker")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (60, 16)], ids=name)
+def test_attached(look: Look, size: tuple[int, int]) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await until(pilot, lambda: "&#160;leave&#160;" in app.export_screenshot())
+
+    look(size, step, on="web")
+
+
+def test_refused_attachment(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await until(pilot, lambda: "bob@studio" in app.export_screenshot())
+
+    look((80, 24), step, on="search")
+
+
+@pytest.mark.parametrize("colour", [True, False], ids=["colour", "no_color"])
+def test_phases(look: Look, threaded: ThreadedEngine, monkeypatch: pytest.MonkeyPatch, colour: bool) -> None:
+    if not colour:
+        monkeypatch.setenv("NO_COLOR", "1")
+    engine = threaded.fake
+    reason = "argocd has changed the Service again and again; devloop has given way"
+
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        threaded.do(engine.attachment, "api", "contested", reason=reason, notes=("its Service has two more ports",))
+        threaded.do(engine.attachment, "web", "failed open", reason="the link is lost")
+        threaded.do(engine.attachment, "redis", "attaching")
+        threaded.do(engine.attachment, "migrate", "leaving")
+        threaded.do(engine.attachment, "mailer", "attached", kind="wiretap", original_rate=1240.0)
+        await until(pilot, lambda: all(word in app.export_screenshot() for word in ("argocd", "leaving", "1.2k/s")))
+
+    look((100, 30), step)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (50, 14)], ids=name)
+def test_requests(look: Look, size: tuple[int, int]) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await requests(pilot, app)
+        await pilot.press("k", "k")
+        await until(pilot, lambda: "taken," in app.export_screenshot())
+
+    look(size, step, on="web", theme="devloop-light" if size[0] == 120 else "")
+
+
+async def requests(pilot: Pilot[Any], app: DevloopApp) -> None:
+    """Opens them, with all that the engine is asked for."""
+    await pilot.press("x")
+    await until(pilot, lambda: isinstance(app.screen, RequestsScreen) and "/search" in app.export_screenshot())
+
+
+def test_filtered_requests(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await requests(pilot, app)
+        await pilot.press("slash", *"local")
+        await until(pilot, lambda: "of&#160;13" in app.export_screenshot())
+
+    look((80, 24), step, on="web")
+
+
+def test_no_requests(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("x")
+        await until(pilot, lambda: "attaches" in app.export_screenshot())
+
+    look((80, 24), step)
 
 
 def test_light(look: Look) -> None:

@@ -38,7 +38,7 @@ class SessionScreen(Screen[None]):
 
     def _paint_now(self) -> None:
         self._scheduled = False
-        if self.is_current:
+        if self.is_current and self.is_attached and self.display:  # not while it is being taken down
             self.paint()
 
     def request(self, method: str, **params: Any) -> None:

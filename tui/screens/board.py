@@ -10,15 +10,17 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from devloop.protocol import ServiceStatus, State
-from tui import connection
+from tui import attachments, connection
 from tui.screens.base import SessionScreen
 from tui.screens.connection import ConnectionScreen
 from tui.screens.environment import EnvironmentScreen
-from tui.screens.keys import LOG_KEYS, LOG_ORDER, ON_SERVICE, REMOTE_KEYS, SERVICE_KEYS, TABLE_ORDER
+from tui.screens.keys import HOLDING_ORDER, LOG_KEYS, LOG_ORDER, ON_SERVICE, REMOTE_KEYS, SERVICE_KEYS, TABLE_ORDER
 from tui.screens.loops import LoopsScreen
 from tui.screens.notices import NoticesScreen
+from tui.screens.requests import RequestsScreen
 from tui.session import Session
 from tui.states import LIVE, next_mode
+from tui.widgets.attachment_lines import AttachmentLines
 from tui.widgets.banner import Banner
 from tui.widgets.header import Header
 from tui.widgets.keybar import KeyBar
@@ -31,6 +33,9 @@ WIDE = 150
 """Columns from which on the logs stand beside the table."""
 SHORT, TINY = 20, 14
 """Rows below which the loop shrinks to its bar, and disappears."""
+TALL = 30
+"""Rows from which on more is said of what a service holds."""
+SCREENS = {"environment": EnvironmentScreen, "loops": LoopsScreen, "requests": RequestsScreen}
 
 
 class BoardScreen(SessionScreen):
@@ -84,7 +89,8 @@ class BoardScreen(SessionScreen):
         board = self.session.board
         self.set_class(board.remote is not None, "-remote")
         self._paint_remote()
-        self.table.update(list(board.services.values()), cut_off=board.cut_off)
+        traffic = attachments.possible(board.remote)
+        self.table.update(list(board.services.values()), cut_off=board.cut_off, traffic=traffic)
         self._share_height()
         self._paint_loop()
         if self._lost:
@@ -116,6 +122,8 @@ class BoardScreen(SessionScreen):
         self.set_class(wide, "-wide")
         self.set_class(event.size.height < SHORT and not wide, "-short")
         self.set_class(event.size.height < TINY and not wide, "-tiny")
+        lines = 1 if event.size.height < SHORT else 4 if event.size.height < TALL else 8
+        self.query_one(AttachmentLines).most = lines
         self.call_after_refresh(self._paint_now)
 
     def _share_height(self) -> None:
@@ -180,6 +188,14 @@ class BoardScreen(SessionScreen):
                 return bool(next_mode(status))
             case "environment" | "loops":
                 return True
+            case "attach":
+                return attachments.attachable(status, self.session.board.remote) and not attachments.holds(status)
+            case "leave":
+                return attachments.holds(status)
+            case "requests":
+                # Of what has left there may be some from before.
+                known = bool(status.attachments or self.session.board.requests.get(status.name))
+                return known or attachments.attachable(status, self.session.board.remote)
             case "build":
                 return here and status.has_build
             case "start":
@@ -199,7 +215,8 @@ class BoardScreen(SessionScreen):
 
     def _offer_keys(self) -> None:
         bar, board = self.query_one(KeyBar), self.session.board
-        order = LOG_ORDER if self.on_logs else TABLE_ORDER
+        holds = self.chosen is not None and attachments.holds(self.chosen)
+        order = LOG_ORDER if self.on_logs else HOLDING_ORDER if holds else TABLE_ORDER
         # Without a connection, what brings it back comes first.
         bar.order = ("reconnect", *order) if board.cut_off else order
         bar.labels = {"toggle_mode": next_mode(self.chosen) if self.chosen else ""}
@@ -212,9 +229,13 @@ class BoardScreen(SessionScreen):
             self.refresh_bindings()
 
     def ask(self, verb: str, service: str) -> None:
-        """Ask the engine to toggle, restart, stop, start or build a service."""
+        """Ask the engine to toggle, attach, restart, stop, start or build a service, or that it leaves."""
         if verb == "toggle":
             self.request("toggle", service=service, mode=None)
+        elif verb == "attach":
+            self.attempt(self.session.attach(service))
+        elif verb == "leave":
+            self.request("leave", service=service)
         else:
             self.request(verb, services=[service])
 
@@ -238,6 +259,18 @@ class BoardScreen(SessionScreen):
         """Build the service."""
         self.ask("build", self.table.selected)
 
+    def attach(self, service: str, kind: str | None, routes: str | None, take_over: bool) -> None:
+        """Attach a service in this way; None is what devloop.toml says."""
+        self.attempt(self.session.attach(service, kind, routes, take_over=take_over))
+
+    def action_attach(self) -> None:
+        """Take the traffic that devloop.toml says."""
+        self.ask("attach", self.table.selected)
+
+    def action_leave(self) -> None:
+        """Give the service's traffic back."""
+        self.ask("leave", self.table.selected)
+
     def action_restart_all(self) -> None:
         """Restart all that run here."""
         services = self.session.board.services.values()
@@ -246,9 +279,8 @@ class BoardScreen(SessionScreen):
             self.request("restart", services=names)
 
     def show(self, what: str, service: str) -> None:
-        """Open a service's environment or loops."""
-        screen = EnvironmentScreen if what == "environment" else LoopsScreen
-        self.app.push_screen(screen(self.session, service))
+        """Open a service's environment, loops or requests."""
+        self.app.push_screen(SCREENS[what](self.session, service))
 
     def action_environment(self) -> None:
         """The service's environment."""
@@ -257,6 +289,10 @@ class BoardScreen(SessionScreen):
     def action_loops(self) -> None:
         """The service's loops."""
         self.show("loops", self.table.selected)
+
+    def action_requests(self) -> None:
+        """The requests that went through."""
+        self.show("requests", self.table.selected)
 
     def action_connection(self) -> None:
         """How the remote is reached."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import ClassVar
 
@@ -14,9 +14,11 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from tui.attachments import PHASES
 from tui.screens.environment import ENVIRONMENT_KEYS
 from tui.screens.keys import LOG_KEYS, REMOTE_KEYS, SERVICE_KEYS
-from tui.states import COLOURS, LOOKS
+from tui.screens.requests import REQUESTS_KEYS
+from tui.states import COLOURS, LOOKS, Look
 from tui.widgets.log_view import LogView
 from tui.widgets.service_table import ServiceTable
 
@@ -65,7 +67,9 @@ class HelpScreen(ModalScreen[None]):
             _section("moving", [*ServiceTable.BINDINGS]),
             _section("moving in the logs", [*LogView.BINDINGS]),
             _section("environment", ENVIRONMENT_KEYS),
-            _states(),
+            _section("requests", REQUESTS_KEYS),
+            _looks("states", {str(state): look for state, look in LOOKS.items()}),
+            _looks("attachments", PHASES),
         ]
         lines = [line for section in sections for line in section]
         left = [line for section in sections[:4] for line in section]
@@ -88,13 +92,13 @@ def _section(title: str, bindings: Iterable[BindingType]) -> list[Content]:
     return [*lines, Content()]
 
 
-def _states() -> list[Content]:
-    looks = [Content.styled(f"{look.glyph} {state}", COLOURS[look.tone]) for state, look in LOOKS.items()]
-    lines = [Content.styled("states", "bold $text-primary")]
+def _looks(title: str, of: Mapping[str, Look]) -> list[Content]:
+    looks = [Content.styled(f"{look.glyph} {name}", COLOURS[look.tone]) for name, look in of.items()]
+    lines = [Content.styled(title, "bold $text-primary")]
     for n in range(0, len(looks), 3):
         cells = [Content.assemble(cell, " " * (15 - cell.cell_length)) for cell in looks[n : n + 3]]
         lines.append(Content.assemble("  ", *cells))
-    return lines
+    return [*lines, Content()]
 
 
 def key_name(binding: Binding) -> str:

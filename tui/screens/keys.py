@@ -12,6 +12,9 @@ SERVICE_KEYS: list[BindingType] = [
     Binding("b", "build", "build", tooltip="build it, and restart it if that succeeds"),
     Binding("e", "environment", "env", tooltip="its environment and files, and their origin"),
     Binding("m", "loops", "loops", tooltip="its loops, phase by phase"),
+    Binding("i", "attach", "attach", tooltip="take the cluster's traffic"),
+    Binding("i", "leave", "leave", tooltip="give its traffic back"),
+    Binding("x", "requests", "requests", tooltip="the requests that went through"),
     Binding("R", "restart_all", "restart all", show=False, tooltip="restart all that run here"),
 ]
 LOG_KEYS: list[BindingType] = [
@@ -25,7 +28,7 @@ LOG_KEYS: list[BindingType] = [
     Binding("N", "previous", "previous", show=False, tooltip="previous match"),
     Binding("ctrl+f", "search", "search", show=False, tooltip="search for something else"),
     Binding("w", "wrap", "wrap", tooltip="long lines on several rows, or cut"),
-    Binding("i", "times", "times", show=False, tooltip="show the time of each line"),
+    Binding("W", "times", "times", show=False, tooltip="show the time of each line"),
     Binding("tab", "switch", "switch", show=False, tooltip="between services and logs"),
 ]
 
@@ -35,15 +38,34 @@ REMOTE_KEYS: list[BindingType] = [
 ]
 
 TABLE_ORDER = (
-    *("toggle_mode", "restart", "stop", "start", "build", "focus_logs", "filter", "environment", "loops"),
-    *("all_logs", "follow", "next", "wrap", "command_palette", "notices", "connection", "detach"),
+    *("toggle_mode", "restart", "stop", "start", "attach", "leave", "build", "focus_logs", "filter"),
+    *(
+        "requests",
+        "environment",
+        "loops",
+        "all_logs",
+        "follow",
+        "next",
+        "wrap",
+        "command_palette",
+        "notices",
+        "connection",
+        "detach",
+    ),
 )
 """Actions as the bottom line shows them while the table has the focus."""
+HOLDING_ORDER = (
+    *("toggle_mode", "restart", "stop", "start", "leave", "requests"),
+    *(name for name in TABLE_ORDER if name not in ("toggle_mode", "restart", "stop", "start", "leave", "requests")),
+)
+"""The same on a service that holds traffic."""
 LOG_ORDER = (
     *("back", "follow", "filter", "next", "zoom", "wrap", "all_logs"),
-    *("restart", "toggle_mode", "stop", "start", "build"),
-    *("environment", "loops", "command_palette", "notices", "connection", "detach"),
+    *("restart", "toggle_mode", "stop", "start", "attach", "leave", "build"),
+    *("requests", "environment", "loops", "command_palette", "notices", "connection", "detach"),
 )
 """And while the logs have it."""
-ON_SERVICE = frozenset({"toggle_mode", "restart", "stop", "start", "build", "environment", "loops"})
+ON_SERVICE = frozenset(
+    {"toggle_mode", "restart", "stop", "start", "build", "environment", "loops", "attach", "leave", "requests"}
+)
 """Actions that need a chosen service."""

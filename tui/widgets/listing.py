@@ -87,12 +87,20 @@ class Listing(ScrollView, can_focus=True):
 
     def watch_cursor(self, line: int) -> None:
         """Keep it in view, and tell."""
-        top, height = self.scroll_offset.y, self.size.height - 1
-        if height > 0 and not top <= line < top + height:
-            self.scroll_to(y=line if line < top else line - height + 1, animate=False)
+        self._keep_in_view()
         self.refresh()
         if self.is_mounted:
             self.post_message(self.Moved())
+
+    def on_resize(self) -> None:
+        """It stays in view."""
+        self._keep_in_view()
+
+    def _keep_in_view(self) -> None:
+        top, line, height = self.scroll_offset.y, self.cursor, self.size.height - 1
+        if height > 0 and not top <= line < top + height:
+            # By force: where rows have just been added, the scrollbar is yet to come.
+            self.scroll_to(y=line if line < top else line - height + 1, animate=False, force=True)
 
     def action_move(self, step: int) -> None:
         """Move the cursor by so many rows."""

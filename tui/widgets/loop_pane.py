@@ -1,4 +1,4 @@
-"""The chosen service in a line, and below it where it stands and its last loop."""
+"""The chosen service in a line, and below it where it stands, what it holds and its last loop."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from textual.content import Content
 from devloop.protocol import Loop, Outcome, RemoteStatus, ServiceStatus
 from tui.formats import age, duration
 from tui.states import COLOURS, OUTCOMES, service_look, state_text
+from tui.widgets.attachment_lines import AttachmentLines
 from tui.widgets.pane_title import PaneTitle
 from tui.widgets.place_lines import PlaceLines
 from tui.widgets.timeline import Timeline
@@ -29,9 +30,10 @@ class LoopPane(Vertical):
     """Shows what `show` is given."""
 
     def compose(self) -> ComposeResult:
-        """A title, where the service stands, and a timeline for what runs here."""
+        """A title, where the service stands, what traffic it holds, and a timeline for what runs here."""
         yield PaneTitle()
         yield PlaceLines()
+        yield AttachmentLines()
         yield Timeline()
 
     def show(self, status: ServiceStatus | None, loop: Loop | None, now: int, remote: RemoteStatus | None) -> None:
@@ -41,6 +43,7 @@ class LoopPane(Vertical):
         self.set_class(away, "-away")
         self.set_class(not away, "-here")
         timeline.loop = loop
+        self.query_one(AttachmentLines).show(status, now)
         if status is None:
             title.left, title.right = Content("no services"), Content()
             timeline.empty = ""

@@ -22,6 +22,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from devloop.protocol import Outcome, ServiceStatus, State
+from tui import attachments
 from tui.formats import age, duration, shorten, sparkline
 from tui.states import MODES, TONES, service_look, state_text
 
@@ -40,6 +41,11 @@ class Column:
     title: str
     width: int
     number: bool = False
+
+
+PORTS = Column("ports", "ports", 6)
+TRAFFIC = Column("traffic", "traffic", 13)
+"""Wide enough for the longest phase and its glyph."""
 
 
 def reachable(status: ServiceStatus) -> dict[str, int]:
@@ -63,41 +69,45 @@ def ports_text(status: ServiceStatus, width: int) -> str:
     return more if len(more) <= width else shorten(f"{numbers[0]}+", width)
 
 
-def fit_columns(width: int, services: Sequence[ServiceStatus]) -> list[Column]:
-    """The columns that fit into so many cells, the most telling ones first to be kept."""
+def fit_columns(width: int, services: Sequence[ServiceStatus], *, traffic: bool = False) -> list[Column]:
+    """The columns that fit into so many cells, the most telling ones first to be kept.
+
+    `traffic`: the project has a remote whose traffic can be attached to.
+    """
     longest = max((cell_len(s.name) for s in services), default=0)
     name = Column("name", "service", max(7, min(longest, 24 if width >= 100 else 16, width // 3)))
     ports = max((len(ports_text(s, 99)) for s in services), default=0)
-    state = 10 if width < 60 else 18
+    state = 10 if width < 60 else 16 if traffic else 18
     room = width - 3 - name.width - 1 - state
     # By importance; the table's own order is below.
-    optional = [
-        Column("last", "last", 6, True),
-        Column("mode", "mode", 6),
-        Column("p50", "p50", 6, True),
-        Column("history", "history", 8),
-        Column("restarts", "↻", 3, True),
-        Column("p95", "p95", 6, True),
-        Column("ports", "ports", 6),
-        Column("up", "up", 4, True),
-    ]
+    last, mode, p50 = Column("last", "last", 6, True), Column("mode", "mode", 6), Column("p50", "p50", 6, True)
+    p95, up = Column("p95", "p95", 6, True), Column("up", "up", 4, True)
+    history, restarts, local = Column("history", "history", 8), Column("restarts", "↻", 3, True), PORTS
+    optional = [last, mode, p50, history, restarts, p95, local, up]
+    if traffic:
+        optional = [last, mode, TRAFFIC, p50, local, history, restarts, p95, up]
     chosen = {"name": name}
     for column in optional:
         if column.width + 1 > room:
             break
         chosen[column.key] = column
         room -= column.width + 1
-    # What is left goes to the reason first, then to the ports' names, then to a longer history.
-    more = min(room, 40 - state)
+    # What is left goes to phases in words, the reason, the ports' names, more of the reason, a longer history.
+    if "traffic" in chosen:
+        more = min(room, 17 - TRAFFIC.width)
+        chosen["traffic"], room = Column("traffic", "traffic", TRAFFIC.width + more), room - more
+    more = min(room, (34 if traffic else 40) - state)
     state, room = state + more, room - more
     if "ports" in chosen:
         more = min(room, max(0, min(ports, 28) - 6))
         chosen["ports"], room = Column("ports", "ports", 6 + more), room - more
+    more = min(room, 40 - state)
+    state, room = state + more, room - more
     if "history" in chosen:
         more = min(room, 24)
         chosen["history"], room = Column("history", "history", 8 + more), room - more
     chosen["state"] = Column("state", "state", state + room)
-    order = ("name", "state", "mode", "last", "p50", "p95", "history", "restarts", "ports", "up")
+    order = ("name", "state", "mode", "traffic", "last", "p50", "p95", "history", "restarts", "ports", "up")
     return [chosen[key] for key in order if key in chosen]
 
 
@@ -139,12 +149,16 @@ class ServiceTable(ScrollView, can_focus=True):
         self._clock = clock
         self._services: list[ServiceStatus] = []
         self._cut_off = False
+        self._traffic = False
         self._columns: list[Column] = []
         self._fitted: tuple[object, ...] = ()
 
-    def update(self, services: Sequence[ServiceStatus], *, cut_off: bool = False) -> None:
-        """Show these services, those that are remote as `cut_off`. The cursor stays on its service, or its line."""
-        self._cut_off = cut_off
+    def update(self, services: Sequence[ServiceStatus], *, cut_off: bool = False, traffic: bool = False) -> None:
+        """Show these services, those that are remote as `cut_off`, and what `traffic` they hold.
+
+        The cursor stays on its service, or its line.
+        """
+        self._cut_off, self._traffic = cut_off, traffic
         names = [status.name for status in services]
         before = self.cursor
         changed = names != [status.name for status in self._services]
@@ -237,6 +251,10 @@ class ServiceTable(ScrollView, can_focus=True):
                 return shorten(text, column.width), service_look(status, cut_off=self._cut_off).tone
             case "mode":
                 return status.mode, MODES.get(status.mode, PLAIN)
+            case "traffic":
+                found = attachments.telling(status)
+                tone = attachments.look(found.phase).tone if found else QUIET
+                return attachments.mark(status, column.width), tone
             case "last":
                 if status.opened_at is not None:
                     return f"…{max(0, now - status.opened_at) / 1e9:.1f}s"[:6], "tone--busy"
@@ -259,10 +277,10 @@ class ServiceTable(ScrollView, can_focus=True):
 
     def _fit(self, width: int) -> None:
         # Here and not on a resize, because a scrollbar that comes or goes changes the width too.
-        fitted = (width, tuple((status.name, tuple(status.ports)) for status in self._services))
+        fitted = (width, self._traffic, tuple((status.name, tuple(status.ports)) for status in self._services))
         if fitted != self._fitted:
             self._fitted = fitted
-            self._columns = fit_columns(width, self._services)
+            self._columns = fit_columns(width, self._services, traffic=self._traffic)
 
     def _select(self, index: int) -> None:
         if self._services:

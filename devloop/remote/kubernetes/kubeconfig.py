@@ -265,8 +265,9 @@ class Kubeconfig:
             # Certificates beside `exec` stay in force, as in client-go.
             user = {**{k: v for k, v in user.items() if k != "exec"}, **self._plugin.user}
         name = "chosen"
+        cluster, user = _without_files(chosen.cluster), _without_files(user)
         content = {
-            "clusters": [{"name": name, "cluster": dict(chosen.cluster)}],
+            "clusters": [{"name": name, "cluster": cluster}],
             "users": [{"name": name, "user": user}],
             "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
             "current-context": name,
@@ -282,6 +283,37 @@ class Kubeconfig:
         # One connection for each port-forward; aiohttp's limit of 100 would let the next one wait for ever.
         settings.connection_pool_maxsize = 0
         return settings
+
+
+_EMBEDDED = ("certificate-authority", "client-certificate", "client-key")
+_in_memory: dict[str, str] = {}
+
+
+def _without_files(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with keys and certificates in this process's memory, where they stand in the kubeconfig itself.
+
+    Python's TLS takes paths alone, so the client would write them to the temporary folder, where a key outlives a
+    process that is killed. What isn't base64 stays, for the client to complain about.
+    """
+    found = dict(entry)
+    if not hasattr(os, "memfd_create"):
+        return found
+    for key in _EMBEDDED:
+        data = found.get(f"{key}-data")
+        if not isinstance(data, str) or not data:
+            continue
+        if data not in _in_memory:
+            try:
+                content = base64.b64decode(data)
+            except ValueError:
+                continue
+            descriptor = os.memfd_create(key)  # open as long as the process lives: any later connection may read it
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(content)
+            _in_memory[data] = f"/proc/self/fd/{descriptor}"
+        del found[f"{key}-data"]
+        found[key] = _in_memory[data]
+    return found
 
 
 def _check_tls(settings: Any, where: str) -> None:

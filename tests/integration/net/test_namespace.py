@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -200,6 +201,19 @@ async def test_a_file_that_the_host_replaces_is_mounted_again(cluster: Cluster, 
     new.rename(host)
     assert (await pod.run("cat", str(host))).out == "ours"
     assert host.read_text() == "host again"
+
+
+async def test_a_bind_outlives_the_folder_of_the_one_that_it_replaces(cluster: Cluster, shared: Path) -> None:
+    """The kernel detaches, in all namespaces, what is mounted on a folder that is removed."""
+    pod = await cluster.pod(ordinary=False)
+    for name in ("first", "second"):
+        folder = shared / name
+        folder.mkdir()
+        (folder / "key").write_text(name)
+        assert not (await pod.inside.mount([Bind(str(folder), "/data/app")])).failed
+        assert (await pod.run("cat", "/data/app/key")).out == name
+    shutil.rmtree(shared / "first")
+    assert (await pod.run("cat", "/data/app/key")).out == "second"
 
 
 async def test_nothing_is_left_when_the_holder_is_killed(cluster: Cluster) -> None:

@@ -1,0 +1,177 @@
+"""Commands about the cluster's traffic: attach, leave, requests."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devloop.commands.common import print_json, state_folder
+from devloop.control import client
+from devloop.errors import UsageError
+from devloop.protocol import AttachmentStatus, RequestBatch, RequestRecord, ServiceStatus, Snapshot
+
+if TYPE_CHECKING:
+    from devloop.attach.claims import Claims
+
+OVER = ("refused", "contested", "left")
+"""Phases in which nothing is held (`devloop.attach.Phase`)."""
+
+
+def attach(args: argparse.Namespace) -> int:
+    """`devloop attach`. RemoteError (exit code 3) if somebody else holds it: who, what and since when."""
+    socket = state_folder(args).socket
+    status = _service(socket, args.service)
+    if (args.kind or args.routes) and _held(status):
+        client.call(socket, "leave", service=args.service)  # another way than now
+    client.call(socket, "attach", service=args.service, kind=args.kind, routes=args.routes, take_over=args.take_over)
+    for each in _held(_service(socket, args.service)):
+        print(f"{args.service}: {in_words(each)}")
+    return 0
+
+
+def leave(args: argparse.Namespace) -> int:
+    """`devloop leave`."""
+    if args.take_over:
+        return _put_back(args)
+    socket = state_folder(args).socket
+    found = Snapshot.from_json(client.call(socket, "status")).services
+    services = args.services or [each.name for each in found if each.attachments]
+    if not services:
+        print("nothing is attached")
+    for name in services:
+        client.call(socket, "leave", service=name)
+        print(f"{name}: the original has all of its traffic again")
+    return 0
+
+
+def requests(args: argparse.Namespace) -> int:
+    """`devloop requests`."""
+    printer = RequestPrinter(json=args.json)
+    socket = state_folder(args).socket
+    if args.follow:
+        asyncio.run(_follow(socket, args.service, args.tail, printer))
+        return 0
+    answer = client.call(socket, "requests", service=args.service, limit=args.tail)
+    found = [RequestRecord.from_json(each) for each in answer["requests"]]
+    printer.print(found)
+    if not found and not args.json:
+        held = _held(_service(socket, args.service))
+        print(
+            "no request has gone through yet" if held else f"{args.service} is not attached: `devloop attach` does it"
+        )
+    return 0
+
+
+def in_words(attachment: AttachmentStatus) -> str:
+    """One attachment in a line: how, of what, which requests, and how it fares."""
+    which = f": {' or '.join(attachment.routes)}" if attachment.routes else ""
+    why = f" ({attachment.reason})" if attachment.reason else ""
+    return f"{attachment.kind} of {attachment.target}{which}, {attachment.phase}{why}"
+
+
+class RequestPrinter:
+    """Prints requests in columns of fixed width, with the path last; or a JSON object a line."""
+
+    def __init__(self, *, json: bool = False) -> None:
+        self._json = json
+        self._headed = json
+
+    def print(self, found: Iterable[RequestRecord]) -> None:
+        """Print them, oldest first."""
+        from devloop.metrics.table import duration
+
+        for each in found:
+            if self._json:
+                print_json(each.to_json())
+                continue
+            if not self._headed:
+                self._headed = True
+                print(f"{'TIME':12}  {'METHOD':7}  {'STATUS':>6}  {'TOOK':>10}  {'ANSWERED':11}  {'PROTOCOL':8}  PATH")
+            moment = time.strftime("%H:%M:%S", time.localtime(each.at / 1e9)) + f".{each.at // 1_000_000 % 1000:03}"
+            answered = f"{each.answered}, late" if each.failed_over else each.answered
+            columns = (
+                f"{moment}  {each.method:7}  {each.status or '-':>6}  {duration(each.duration):>10}  {answered:11}"
+            )
+            print(f"{columns}  {each.protocol or '-':8}  {each.path}".rstrip(), flush=True)
+
+
+async def _follow(socket: Path, service: str, tail: int, printer: RequestPrinter) -> None:
+    async with await client.ControlClient.connect(socket) as connection:
+        # First the events, then what was before: so none is lost, and the few that come twice are known.
+        await connection.subscribe()
+        answer = await connection.call("requests", service=service, limit=tail)
+        before = [RequestRecord.from_json(each) for each in answer["requests"]]
+        printer.print(before)
+        told = set(before)
+        async for event in connection.events():
+            if isinstance(event, RequestBatch):
+                mine = [each for each in event.requests if each.service == service]
+                printer.print(each for each in mine if each not in told)
+                told.difference_update(mine)
+
+
+def _service(socket: Path, name: str) -> ServiceStatus:
+    services = Snapshot.from_json(client.call(socket, "status")).services
+    found = next((each for each in services if each.name == name), None)
+    if found is None:
+        raise UsageError(
+            f"there is no service {name!r}", hint=f"there are: {', '.join(each.name for each in services)}"
+        )
+    return found
+
+
+def _held(status: ServiceStatus) -> list[AttachmentStatus]:
+    return [each for each in status.attachments if each.phase not in OVER]
+
+
+# --- What dead ones hold ----------------------------------------------------------------------------------------------
+
+
+def _put_back(args: argparse.Namespace) -> int:
+    """`devloop leave --take-over`: at the cluster itself, without an engine."""
+    from devloop.attach.claims import Claims
+    from devloop.commands.remote import at, cluster, project
+
+    of = project(args)
+    names: set[str] = set(args.services)
+    for name in args.services:
+        service = of.services.get(name) if of else None
+        if service is not None:
+            names |= {*service.place.names, *([service.place.workload] if service.place.workload else [])}
+    where, done = at(cluster(args, of), lambda api: put_back(Claims(api), names))
+    for line in done:
+        print(line)
+    if not done:
+        print(f"{where}: nobody who has gone holds {' or '.join(args.services) or 'anything'}")
+    return 0
+
+
+async def put_back(claims: Claims, names: Collection[str]) -> list[str]:
+    """Put back what dead ones hold of these Services and workloads (none: of all), and what nobody holds at all.
+
+    What was put back, a line each. HeldError if one that is named is held by somebody who is there.
+    """
+    from devloop.agent import objects
+    from devloop.attach import HeldError
+    from devloop.commands.holdings import Holding, holdings, nobodys
+
+    found = await claims.snapshot()
+    meant = [each for each in holdings(found.leases) if not names or each.is_of(names)]
+    alive, dead = [each for each in meant if each.over <= 0], [each for each in meant if each.over > 0]
+    if names and alive:
+        raise HeldError(
+            "; ".join(map(Holding.sentence, alive)),
+            where=claims.api.where,
+            hint="What is alive can't be taken over: `devloop leave` at their place gives it back.",
+            holders=tuple(each.spec for each in alive),
+            dead=False,
+        )
+    await claims.restore({objects.lease_name(each.spec) for each in dead})
+    lost = nobodys(found.services, found.leases)
+    return [f"{each.target}: put back; {each.sentence()}" for each in dead] + [
+        f"{name}: put back; nobody held it any more" for name, known in lost.items() if known
+    ]

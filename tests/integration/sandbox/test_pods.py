@@ -82,7 +82,10 @@ async def test_a_crashed_container_is_started_again(start: Start) -> None:
     box: Box = await start(
         deployment(
             "web",
-            python(once + SERVE, "", "8000") + "\nvolumeMounts: [{name: scratch, mountPath: /scratch}]",
+            # Without a probe it would be ready before it listens, as in a cluster.
+            python(once + SERVE, "", "8000")
+            + "\nvolumeMounts: [{name: scratch, mountPath: /scratch}]"
+            + "\nreadinessProbe: {tcpSocket: {port: 8000}, periodSeconds: 1}",
             pod="volumes: [{name: scratch, emptyDir: {}}]",
         ),
         wait=False,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from devloop.agent import objects
 from devloop.remote.workload import references as kinds
 from devloop.remote.workload.cluster import AbsentError, Cluster
 from devloop.remote.workload.model import Object
@@ -92,7 +93,9 @@ async def survey(cluster: Cluster) -> Catalog:
         for item in items:
             found = _workload(kind, item)
             workloads[found.reference] = found
-    return Catalog(cluster.namespace, tuple(map(_service, services)), workloads)
+    # An intercepted Service leads to the agent; what counts is what it is without that.
+    own = [objects.owners(dict(item)) for item in services if not objects.shadows(dict(item))]
+    return Catalog(cluster.namespace, tuple(map(_service, own)), workloads)
 
 
 async def _listed(cluster: Cluster, kind: Kind) -> Iterable[Object]:

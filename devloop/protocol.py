@@ -116,6 +116,11 @@ class Loop(_Wire):
         """Nanoseconds from the first stamp to the last."""
         return max(self.stamps.values(), default=0)
 
+    @property
+    def waited(self) -> int:
+        """Nanoseconds from the first stamp to the last but `served`, which comes whenever somebody asks."""
+        return max((at for phase, at in self.stamps.items() if phase != "served"), default=0)
+
     def spans(self) -> list[tuple[str, int, int]]:
         """(phase that the span ends with, begin, end), by time; the first stamp has no span."""
         ordered = sorted(self.stamps.items(), key=lambda item: item[1])

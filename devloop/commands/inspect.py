@@ -58,7 +58,7 @@ def status_table(services: Sequence[ServiceStatus]) -> str:
             s.name,
             s.mode,
             s.state.value,
-            duration(s.last_loop.total) if s.last_loop else "",
+            duration(s.last_loop.waited) if s.last_loop else "",
             duration(s.p50) if s.p50 is not None else "",
             duration(s.p95) if s.p95 is not None else "",
             str(s.restarts),

@@ -262,7 +262,7 @@ class ServiceTable(ScrollView, can_focus=True):
                     return "", QUIET
                 if status.last_loop.outcome is Outcome.FAILED:
                     return "failed", "tone--bad"
-                return duration(status.last_loop.total), PLAIN
+                return duration(status.last_loop.waited), PLAIN
             case "p50":
                 return duration(status.p50), PLAIN
             case "p95":

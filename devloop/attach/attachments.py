@@ -78,6 +78,7 @@ class Attachments:
         self._hearers: list[Heard] = []
         self._served: list[Callable[[Attachment, int], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._giving_up: set[asyncio.Task[None]] = set()
         self._stops: list[Callable[[], None]] = []
 
     # --- What the engine hears ----------------------------------------------------------------------------------------
@@ -302,7 +303,7 @@ class Attachments:
                     await self._told(found, self._session)
                     self._stands(found)
             except AttachError as problem:
-                await self._give_up(found, Phase.REFUSED, problem.what)
+                self._give_up(found, Phase.REFUSED, problem.what)
                 return
             except (RemoteError, SessionLostError, OSError, TimeoutError) as problem:
                 what = problem.what if isinstance(problem, RemoteError) else str(problem)
@@ -367,12 +368,12 @@ class Attachments:
         found.version = -1
         if not ours:
             if found.reverted(time.monotonic()):
-                await self._give_up(found, Phase.CONTESTED, f"{what} again and again; devloop has given way")
+                self._give_up(found, Phase.CONTESTED, f"{what} again and again; devloop has given way")
                 return
             found.become(Phase.OPEN, f"{what}; it is attached again in a moment")
             await asyncio.sleep(0.2 * 2 ** len(found.reverts))
         if found.gone and not await self._comes_again(found.spec.service):
-            await self._give_up(found, Phase.CONTESTED, what)
+            self._give_up(found, Phase.CONTESTED, what)
             return
         found.dirty.set()
 
@@ -384,11 +385,23 @@ class Attachments:
             await asyncio.sleep(0.5)
         return False
 
-    async def _give_up(self, found: Attachment, phase: Phase, why: str) -> None:
+    def _give_up(self, found: Attachment, phase: Phase, why: str) -> None:
+        """It is not held any more; all is put back by a task of its own, which `close` waits for."""
+        if self._held.pop(found.spec.id, None) is None:
+            return
         found.become(phase, why)
-        with contextlib.suppress(RemoteError, SessionLostError, OSError, TimeoutError):
+        task = asyncio.create_task(self._put_back(found), name=f"giving up {found.spec.id}")
+        self._giving_up.add(task)
+        task.add_done_callback(self._giving_up.discard)
+
+    async def _put_back(self, found: Attachment) -> None:
+        self._leaving.add(found)
+        try:
             await self._release(found)
-        self._held.pop(found.spec.id, None)
+        except (RemoteError, SessionLostError, OSError, TimeoutError) as problem:
+            log.info("what %s changed is left to the agent: %s", found.spec.id, problem)
+        finally:
+            self._leaving.discard(found)
 
     # --- Leaving ------------------------------------------------------------------------------------------------------
 
@@ -464,7 +477,8 @@ class Attachments:
 
     async def close(self) -> None:
         """Leave everything. What can't be put back now is the agent's to do."""
-        results = await asyncio.gather(*(self.leave(each) for each in self.held), return_exceptions=True)
+        leaving = (self.leave(each) for each in self.held)
+        results = await asyncio.gather(*leaving, *self._giving_up, return_exceptions=True)
         for each in results:
             if isinstance(each, BaseException) and not isinstance(each, (RemoteError, OSError, TimeoutError)):
                 raise each

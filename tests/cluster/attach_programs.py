@@ -80,7 +80,7 @@ async def serve(name: str, port: int) -> None:
 
 
 class Client:
-    """A keep-alive HTTP/1.1 client that notes every answer."""
+    """A keep-alive HTTP/1.1 client that notes every answer; with `requests` in its plan, of so many at most."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
@@ -89,6 +89,7 @@ class Client:
         self.answers: list[tuple[float, float, str, int]] = []  # when, milliseconds, who, status
         self.failures: list[tuple[float, str]] = []
         self.next = time.monotonic()
+        self.left = plan.get("requests", -1)  # below zero: as many as the time allows
 
     def request(self) -> bytes:
         body = b"x" * self.plan.get("body", 0)
@@ -103,7 +104,8 @@ class Client:
         writer: Any = None
         served = 0
         rate, each = self.plan.get("rate"), self.plan.get("requests_per_connection", 50)
-        while time.time() < self.until:
+        while time.time() < self.until and self.left:
+            self.left -= 1
             if rate:
                 slot = self.next = max(self.next + 1 / rate, time.monotonic() - 0.5)
                 await asyncio.sleep(max(0.0, slot - time.monotonic()))

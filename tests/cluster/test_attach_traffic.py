@@ -211,9 +211,9 @@ async def test_a_canary_of_ten_percent(admin: ApiClient, namespace: Namespace, t
     async with engine(namespace.developer, tmp_path) as ada, Here() as here:
         await ada.attachments.attach(ada.wanted(here, routes=(Route(share=10),)), here)
         await kit.eventually(lambda: ask(namespace), "here", 20)
-        result = await Load(namespace, rate=400, connections=16, seconds=14).done()
+        result = await Load(namespace, rate=400, connections=16, requests=5000, seconds=120).done()
         assert result["failed"] == 0, str(result)
-        assert result["answered"] >= 4000
+        assert result["answered"] == 5000
         share = result["counts"]["here"] / result["answered"]
         # Five standard deviations: wrong once in two million runs.
         error = 5 * (0.1 * 0.9 / result["answered"]) ** 0.5

@@ -20,6 +20,7 @@ import signal
 import sys
 from pathlib import Path
 
+from .loops import new_event_loop
 from .server import AgentError, serve
 
 
@@ -46,15 +47,6 @@ async def run() -> None:
     finally:
         # Last of all: a pod that says that it is not ready gets no traffic, and it has to lead that elsewhere first.
         ready.unlink(missing_ok=True)  # noqa: ASYNC240 (a tmpfs, and nothing else runs any more)
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, which halves what a round trip costs here; asyncio's in an image that has none."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def main() -> int:

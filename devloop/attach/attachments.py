@@ -28,7 +28,7 @@ from devloop.remote.link import Phase as LinkPhase
 
 from . import replace
 from .attachment import Attachment
-from .claims import Claims, gone, held, version
+from .claims import Claims, GoneError, gone, held, version
 from .draft import drafted
 from .seam import AttachError, Holding, LocalEnd, Phase, Wanted
 from .session import Session, SessionLostError
@@ -302,6 +302,8 @@ class Attachments:
                 elif found.spec.service and self._session is not None:
                     await self._told(found, self._session)
                     self._stands(found)
+            except GoneError as problem:
+                self._deleted(found, problem.what)
             except AttachError as problem:
                 self._give_up(found, Phase.REFUSED, problem.what)
                 return
@@ -354,14 +356,19 @@ class Attachments:
             if name != found.spec.service or found.version <= 0 or version(service) <= found.version:
                 continue
             if kind == "DELETED":
-                found.gone = True
-                self._hold(asyncio.create_task(self._undone(found, "the Service was deleted"), name="deleted"))
+                self._deleted(found, "the Service was deleted")
             elif not objects.is_whole(service, found.spec.id):
                 who = objects.changed_by(service)
                 found.version = version(service)
                 ours = who == "devloop"
                 text = f"{who or 'somebody'} has changed the Service"
                 self._hold(asyncio.create_task(self._undone(found, text, ours=ours), name="undone"))
+
+    def _deleted(self, found: Attachment, what: str) -> None:
+        """The watch tells it, or a call that meets nothing: the shadow Service goes too, and that is told as well."""
+        if not found.gone:
+            found.gone = True
+            self._hold(asyncio.create_task(self._undone(found, what), name="deleted"))
 
     async def _undone(self, found: Attachment, what: str, *, ours: bool = False) -> None:
         """Do it again after a moment, a few times; then leave it to them."""
@@ -372,16 +379,21 @@ class Attachments:
                 return
             found.become(Phase.OPEN, f"{what}; it is attached again in a moment")
             await asyncio.sleep(0.2 * 2 ** len(found.reverts))
-        if found.gone and not await self._comes_again(found.spec.service):
-            self._give_up(found, Phase.CONTESTED, what)
-            return
+        if found.gone:
+            if not await self._comes_again(found.spec.service):
+                self._give_up(found, Phase.CONTESTED, what)
+                return
+            found.gone = False
         found.dirty.set()
 
     async def _comes_again(self, name: str) -> bool:
         """A Service that was deleted may be made anew at once, as `kubectl replace --force` does."""
         for _ in range(AGAIN_SECONDS * 2):
-            if await self._claims.service(name) is not None:
-                return True
+            try:
+                if await self._claims.service(name) is not None:
+                    return True
+            except (RemoteError, OSError, TimeoutError) as problem:
+                log.info("the Service %s can't be looked for: %s", name, problem)
             await asyncio.sleep(0.5)
         return False
 

@@ -27,6 +27,10 @@ from .seam import AttachError, HeldError
 TRIES = 8
 
 
+class GoneError(AttachError):
+    """There is no such Service, or no more."""
+
+
 class Claims:
     """One namespace's."""
 
@@ -277,9 +281,9 @@ def version(found: Document) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def gone(spec: Spec, where: str) -> AttachError:
+def gone(spec: Spec, where: str) -> GoneError:
     """There is no such Service."""
-    return AttachError(f"there is no Service {spec.service}", where=where)
+    return GoneError(f"there is no Service {spec.service}", where=where)
 
 
 def refused(problem: ApiError, doing: str, where: str) -> AttachError:

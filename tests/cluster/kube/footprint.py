@@ -36,9 +36,14 @@ class Footprint:
     settings: frozenset[str]
 
     def left_by(self, before: Footprint) -> dict[str, list[str]]:
-        """What is there now and was not, or was and no longer is, by kind; empty when nothing is."""
-        found = {each.name: sorted(getattr(self, each.name) ^ getattr(before, each.name)) for each in fields(self)}
-        return {name: what for name, what in found.items() if what}
+        """What is there now and was not, or was and no longer is, by kind; empty when nothing is.
+
+        Processes that are no longer there were others', which may end at any time.
+        """
+        found = {each.name: getattr(self, each.name) ^ getattr(before, each.name) for each in fields(self)}
+        for name in ("process_namespaces", "programs"):
+            found[name] = getattr(self, name) - getattr(before, name)
+        return {name: sorted(what) for name, what in found.items() if what}
 
 
 def take(apart: int | None = None) -> Footprint:

@@ -10,7 +10,7 @@ import sys
 from benchmarks.figures import Result, keep, machine, machine_line
 
 NAMES = ("save_to_process", "loop_share", "startup", "idle", "log_flood")
-ON_REQUEST = ("tunnel", "passthrough")
+ON_REQUEST = ("tunnel", "passthrough", "attach")
 """They need more than this machine: root, a cluster."""
 
 

@@ -7,10 +7,8 @@ Takes a cluster that runs (`make cluster`). The load runs in a pod, the local se
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import json
 import random
 import statistics
 import sys
@@ -21,9 +19,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Result, Table
 from devloop.attach import personal
 from tests.cluster import conftest, kit
-from tests.cluster.attaching import PORT, SERVICE, SOURCE, Here, Load, client_pod, engine, run_service
+from tests.cluster.attaching import SOURCE, Here, Load, client_pod, engine, run_service
 from tests.cluster.kube.cluster import Cluster
 from tests.cluster.kube.settings import Settings
 
@@ -99,7 +98,7 @@ async def latency(space: Any, seconds: float, **plan: Any) -> dict[str, Any]:
     return await Load(space, connections=1, seconds=seconds, requests_per_connection=10**9, **plan).done()
 
 
-async def run(quick: bool) -> dict[str, Any]:
+async def measure(quick: bool) -> dict[str, Any]:
     out: dict[str, Any] = {}
     seconds = 3.0 if quick else 8.0
     async with namespace() as (_, space, folder), engine(space.developer, folder) as ada:
@@ -138,17 +137,25 @@ async def run(quick: bool) -> dict[str, Any]:
     return out
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="short rounds: that it works, not how fast it is")
-    arguments = parser.parse_args()
-    for name, figures in asyncio.run(run(arguments.quick)).items():
-        print(name)
+def run(*, quick: bool) -> Result:
+    """Measure, on the event loop that the engine has."""
+    try:
+        import uvloop
+
+        factory: Any = uvloop.new_event_loop
+    except ImportError:
+        factory = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        raw = runner.run(measure(quick))
+    table = Table("Attachments", ["", "figure"])
+    for name, figures in raw.items():
         for key, value in figures.items():
-            print(f"  {key}: {value:.2f}" if isinstance(value, float) else f"  {key}: {json.dumps(value)}")
-    print(f"(the Service {SERVICE}, port {PORT}; pods, API server, load and local service on this one machine)")
-    return 0
+            shown = f"{value:.2f}" if isinstance(value, float) and value < 100 else f"{value:.0f}"
+            table.rows.append([f"{name}: {key}", shown])
+    table.notes.append("pods, API server, load and local service on this one machine")
+    return Result("attach", [table], raw)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    for each in run(quick="--quick" in sys.argv).tables:
+        print(each.markdown())

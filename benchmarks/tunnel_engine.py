@@ -7,6 +7,7 @@ arguments of a client, as JSON; it runs in the namespace, and its output is a li
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ async def main(kubeconfig: Path, key_file: Path, pod_address: str) -> None:
     await pod.open()
     dns = DnsServer(pod.inside.dns_udp, pod.inside.dns_tcp, resolver)
     await dns.start()
+    gc.freeze()  # as the engine does, once it is connected
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         done = await pod.run(SYSTEM_PYTHON, "-I", "-S", "-c", CLIENT, *json.loads(line))

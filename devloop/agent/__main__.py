@@ -14,6 +14,7 @@ Configured by the environment, which the pod's manifest sets:
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -54,6 +55,7 @@ def main() -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     # asyncssh tells of every channel at INFO: a line for each connection of the developer's services.
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
+    gc.freeze()  # what was imported stays: a collection that goes through it holds up every connection
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(run())

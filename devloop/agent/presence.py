@@ -21,6 +21,8 @@ log = logging.getLogger("agent")
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SECRET = "devloop-agent"
+KEPT = "devloop.dev/kept"
+"""Annotation ("true") of what was installed to stay: no client and no agent that leaves takes it away."""
 API_SECONDS = 5
 
 
@@ -127,7 +129,8 @@ class Presence:
             same = {"uid": secret["uid"], "resourceVersion": secret["resourceVersion"]}
             if self.clients:
                 return
-            self.api.request("DELETE", "secrets", SECRET, {"preconditions": same})
+            if (secret.get("annotations") or {}).get(KEPT) != "true":
+                self.api.request("DELETE", "secrets", SECRET, {"preconditions": same})
         except urllib.error.HTTPError as problem:
             problem.close()
             if problem.code != 404:

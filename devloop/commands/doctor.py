@@ -140,7 +140,6 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
     pid = state.engine_pid()
     yield Finding("engine", "ok", "not running" if pid is None else f"running, pid {pid}")
     from devloop.config.load import load
-    from devloop.config.model import Network
 
     try:
         project = load(file, os.environ)
@@ -148,8 +147,9 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding("project", "error", str(error), "devloop check")
         return
     yield Finding("project", "ok", f"{file}: {len(project.services)} services")
-    # With a remote, each service has a network of its own, but for the network "ports".
-    if pid is None and (project.remote is None or project.network is Network.PORTS):
+    from devloop.commands.remote_findings import examine, on_host
+
+    if pid is None and on_host(project):
         from devloop.local import ports
 
         for service in project.services.values():
@@ -158,6 +158,4 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
                     who, hint = ports.holder_of(port)
                     yield Finding(f"port {port}", "error", f"{service.name}.{name}: taken by {who}", hint)
     if project.remote is not None:
-        from devloop.commands.remote_findings import examine
-
         yield from examine(project, project.remote)

@@ -33,6 +33,21 @@ def examine(project: Project, remote: Remote) -> Iterator[Finding]:
             yield Finding("remote", "ok", "a sandbox, in the engine itself: it needs nothing", remote=True)
 
 
+def on_host(project: Project) -> bool:
+    """Whether local services listen in the host's network: there is no remote, or no network of their own for them."""
+    if project.remote is None or project.network in (Network.PORTS, Network.HOSTS):
+        return True
+    if project.network is None and sys.platform != "linux":
+        return True
+    from devloop.net.check import check
+
+    try:
+        asyncio.run(check())
+    except DevloopError:
+        return project.network is None
+    return False
+
+
 def network(wanted: Network | None) -> Finding:
     """Which network local services get, and what keeps them from a better one."""
     what = "network"

@@ -92,6 +92,7 @@ class Attaching:
         self._locals: dict[str, Local] = {}
         self._of: dict[str, dict[str, Attachment]] = defaultdict(dict)
         self._refused: dict[str, dict[str, AttachmentStatus]] = defaultdict(dict)
+        self._coming: dict[str, dict[str, AttachmentStatus]] = defaultdict(dict)
         self._kept: dict[str, deque[RequestRecord]] = defaultdict(lambda: deque(maxlen=KEPT))
         self._counts: dict[str, deque[tuple[float, int, int]]] = defaultdict(deque)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -119,27 +120,39 @@ class Attaching:
     # What clients ask.
 
     async def attach(self, spec: Service, standing: Standing, attach: Attach, *, take_over: bool = False) -> None:
-        """Attach a service, to each Service that leads to it. Raises DevloopError; what was attached stays."""
+        """Attach a service, to each Service that leads to it. Raises DevloopError; what was attached stays.
+
+        What is attached otherwise leaves first: other routes, another kind.
+        """
         async with self._locks[spec.name]:
             for wanted in wants(spec, standing, attach, self._user):
                 target = wanted.service or wanted.workload
-                if target in self._of[spec.name]:
-                    continue
+                routes = tuple(map(str, wanted.routes)) if wanted.service else ()
                 self._refused[spec.name].pop(target, None)
                 try:
+                    if (held := self._of[spec.name].get(target)) is not None:
+                        if held.wanted == wanted:
+                            continue
+                        del self._of[spec.name][target]
+                        await self._attachments.leave(held)
+                    self._coming[spec.name][target] = AttachmentStatus(
+                        wanted.kind, target, Phase.ATTACHING.value, time.time_ns(), routes
+                    )
+                    self._changed(spec.name)
                     if take_over:
                         await self._attachments.take_over(wanted)
                     found = await self._attachments.attach(wanted, self._local(spec.name))
                 except DevloopError as error:
-                    routes = tuple(map(str, wanted.routes))
                     reason = f"{error.what}" + (f" ({error.hint})" if error.hint else "")
                     self._refused[spec.name][target] = AttachmentStatus(
                         wanted.kind, target, Phase.REFUSED.value, time.time_ns(), routes, reason
                     )
-                    self._changed(spec.name)
                     raise
-                self._of[spec.name][target] = found
-                self._changed(spec.name)
+                else:
+                    self._of[spec.name][target] = found
+                finally:
+                    self._coming[spec.name].pop(target, None)
+                    self._changed(spec.name)
 
     async def leave(self, service: str) -> None:
         """The original pods have all of its traffic again. Raises DevloopError if the cluster can't be reached."""
@@ -185,7 +198,7 @@ class Attaching:
             )
             for target, each in self._of.get(service, {}).items()
         ]
-        return (*found, *self._refused.get(service, {}).values())
+        return (*found, *self._coming.get(service, {}).values(), *self._refused.get(service, {}).values())
 
     # What `devloop.attach` tells.
 

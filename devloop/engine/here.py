@@ -153,7 +153,9 @@ class Here:
     async def _open(self, service: str) -> None:
         try:
             await self._open_world(self._side.project.services[service])
-        except DevloopError as error:
+        except (DevloopError, OSError) as problem:
+            # A full disk, or no more descriptors: the service can't start, and the next try may find it mended.
+            error = problem if isinstance(problem, DevloopError) else ServiceError(str(problem), where=service)
             self._refused[service] = error
             where = f"{error.where}: " if error.where else ""
             self._outside.failed(service, f"{where}{error.what}", error.hint or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -179,6 +180,7 @@ class RemoteSide:
 
     def _link_changed(self, state: LinkState) -> None:
         if state.phase is Phase.CONNECTED:
+            gc.freeze()  # the modules that this took stay: going through them would hold up every connection
             self._look.set()
             if self._parts is not None:
                 self._parts.names.forget()

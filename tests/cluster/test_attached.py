@@ -125,6 +125,11 @@ async def test_a_personal_route_by_command_takes_the_developers_requests_alone(
         assert await asked(shop, baggage=f"a=b,{entry}")
         assert not await asked(shop)
         assert not await asked(shop, baggage="devloop=somebody-else")
+        # Asked for again in another way, it takes that instead.
+        await project("attach", "api", "--all")
+        await attached(running, "api")
+        assert running.services["api"].attachments[0].routes == ("all requests",)
+        assert await asked(shop)
         await project("leave", "api")
         await running.until(lambda: not running.services["api"].attachments, "left")
         assert not await asked(shop, baggage=f"a=b,{entry}")

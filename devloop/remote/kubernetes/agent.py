@@ -73,8 +73,8 @@ class KubernetesLink(LiveLink):
             return await dial(installation, tell)
         except AgentRefusedError as problem:
             if self._way == "agent":
-                hint = "`devloop doctor` names the rights; `devloop agent manifest` is for an administrator."
-                raise PermanentError(problem.what, where=problem.where, hint=hint) from problem
+                rights = "`devloop doctor` names the rights; `devloop agent manifest` is for an administrator."
+                raise PermanentError(problem.what, where=problem.where, hint=problem.hint or rights) from problem
             return await self._portforward((f"plain port-forwards, as the agent can't be used: {problem.what}",))
 
     @property

@@ -27,6 +27,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from devloop.agent.presence import KEPT
 from devloop.errors import RemoteError
 from devloop.remote.link import PermanentError
 
@@ -39,8 +40,6 @@ NAME = "devloop-agent"
 SELECTOR = f"app.kubernetes.io/name={NAME}"
 MADE_BY = "devloop.dev/made-by"
 """Annotation of what devloop has made: user@host."""
-KEPT = "devloop.dev/kept"
-"""Annotation ("true") of what was installed to stay: no client and no agent that leaves takes it away."""
 MANIFEST = Path(__file__).parents[1] / "manifests" / "agent.yaml"
 IMAGE = "devloop.test/agent:1"
 LINGER_SECONDS = 60
@@ -313,7 +312,7 @@ class Installation:
                 raise
             with contextlib.suppress(ApiError):
                 await self._pod.delete(made)
-            raise AgentRefusedError(problem.what, where=problem.where) from problem
+            raise AgentRefusedError(problem.what, where=problem.where, hint=problem.hint) from problem
 
     async def _join(self) -> tuple[asyncssh.SSHKey, bool, Manifest | None]:
         """The agent's host key, whether our key had to be added, and the Secret if it was made here."""

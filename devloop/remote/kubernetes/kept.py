@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from devloop.agent.presence import KEPT
 from devloop.errors import DevloopError, RemoteError
 
 from .api import Api, ApiError
 from .install import (
-    KEPT,
     MADE_BY,
     MANIFEST,
     NAME,

@@ -124,7 +124,7 @@ def _row(loop: Loop, phases: list[str], now: int) -> list[Cell]:
         Cell(_moment(loop.started_at, now), "tone--quiet"),
         Cell(str(loop.cause)),
         Cell(f"{look.glyph} {loop.outcome}", look.tone),
-        Cell(duration(loop.total), "listing--strong"),
+        Cell(duration(loop.waited), "listing--strong"),
         *(Cell(duration(took.get(phase))) for phase in phases),
         Cell(loop.detail, "tone--bad") if failed else Cell(path_list(loop.files, 60), "tone--quiet"),
     ]

@@ -21,7 +21,7 @@ def loop_summary(loop: Loop, now: int) -> Content:
     verb = "in" if loop.outcome is Outcome.OK else "after"
     return Content.assemble(
         f"{loop.cause}  ",
-        (f"{look.glyph} {loop.outcome} {verb} {duration(loop.total)}", COLOURS[look.tone]),
+        (f"{look.glyph} {loop.outcome} {verb} {duration(loop.waited)}", COLOURS[look.tone]),
         (f"  {age(now - loop.started_at)} ago", "$text-muted"),
     )
 

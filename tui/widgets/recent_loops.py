@@ -27,18 +27,18 @@ class RecentLoops(Widget):
 
     def render(self) -> Content:
         """The lines."""
-        longest = max((loop.total for loop in self.loops), default=1) or 1
+        longest = max((loop.waited for loop in self.loops), default=1) or 1
         room = max(4, self.size.width // 4)
         return Content("\n").join([self._line(loop, longest, room) for loop in self.loops])
 
     def _line(self, loop: Loop, longest: int, room: int) -> Content:
         look = OUTCOMES[loop.outcome]
         failed = loop.outcome is Outcome.FAILED
-        bar = "▬" * max(1, loop.total * room // longest)
+        bar = "▬" * max(1, loop.waited * room // longest)
         head = Content.assemble(
             (f" {age(self.now - loop.started_at):>4} ago  ", "$text-muted"),
             (look.glyph, COLOURS[look.tone]),
-            f" {duration(loop.total):>6} ",
+            f" {duration(loop.waited):>6} ",
             (f"{bar:<{room}} ", "$error" if failed else "$primary"),
             (f" {loop.cause:<7}", "$text-muted"),
         )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import secrets
+import shlex
 import socket
 import statistics
 import time
@@ -21,7 +23,7 @@ from typing import Any
 import yaml
 
 from benchmarks.figures import Result, Table, ms, percentile
-from benchmarks.rig import workspace
+from benchmarks.rig import Fifo, flood, workspace
 from tests.cluster import kit
 from tests.cluster.kit import client
 from tests.cluster.kube import access
@@ -29,6 +31,22 @@ from tests.cluster.kube.settings import Settings
 from tests.cluster.project import MANIFESTS, Project, Running, a_project, the_shop
 
 HERE = socket.gethostname()
+FLOOD = 100_000
+"""Lines a second."""
+PINGS = """
+import json, socket, sys, time
+s = socket.create_connection(("store", 6379), 10)
+s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+found, clock = [], time.perf_counter
+end = clock() + float(sys.argv[1])
+while clock() < end:
+    begin = clock()
+    s.sendall(b"PING\\r\\n")
+    answer = s.recv(64)
+    found.append(clock() - begin)
+    assert answer == b"+PONG\\r\\n", answer
+print(json.dumps(found))
+"""
 NAMESPACE = f"bench-{secrets.token_hex(4)}"
 
 
@@ -121,6 +139,49 @@ async def _toggle(running: Running, port: int, mode: str) -> tuple[int, int]:
     return ended - begin, loop.stamps["ready"] - loop.stamps["spawned"]
 
 
+async def trips(project: Project, seconds: float) -> list[float]:
+    """Round trips of one connection from a local service to the store in the cluster, in seconds."""
+    ran = await project.run("web", "python3", "-c", PINGS, str(seconds))
+    return list(json.loads(ran.stdout))
+
+
+async def watched(project: Project, seconds: float) -> dict[str, list[float]]:
+    """The same three times: by itself, with the TUI open, and with a service that floods its log as well."""
+    floods = Fifo(project.folder / "floods")
+    file = project.folder / "devloop.toml"
+    file.write_text(
+        f'{file.read_text()}\n[services.flood]\ncommand = ["{flood()}", "{floods.path}", "{FLOOD}", "600"]\n'
+        'mode = "off"\nwatch = []\nready = false\nworkload = false\n'
+    )
+    found = {}
+    await project("up", "--detach")
+    try:
+        await trips(project, 1)
+        found["headless"] = await trips(project, seconds)
+        tui = await asyncio.create_subprocess_exec(
+            *("script", "-qfc", f"stty cols 160 rows 50; exec {shlex.join(project.command('up'))}", "/dev/null"),
+            cwd=project.folder,
+            env={**project.environ, "TERM": "xterm-256color"},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            await asyncio.sleep(3)
+            found["TUI open"] = await trips(project, seconds)
+            await project("toggle", "flood", "local")
+            await asyncio.sleep(2)
+            found[f"TUI open, {FLOOD:,} log lines/s"] = await trips(project, seconds)
+            assert tui.returncode is None, "the TUI has ended"
+        finally:
+            tui.terminate()
+            await tui.wait()
+        found[f"headless, {FLOOD:,} log lines/s"] = await trips(project, seconds)
+    finally:
+        await project("down")
+        file.write_text(file.read_text().partition("\n[services.flood]")[0])
+    return found
+
+
 def run(*, quick: bool) -> Result:
     rounds = 2 if quick else 9
     settings = Settings.of_environment()
@@ -137,6 +198,7 @@ def run(*, quick: bool) -> Result:
                 try:
                     raw["with an agent"] = [await up_once(project) for _ in range(rounds)]
                     raw["toggles"] = await toggles(project, rounds * 2)
+                    raw["watched"] = await watched(project, 2 if quick else 8)
                 finally:
                     await project("agent", "uninstall")
 
@@ -160,4 +222,8 @@ def run(*, quick: bool) -> Result:
     toggle.notes.append(
         f"the first one, which reads its workload: {ms(found['first'][0], 0)}; the aim: 300 ms plus boot"
     )
-    return Result("passthrough", [up, toggle], raw)
+    beside = Table("Round trips through the tunnel while somebody looks", ["", "p50, ms", "p99, ms"])
+    for name, values in raw["watched"].items():
+        beside.rows.append([name, f"{percentile(values, 50) * 1e3:.2f}", f"{percentile(values, 99) * 1e3:.2f}"])
+    beside.notes.append("a Redis PING from a local service to the cluster's store, one after the other")
+    return Result("passthrough", [up, toggle, beside], raw)

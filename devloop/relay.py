@@ -15,22 +15,29 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
-from devloop.errors import DevloopError
+from devloop.errors import DevloopError, ServiceError
 
 WRITE_BUFFER = 512 * 1024
 """Bytes that may wait for a slow side before the other is no longer read from."""
 EARLY = 64 * 1024
 """Bytes of the client that are kept until the target answers: they wait for its connection, or for a second one."""
+MOVES = 3
+"""So often one connection's route is asked for again before it is refused."""
 _RESET = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close(2) sends RST (socket(7), SO_LINGER)
+
+
+class MovedError(ServiceError):
+    """What a target led to is no longer there: it may be elsewhere by now, and the route is asked for again."""
 
 
 class Target(Protocol):
     """Where a connection goes."""
 
     async def connect(self, side: asyncio.Protocol) -> Any:
-        """Connect, with `side` as the protocol. Raises OSError or DevloopError, `RefusedError` too."""
+        """Connect, with `side` as the protocol. Raises OSError or DevloopError, `RefusedError` and MovedError too."""
 
 
 class Repeatable(Protocol):
@@ -358,12 +365,18 @@ class Relays:
 
     async def _connect(self, relay: Relay, side: Side) -> None:
         try:
-            target = await self._route(relay)
-            again: Repeatable | None = target if hasattr(target, "may_repeat") else None  # type: ignore[assignment]
-            if again is not None:  # isinstance() of a protocol costs more than the rest of this function
-                relay.again = lambda lost: self._repeat(lost, again)
-            relay.told = getattr(target, "answered", None)
-            await target.connect(side)
+            for tries in range(MOVES, -1, -1):
+                target = await self._route(relay)
+                again: Repeatable | None = target if hasattr(target, "may_repeat") else None  # type: ignore[assignment]
+                # isinstance() of a protocol costs more than the rest of this function
+                relay.again = None if again is None else partial(self._repeat, target=again)
+                relay.told = getattr(target, "answered", None)
+                try:
+                    await target.connect(side)
+                    return
+                except MovedError:
+                    if not tries:
+                        raise
         except (OSError, DevloopError) as error:
             relay.reset()
             self._failed(relay, error)

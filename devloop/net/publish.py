@@ -20,7 +20,7 @@ from typing import Protocol
 from devloop.errors import ServiceError
 from devloop.net.listeners import Listener
 from devloop.net.repeat import repeatable
-from devloop.net.router import RefusedError, ToService
+from devloop.net.router import OffError, RefusedError, ToService
 from devloop.relay import Relay, Relays, Target
 
 HOLD = 10.0
@@ -100,9 +100,9 @@ class Publisher:
         return self._gate
 
     def set_gate(self, gate: Gate) -> None:
-        """Say what becomes of new connections: HELD right before the old process is asked to end, OPEN when the
-        new one runs, CLOSED if there will be none. What waits is told at once."""
-        if gate is Gate.HELD and self._gate is Gate.OPEN:
+        """Say what becomes of new connections: HELD or CLOSED right before the old process is asked to end, OPEN when
+        the new one runs. CLOSED: there will be none. What waits is told at once."""
+        if gate is not Gate.OPEN and self._gate is Gate.OPEN:
             self._note_unaccepted()
         if gate is Gate.OPEN and self._gate is not Gate.OPEN:
             self.generation += 1
@@ -167,7 +167,7 @@ class Publisher:
     async def open(self, port: int) -> socket.socket:
         """A connection to what the service listens on; the caller closes it.
 
-        Waits for a service that is not listening. Raises RefusedError after `hold` seconds, or when it is off.
+        Waits for a service that is not listening. Raises RefusedError after `hold` seconds, OffError when it is off.
         """
         self._used.add(port)
         deadline = asyncio.get_running_loop().time() + self.hold
@@ -177,13 +177,13 @@ class Publisher:
                     while self._gate is Gate.HELD:
                         await self._moved.wait()
                     if self._gate is Gate.CLOSED:
-                        raise RefusedError(f"a connection to port {port} was refused: {self.service} is not running")
-                    generation = self.generation
+                        raise OffError(f"a connection to port {port} was refused: {self.service} is not running")
+                    generation, moved = self.generation, self._moved
                     try:
                         sock = await self._connect(port)
                     except ConnectionError:
                         # Refused; or reset, as the process ended before this connection of its queue was known here.
-                        await self._arrival(port)
+                        await self._arrival(port, moved)
                         continue
                     if self._gate is Gate.OPEN and generation == self.generation:
                         return sock
@@ -194,9 +194,7 @@ class Publisher:
             ) from None
 
     def may_repeat(self, port: int, relay: Relay) -> bool:
-        """Whether a connection that was lost without an answer goes to the new process."""
-        if self._gate is Gate.CLOSED:
-            return False
+        """Whether a connection that was lost without an answer goes to the new process, or wherever the service is."""
         if self._gate is Gate.OPEN and relay.target.note == self.generation:
             return False  # the process that is there has ended it
         if repeatable(relay.early):
@@ -224,20 +222,25 @@ class Publisher:
                     return await self._inside.connect(port, "::1")
             raise
 
-    async def _arrival(self, port: int) -> None:
-        """Until it may be worth a try again. One task looks for all that wait for the same port."""
+    async def _arrival(self, port: int, moved: asyncio.Event) -> None:
+        """Until it may be worth a try again, at once if the gate has `moved` since the last one.
+
+        One task looks for all that wait for the same port.
+        """
+        if moved.is_set():
+            return
         task = self._arrivals.get(port)
         if task is None or task.done():
-            task = self._arrivals[port] = asyncio.create_task(self._look(port))
+            task = self._arrivals[port] = asyncio.create_task(self._look(port, moved))
             task.add_done_callback(lambda done: self._arrivals.pop(port, None))
         await asyncio.shield(task)
 
-    async def _look(self, port: int) -> None:
+    async def _look(self, port: int, moved: asyncio.Event) -> None:
         """Until something listens, the gate has moved, or nobody can be waiting any more."""
         delay, ends = _FIRST_TRY, asyncio.get_running_loop().time() + self.hold
         while asyncio.get_running_loop().time() < ends:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), delay)
+                await asyncio.wait_for(moved.wait(), delay)
                 return
             delay = min(delay * 1.5, _LAST_TRY)
             with contextlib.suppress(OSError):

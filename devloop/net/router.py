@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from devloop.errors import ServiceError
-from devloop.relay import Relay, Side, Target
+from devloop.relay import MovedError, Relay, Side, Target
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -40,6 +40,10 @@ class Destination:
 
 class RefusedError(ServiceError):
     """The connection shall be refused; `what` is the line for the service's log."""
+
+
+class OffError(RefusedError, MovedError):
+    """The service is not running here; whoever is asked for the route again may know where it is now."""
 
 
 class Router(Protocol):

@@ -14,13 +14,21 @@ import pytest
 
 from devloop.errors import ServiceError
 from devloop.net.publish import Gate, loopback_listeners
-from devloop.net.router import Dial
+from devloop.net.router import Dial, ToService
+from devloop.relay import Relay, Relays, Target
 from tests.integration.net.conftest import DEADLINE, SYSTEM_PYTHON, Cluster, until
 from tests.integration.net.scripts import CONNECT, ECHO, HTTP
 
 pytestmark = pytest.mark.slow
 
 MANY = 1000
+SILENT = """
+import socket, time
+listener = socket.create_server(("127.0.0.1", 8080))
+taken = [listener.accept()[0]]
+taken[0].recv(1000)
+time.sleep(60)
+"""
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -232,6 +240,38 @@ async def test_a_connection_does_not_wait_for_ever(cluster: Cluster) -> None:
     assert "not running" in pod.lines[1]
 
 
+@pytest.mark.parametrize("when", ["waiting", "asked"])
+async def test_a_connection_goes_along_when_its_service_moves_elsewhere(cluster: Cluster, when: str) -> None:
+    """It was on its way to the process here, which has not seen it or has not answered: it asks the other one."""
+    here, there = await cluster.pod(), await cluster.pod("there")
+    await there.serve(HTTP % ("there", 8080), 8080)
+    moved = False
+
+    async def route(relay: Relay) -> Target:
+        return ToService((there if moved else here).publisher, 8080)
+
+    relays = Relays(route, lambda relay, error: here.lines.append(str(error)))
+    sockets = loopback_listeners(0)
+    port = sockets[0].getsockname()[1]
+    await relays.listen(*sockets)
+    try:
+        if when == "asked":
+            silent = await here.serve(SILENT, 8080)
+        asking = asyncio.create_task(get(port))
+        await until(lambda: len(relays) > 0)
+        if when == "asked":
+            await until(lambda: all(each.target.transport is not None for each in relays._relays))
+        assert not asking.done()
+        moved = True
+        here.publisher.set_gate(Gate.CLOSED)
+        if when == "asked":
+            silent.signal(signal.SIGKILL)
+        assert (await asyncio.wait_for(asking, DEADLINE)).startswith("there ")
+        assert here.lines == []
+    finally:
+        await relays.close()
+
+
 @pytest.mark.parametrize("way", ["host", "service"])
 async def test_no_connection_fails_while_it_reloads(cluster: Cluster, way: str) -> None:
     """50 clients, one connection after the other, while the service is replaced three times by SIGKILL."""
@@ -240,9 +280,6 @@ async def test_no_connection_fails_while_it_reloads(cluster: Cluster, way: str) 
     port = publication.host_port
     if way == "service":
         # As another local service's proxy does it.
-        from devloop.net.router import ToService
-        from devloop.relay import Relay, Relays, Target
-
         async def route(relay: Relay) -> Target:
             return ToService(pod.publisher, 8080)
 

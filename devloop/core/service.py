@@ -412,6 +412,8 @@ class ServiceLife:
         elif self._alive:
             if not self._stopping:
                 self._stop_process(now, "restart")
+            else:
+                self._publish()  # wanted again while it ends: what connects to it waits
         elif self._held:
             self._become(State.WAITING, now, f"a moment: does it write {', '.join(self._flap.culprits())} itself?")
         else:

@@ -14,6 +14,7 @@ from devloop.config.model import (
     Restart,
     RestartPolicy,
 )
+from devloop.core import commands as do
 from devloop.core import events as ev
 from devloop.protocol import Cause, Outcome, State
 from tests.unit.core.playbook import Playbook, service
@@ -412,3 +413,13 @@ class TestFlap:
             book.started("api")
         self.reload(book)
         assert book.feed(ev.RestartRequested("api")) == ["ClearBackoff api", "StartProcess api 5"]
+
+
+def test_one_that_is_wanted_again_while_it_ends_is_told_of() -> None:
+    """What connects to it waits from then on, and clients show where it is."""
+    book = Playbook(service("api"))
+    book.up("api")
+    assert book.feed(ev.ModeRequested("api", Mode.OFF)) == ["StopProcess api 1"]
+    commands = book.supervisor.handle(ev.ModeRequested("api", Mode.LOCAL), book.now)
+    assert do.PublishStatus("api") in commands
+    assert book.ended("api") == ["StartProcess api 2"]

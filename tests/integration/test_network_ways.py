@@ -230,6 +230,30 @@ async def test_ports_lead_there_and_here_and_there_again(ways: Ways) -> None:
         assert (await ways.get())["pid"] == web["pid"]
 
 
+async def test_to_and_fro_no_request_fails(ways: Ways) -> None:
+    """Toggled again as soon as somebody has been answered from the other side, while the old process still ends."""
+    project = ways.project
+    ways.configure("namespace")
+    async with project.up():
+        await ways.until_up()
+        answers: list[str] = []
+        over = asyncio.Event()
+
+        async def ask() -> None:
+            while not over.is_set():
+                answers.append((await get(ways.api))["who"])
+
+        async with asyncio.timeout(DEADLINE * 2), asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(ask())
+            for mode, who in (("local", "here"), ("remote", "there")) * 4:
+                await project.client.call("toggle", service="api", mode=mode)
+                before = len(answers)
+                while who not in answers[before:]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            over.set()
+
+
 async def test_env_and_exec_see_the_same_ports_and_files(ways: Ways) -> None:
     project = ways.project
     ways.configure("ports")

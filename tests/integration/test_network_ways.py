@@ -34,7 +34,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 # Says who it is; asks API_URL, finding names in the hosts file that FIND names, if it is set; reads a file.
 SERVER = """
-import http.server, json, os, pathlib, sys, urllib.parse, urllib.request
+import http.server, json, os, pathlib, signal, sys, time, urllib.parse, urllib.request
+
+if "LINGER" in os.environ:  # an answer takes as long
+    signal.signal(signal.SIGTERM, lambda *_: (time.sleep(float(os.environ["LINGER"])), os._exit(0)))
 
 def there(url):
     parts = urllib.parse.urlsplit(url)
@@ -133,8 +136,11 @@ class Ways:
         self.project = project
         self.web, self.api = free_port(), free_port()
 
-    def configure(self, network: str, *, service_port: int = 8080, api: str = "127.0.0.1", more: str = "") -> None:
-        """`service_port` is that of the Services; `api` is where the local `api` listens."""
+    def configure(
+        self, network: str, *, service_port: int = 8080, api: str = "127.0.0.1", more: str = "", linger: float = 0
+    ) -> None:
+        """`service_port` is that of the Services; `api` is where the local `api` listens, and `linger` how long it
+        takes to end, in seconds."""
         self.project.write("image/server.py", SERVER)
         text = MANIFESTS + deployment("api") + deployment("other") + deployment("web", WEB) + VOLUME
         self.project.write("k8s/all.yaml", text.replace("SERVICE_PORT", str(service_port)))
@@ -157,7 +163,7 @@ class Ways:
             watch = []
             mode = "remote"
             ports = {self.api}
-            env = {{ WHO = "here", HOST = "{api}", PORT = "{self.api}" }}
+            env = {{ WHO = "here", HOST = "{api}", PORT = "{self.api}", LINGER = "{linger}" }}
             ready = {{ http = "/", period = "20ms" }}
             {more}
         """)
@@ -233,7 +239,7 @@ async def test_ports_lead_there_and_here_and_there_again(ways: Ways) -> None:
 async def test_to_and_fro_no_request_fails(ways: Ways) -> None:
     """Toggled again as soon as somebody has been answered from the other side, while the old process still ends."""
     project = ways.project
-    ways.configure("namespace")
+    ways.configure("namespace", linger=0.3)
     async with project.up():
         await ways.until_up()
         answers: list[str] = []

@@ -33,6 +33,7 @@ class PodTransport(asyncio.Transport):
         self._channel = DATA
         self._skip = [2, 2]  # the port, on each channel
         self._said = b""
+        self._parts: list[memoryview] = []
         self._closing = False
 
     def begin(self) -> None:
@@ -40,7 +41,7 @@ class PodTransport(asyncio.Transport):
         self._protocol.connection_made(self)
         self._socket.start(self, bytes([DATA]))
 
-    def received(self, data: bytes, *, first: bool) -> None:
+    def received(self, data: memoryview, *, first: bool) -> None:
         """Bytes of a message: the receiver's side of the websocket."""
         if first:
             self._channel, data = data[0], data[1:]
@@ -54,9 +55,17 @@ class PodTransport(asyncio.Transport):
         if not data:
             return
         if channel == DATA:
-            self._protocol.data_received(data)
+            self._parts.append(data)
         else:
             self._said += data
+
+    def read(self) -> None:
+        """What was read goes on in one piece: the kubelet sends 32 KiB messages, and each piece costs a turn of SSH's
+        parser and a copy of all that it has so far."""
+        if parts := self._parts:
+            data = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            self._protocol.data_received(data)
 
     def lost(self, reason: str) -> None:
         """The websocket has ended."""

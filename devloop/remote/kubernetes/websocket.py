@@ -22,8 +22,11 @@ HIGH_WATER = 512 * 1024
 class Receiver(Protocol):
     """What hears a websocket."""
 
-    def received(self, data: bytes, *, first: bool) -> None:
-        """Bytes of a data message; `first`: they begin one."""
+    def received(self, data: memoryview, *, first: bool) -> None:
+        """Bytes of a data message; `first`: they begin one. Without a copy: they are part of what was read."""
+
+    def read(self) -> None:
+        """All that was read from the network in this turn has been `received`."""
 
     def lost(self, reason: str) -> None:
         """It has ended, either way; called once."""
@@ -97,19 +100,19 @@ class WebSocket:
         if self._head:
             data, self._head = self._head + data, b""
         position, end = 0, len(data)
+        view = memoryview(data)
         while position < end and not self._lost:
             if not self._left:
                 size = self._header(data, position)
                 if size == 0:
                     self._head = data[position:]
-                    return
+                    break
                 position += size
                 if self._left == 0:
                     self._frame_end()
                 continue
             taken = min(self._left, end - position)
-            # A whole frame in one piece is the rule; then this is the one copy of its payload.
-            part = data[position : position + taken]
+            part = view[position : position + taken]
             position += taken
             self._left -= taken
             if self._opcode >= CLOSE:
@@ -119,6 +122,8 @@ class WebSocket:
                 self._receiver.received(part, first=first)
             if not self._left:
                 self._frame_end()
+        if self._receiver is not None:
+            self._receiver.read()
 
     def _header(self, data: bytes, at: int) -> int:
         """Read a frame's header (RFC 6455, 5.2); its size, or 0 if it is not complete."""

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 import urllib.error
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Seam
@@ -24,6 +24,7 @@ from . import envoy, kube
 from .expiry import Expiry
 from .forward import Connection
 from .gateway import DRAIN_SECONDS, Gateway, GatewayError
+from .member import Member
 from .objects import (
     LEASE_LABEL,
     Snapshot,
@@ -37,6 +38,7 @@ from .objects import (
 )
 from .paths import leases, listen_path, services
 from .plan import Local, PortPlan, ServicePlan, protocol_of, socket_path
+from .pods import PodWay
 from .presence import ClusterApi
 from .records import service_of
 from .spec import Spec
@@ -66,32 +68,6 @@ class Engine(Seam):
         """This agent is about to end."""
 
 
-@dataclass(eq=False)
-class Member:
-    """A developer's attachment, live."""
-
-    spec: Spec
-    connection: Connection
-    owner: object
-    """The session that it came by."""
-    beaten: float
-    began: float
-    up: bool = True
-    """The local service is not known to be down."""
-    silent: bool = False
-    uplinks: list[Uplink] = field(default_factory=list)
-
-    def cut(self) -> None:
-        """Give up what waits for this developer."""
-        for each in self.uplinks:
-            each.cut()
-
-    async def close(self) -> None:
-        """Listen no more."""
-        for each in self.uplinks:
-            await each.close()
-
-
 class Attachments:
     """See the module."""
 
@@ -100,6 +76,7 @@ class Attachments:
         self._api = api
         self._gateway = Gateway(folder, binary, self._lines)
         self._members: dict[str, Member] = {}
+        self._pods = PodWay(folder, self._members.values, self._changed)
         self._claimed: dict[str, dict[int, int]] = {}
         """Listeners by port, of Services that a developer is about to lead here."""
         self._draining: dict[str, tuple[ServicePlan, float]] = {}
@@ -141,11 +118,17 @@ class Attachments:
         Returns when Envoy is ready for the Service to be led here. RefusedError.
         """
         old = self._members.get(spec.id)
+        member = Member(spec, connection, owner, time.monotonic(), time.monotonic())
         if old is not None:
+            member.targets = old.targets
             old.cut()
             await old.close()
-        member = Member(spec, connection, owner, time.monotonic(), time.monotonic())
         try:
+            if spec.way == "pods":
+                await self._view.service(spec.service)
+                self._members[spec.id] = member
+                await self.apply()
+                return {}
             listeners = await self._listeners(spec.service) if spec.service else {}
             for port in spec.ports:
                 if port not in listeners:
@@ -168,6 +151,18 @@ class Attachments:
             raise
         log.info("%s: %s of %s", spec.who, spec.kind, spec.service or spec.workload)
         return listeners
+
+    async def doors(self, attachment: str, pods: object) -> Document:
+        """The pods that an attachment is to have now, and how they stand. RefusedError."""
+        member = self._members.get(attachment)
+        if member is None or member.spec.way != "pods":
+            raise RefusedError("it is not attached by way of pods")
+        if await self._pods.ask(member, pods) or not self._pods.complete(member):
+            try:  # also when nothing is new: what Envoy refuses is for this developer to hear
+                await self.apply()
+            except (GatewayError, TimeoutError) as problem:
+                raise RefusedError(str(problem) or "Envoy does not answer") from problem
+        return self._pods.standing(member)
 
     async def detach(self, attachment: str) -> None:
         """Its developer leaves: the original pods have its traffic from now on."""
@@ -239,7 +234,7 @@ class Attachments:
         """Traffic comes here, or may still: the pod has to stay."""
         marked = any(is_marked(each) for each in self._view.services.values())
         held = self._leases is not None and bool(self._leases.objects)
-        return marked or held or bool(self._draining)
+        return marked or held or bool(self._draining) or self._pods.busy
 
     # --- Configuration --------------------------------------------------------------------------------------------
 
@@ -298,6 +293,7 @@ class Attachments:
             name = service["metadata"]["name"]
             if is_swapped(service) or name in self._claimed:
                 plans[name] = self._plan(service)
+        plans.update({each.key: each for each in self._pods.plans(self._view.protocol)})
         for name in self._last.keys() - plans.keys():
             # Clients keep connections: their listener stays a while, with the pods as they were, for the shadow
             # Service goes at the same time.
@@ -317,11 +313,14 @@ class Attachments:
         """Make Envoy do what follows from all this. GatewayError, TimeoutError."""
         async with self._applying:
             self._dirty.clear()
+            await self._pods.prepare()
             plans = self._plans()
             if not plans and not self._gateway.started:
                 return
+            await self._pods.link(plans)
             address = "::" if _ipv6() else "0.0.0.0"
             await self._gateway.apply(envoy.files(plans, str(self.folder), address=address))
+            await self._pods.catch({plan.pod for plan, _ in self._draining.values() if plan.pod})
 
     async def _configure(self) -> None:
         while True:
@@ -397,8 +396,8 @@ class Attachments:
         if self._api is None:
             return
         marked = [each["metadata"]["name"] for each in self._view.services.values() if is_marked(each)]
-        await asyncio.gather(*(asyncio.to_thread(self._back, name) for name in marked))
-        if marked:
+        doors, *_ = await asyncio.gather(self._pods.leave(), *(asyncio.to_thread(self._back, name) for name in marked))
+        if marked or doors:
             await asyncio.sleep(LAST_SECONDS)
             await self._gateway.drain()
             await asyncio.sleep(LAST_SECONDS)
@@ -429,12 +428,13 @@ class Attachments:
             self._leases.close()
         for member in self._members.values():
             await member.close()
+        await self._pods.leave()
         await self._gateway.close()
 
 
 def _bare(plan: ServicePlan) -> ServicePlan:
     """The Service without its attachments."""
-    return ServicePlan(plan.name, plan.ports, (), plan.sticky)
+    return replace(plan, locals=())
 
 
 def _ipv6() -> bool:

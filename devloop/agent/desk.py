@@ -1,7 +1,8 @@
 """Where a developer's engine and the agent talk: an SSH session with the command `attachments`, a JSON object a line.
 
 From the engine: `{"do": "attach", "n": 1, "spec": {…}}`, `{"do": "detach", "n": 2, "id": …}`,
-`{"do": "local", "n": 3, "id": …, "up": false}`, `{"do": "beat"}`. From the agent: `{"answer": 1, "listeners": {…}}` or
+`{"do": "local", "n": 3, "id": …, "up": false}`, `{"do": "doors", "n": 4, "id": …, "pods": […]}`, `{"do": "beat"}`.
+From the agent: `{"answer": 1, "listeners": {…}}`, `{"answer": 4, "agent": …, "token": …, "pods": {…}}` or
 `{"answer": 1, "error": "…"}`; `{"requests": ["…", …], "counts": {"api": 12}}`, ten times a second at most; and
 `{"leaving": true}` when it is about to end.
 """
@@ -82,6 +83,8 @@ class Desk:
             case "attach":
                 listeners = await self._attachments.attach(Spec.read(message["spec"]), self._connection, self)
                 return {"listeners": {str(port): number for port, number in listeners.items()}}
+            case "doors":
+                return await self._attachments.doors(str(message["id"]), message["pods"])
             case "detach":
                 await self._attachments.detach(str(message["id"]))
             case "local":

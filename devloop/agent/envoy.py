@@ -10,6 +10,8 @@ For each port of a Service whose selector leads to the agent there is
   answers (502) when a request was given to the local service and must not be repeated, so that whatever ends
   without an answer may be; on HTTP/2 only what was refused, or is idempotent (RFC 9110, 9.2.2).
 
+Where a Service's traffic goes by way of its pods, each pod has a plan of its own, in which the original is that pod.
+
 Routes and endpoints change without a listener's change, so no connection is drained when a developer comes or goes.
 """
 
@@ -21,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import routes
-from .plan import Local, PortPlan, ServicePlan, socket_path, taking
+from .plan import Local, PortPlan, ServicePlan, local_name, original_name, socket_path, table_name, taking
 from .routes import TYPE, typed
 from .spec import WHOLE
 
@@ -61,7 +63,7 @@ def files(plans: Iterable[ServicePlan], folder: str, *, address: str = "0.0.0.0"
     listeners: list[Document] = []
     clusters: list[Document] = []
     out: dict[str, str] = {}
-    for plan in sorted(plans, key=lambda each: each.name):
+    for plan in sorted(plans, key=lambda each: each.key):
         for port in plan.ports:
             listeners.append(_listener(plan, port, folder, address))
             for assignment, cluster in _clusters(plan, port, folder):
@@ -102,7 +104,7 @@ def _response(kind: str, resources: list[Document]) -> str:
 
 def _listener(plan: ServicePlan, port: PortPlan, folder: str, address: str) -> Document:
     out: Document = {
-        "name": f"{plan.name}-{port.number}",
+        "name": f"{plan.name}-{port.number}{plan.at}",
         "address": {
             "socket_address": {"address": address, "port_value": port.listener, "ipv4_compat": address == "::"}
         },
@@ -136,10 +138,10 @@ def _listener(plan: ServicePlan, port: PortPlan, folder: str, address: str) -> D
 
 def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: str) -> Document:
     """A connection manager that changes nothing of a request: as if it was not there."""
-    table = f"{plan.name}-{port.number}-h{version}"
+    table = table_name(plan, port, version)
     config = typed(
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix=f"{plan.name}-{port.number}",
+        stat_prefix=f"{plan.name}-{port.number}{plan.at}",
         codec_type=codec,
         rds={"route_config_name": table, "config_source": _from_file(f"{folder}/rds/{table}.json")},
         http_filters=[
@@ -185,8 +187,8 @@ _PRESERVE_CASE = {
 def _tcp_proxy(plan: ServicePlan, port: PortPlan) -> Document:
     config = typed(
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-        stat_prefix=f"{plan.name}-{port.number}",
-        cluster=f"tcp-{plan.name}-{port.number}",
+        stat_prefix=f"{plan.name}-{port.number}{plan.at}",
+        cluster=f"tcp-{plan.name}-{port.number}{plan.at}",
         idle_timeout="0s",
         max_connect_attempts=3,
         access_log=[_log(plan, port, "TCP\t-")],
@@ -218,16 +220,16 @@ def _clusters(plan: ServicePlan, port: PortPlan, folder: str) -> Iterator[tuple[
     pods = [_endpoint(address, number) for address, number in port.endpoints]
     balance = "RING_HASH" if plan.sticky else "LEAST_REQUEST"
     if port.protocol != "tcp":
-        name = f"original-{plan.name}-{port.number}"
+        name = original_name(plan, port)
         yield _assignment(name, [pods]), _cluster(name, folder, balance, ORIGINAL_IDLE)
         for local in taking(plan, port, "intercept", "replace", "wiretap"):
-            pipe = [_pipe(socket_path(folder, local.spec.id, port.number))]
-            name = f"local-{local.spec.id}-{port.number}"
+            pipe = [_pipe(socket_path(folder, local.spec.id, port.number, plan.at))]
+            name = local_name(plan, port, local.spec)
             # A copy must never be answered by the original: that would be the same request twice.
             open_ = local.spec.fail == "open" and local.spec.kind != "wiretap" and pods
             yield _assignment(name, [pipe, pods] if open_ else [pipe]), _cluster(name, folder, balance, LOCAL_IDLE)
     if port.protocol in ("tcp", "detect"):
-        name = f"tcp-{plan.name}-{port.number}"
+        name = f"tcp-{plan.name}-{port.number}{plan.at}"
         yield (
             _assignment(name, _tcp_endpoints(plan, port, folder, pods)),
             _cluster(name, folder, "RING_HASH" if plan.sticky else "ROUND_ROBIN", None),
@@ -244,7 +246,7 @@ def _tcp_endpoints(plan: ServicePlan, port: PortPlan, folder: str, pods: list[Do
     ]
 
     def pipe(local: Local) -> Document:
-        return _pipe(socket_path(folder, local.spec.id, port.number))
+        return _pipe(socket_path(folder, local.spec.id, port.number, plan.at))
 
     for local, share in takers:
         if share == WHOLE:

@@ -135,10 +135,10 @@ def unsupported(service: Document) -> tuple[str, bool]:
     spec = service["spec"]
     if spec.get("type") == "ExternalName":
         return "it is an ExternalName: its traffic goes to another name, and never to a pod of this cluster", False
-    if spec.get("clusterIP") == "None":
-        return "it is headless: its clients connect to the pods' own addresses, and a selector changes nothing", True
     if not spec.get("selector"):
         return "it has no selector: somebody else keeps its endpoints", False
+    if spec.get("clusterIP") == "None":
+        return "it is headless: its clients connect to the pods' own addresses, and a selector changes nothing", True
     odd = sorted({each.get("protocol", "TCP") for each in spec.get("ports", [])} - {"TCP"})
     if odd:
         return f"it has ports of {' and '.join(odd)}, and all ports of a Service move together", True

@@ -34,18 +34,45 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """One Service that leads to the agent. `locals` are in the order in which they came."""
+    """One Service that leads to the agent, or one pod of it whose door does. `locals`: in the order of their coming."""
 
     name: str
     ports: tuple[PortPlan, ...]
     locals: tuple[Local, ...] = ()
     sticky: bool = False
     """The Service asks for `sessionAffinity: ClientIP`."""
+    pod: str = ""
+    """The pod's tag (`doors.tag_of`), if this is about one pod's traffic: its original is that pod and no other."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others."""
+        return f"{self.name}{self.at}"
+
+    @property
+    def at(self) -> str:
+        """What its names end with. A Service's name has no `@`."""
+        return f"@{self.pod}" if self.pod else ""
 
 
-def socket_path(folder: str, attachment: str, port: int) -> str:
-    """Where the agent listens for what is one developer's, on one port of the Service."""
-    return f"{folder}/{attachment}-{port}.sock"
+def socket_path(folder: str, attachment: str, port: int, at: str = "") -> str:
+    """Where the agent listens for what is one developer's, on one port of the Service (of one pod of it)."""
+    return f"{folder}/{attachment}-{port}{at}.sock"
+
+
+def local_name(plan: ServicePlan, port: PortPlan, spec: Spec) -> str:
+    """The name of Envoy's cluster for one developer's attachment."""
+    return f"local-{spec.id}-{port.number}{plan.at}"
+
+
+def original_name(plan: ServicePlan, port: PortPlan) -> str:
+    """The name of Envoy's cluster for the original pods."""
+    return f"original-{plan.name}-{port.number}{plan.at}"
+
+
+def table_name(plan: ServicePlan, port: PortPlan, version: int) -> str:
+    """The name of Envoy's table of routes."""
+    return f"{plan.name}-{port.number}{plan.at}-h{version}"
 
 
 def protocol_of(port: Mapping[str, Any]) -> Protocol:

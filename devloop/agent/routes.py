@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .plan import Local, PortPlan, ServicePlan, taking
+from .plan import Local, PortPlan, ServicePlan, local_name, original_name, table_name, taking
 from .spec import WHOLE, Header, Match, Route
 
 Document = dict[str, Any]
@@ -35,10 +35,10 @@ def table(plan: ServicePlan, port: PortPlan, version: int) -> Document:
             taken = laid[place] = laid.get(place, 0.0) + route.share
         if not local.up and local.spec.fail == "open":
             if taken:
-                original = {"cluster": f"original-{plan.name}-{port.number}"}
+                original = {"cluster": original_name(plan, port)}
                 routes += _both(original, route, "original", plan, version, share=taken, local=False)
             continue
-        name = f"local-{local.spec.id}-{port.number}"
+        name = local_name(plan, port, local.spec)
         if local.up:
             action: Document = {"cluster": name}
             routes += _both(action, route, local.spec.id, plan, version, share=taken, local=True)
@@ -54,7 +54,7 @@ def table(plan: ServicePlan, port: PortPlan, version: int) -> Document:
                     },
                 }
             )
-    everywhere = [_mirror(local, route, port) for local, route in taps if not route.conditional]
+    everywhere = [_mirror(local, route, plan, port) for local, route in taps if not route.conditional]
     seen: set[str] = set()
     for _, route in taps:
         place = str(route.headers) + str(route.path) + route.method
@@ -62,22 +62,24 @@ def table(plan: ServicePlan, port: PortPlan, version: int) -> Document:
             continue
         seen.add(place)
         same = [
-            _mirror(tap, each, port) for tap, each in taps if str(each.headers) + str(each.path) + each.method == place
+            _mirror(tap, each, plan, port)
+            for tap, each in taps
+            if str(each.headers) + str(each.path) + each.method == place
         ]
-        copied = {"cluster": f"original-{plan.name}-{port.number}", "request_mirror_policies": everywhere + same}
+        copied = {"cluster": original_name(plan, port), "request_mirror_policies": everywhere + same}
         routes += _both(copied, route, "original", plan, version, share=0, local=False)
-    rest: Document = {"cluster": f"original-{plan.name}-{port.number}"}
+    rest: Document = {"cluster": original_name(plan, port)}
     if everywhere:
         rest["request_mirror_policies"] = everywhere
     routes += _both(rest, Route(), "original", plan, version, share=0, local=False)
     return {
-        "name": f"{plan.name}-{port.number}-h{version}",
+        "name": table_name(plan, port, version),
         "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
     }
 
 
-def _mirror(local: Local, route: Route, port: PortPlan) -> Document:
-    out: Document = {"cluster": f"local-{local.spec.id}-{port.number}", "disable_shadow_host_suffix_append": True}
+def _mirror(local: Local, route: Route, plan: ServicePlan, port: PortPlan) -> Document:
+    out: Document = {"cluster": local_name(plan, port, local.spec), "disable_shadow_host_suffix_append": True}
     if route.share < WHOLE:
         out["runtime_fraction"] = _fraction(route.share)
     return out

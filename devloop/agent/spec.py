@@ -15,6 +15,8 @@ from urllib.parse import quote
 Kind = Literal["intercept", "wiretap", "replace"]
 How = Literal["exact", "prefix", "regex"]
 Fail = Literal["open", "closed"]
+Way = Literal["service", "pods"]
+"""Where traffic is taken: at the Service's address, or in each pod (a door; see `door.py`)."""
 Document = dict[str, Any]
 
 HOLD_SECONDS = 10.0
@@ -119,6 +121,7 @@ class Spec:
     hold: float = HOLD_SECONDS
     workload: str = ""
     """KIND/NAME in lower case; for `replace`."""
+    way: Way = "service"
 
     @property
     def who(self) -> str:
@@ -139,6 +142,8 @@ class Spec:
             "fail": self.fail,
             "hold": self.hold,
             "workload": self.workload,
+            # Only where it is news: a record that was made before there were two ways says the same as one from now.
+            **({"way": self.way} if self.way != "service" else {}),
         }
 
     @classmethod
@@ -161,6 +166,7 @@ class Spec:
                 fail=fail,
                 hold=float(document.get("hold", HOLD_SECONDS)),
                 workload=str(document.get("workload", "")),
+                way="pods" if document.get("way") == "pods" else "service",
             )
         except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as problem:
             raise SpecError(f"this is no attachment: {type(problem).__name__}: {problem}") from None

@@ -115,7 +115,7 @@ class Uplink:
 
     def __init__(self, connection: Connection, path: Path, target: str, fallback: Endpoints | None) -> None:
         self._connection = connection
-        self._path = path
+        self.path = path
         self._target = target
         self._fallback = fallback
         self._server: asyncio.Server | None = None
@@ -124,9 +124,9 @@ class Uplink:
 
     async def listen(self) -> None:
         """Begin."""
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: FromEnvoy(self), str(self._path), backlog=4096)
+        self._server = await loop.create_unix_server(lambda: FromEnvoy(self), str(self.path), backlog=4096)
 
     def begin(self, far: FromEnvoy) -> None:
         """Envoy has connected."""
@@ -183,7 +183,7 @@ class Uplink:
         if self._server is not None:
             self._server.close()
             self._server = None
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 class _Pod(asyncio.Protocol):

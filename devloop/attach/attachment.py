@@ -36,6 +36,8 @@ class Attachment:
         self.local = local
         self.state = State(Phase.ATTACHING, time.monotonic_ns())
         self.notes: tuple[str, ...] = ()
+        self.unmet = ""
+        """Why the original answers though all is in its place: no pod has a door."""
         self.dirty = asyncio.Event()
         """Something has to be looked at anew."""
         self.version = 0

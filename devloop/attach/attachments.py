@@ -12,13 +12,12 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from devloop.agent import objects
 from devloop.agent.overlap import conflicts
-from devloop.agent.records import Request
 from devloop.agent.spec import Spec
 from devloop.errors import RemoteError
 from devloop.remote.kubernetes.api import Api, ApiError
@@ -29,14 +28,15 @@ from devloop.remote.link import Phase as LinkPhase
 from . import replace
 from .attachment import Attachment
 from .claims import Claims, GoneError, gone, held, version
+from .doors import Doors
 from .draft import drafted
+from .hearers import Hearers
 from .seam import AttachError, Holding, LocalEnd, Phase, Wanted
 from .session import Session, SessionLostError
 
 if TYPE_CHECKING:
     from devloop.remote.kubernetes.agent import KubernetesLink
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.1, 5.0)
@@ -47,10 +47,8 @@ AGAIN_SECONDS = 10
 READY_SECONDS = 15.0
 ABSENT = "the local service does not run; the original answers"
 
-Heard = Callable[[list[Request], Mapping[str, int]], None]
 
-
-class Attachments:
+class Attachments(Hearers):
     """See the module. `instance` tells this engine from others of the same user and host: its project."""
 
     def __init__(
@@ -63,53 +61,27 @@ class Attachments:
         instance: str = "",
         lease_seconds: int = objects.LEASE_SECONDS,
     ) -> None:
+        super().__init__()
         self.api = api
         self.user, self.host, self.instance = user, host, instance
         self._link = link
         self._claims = Claims(api, lease_seconds)
         self._held: dict[str, Attachment] = {}
+        self._doors = Doors(api, self._claims, self._held.values)
         self._leaving: set[Attachment] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._session: Session | None = None
         self._ready: Session | None = None
         self._opening = asyncio.Lock()
         self._connected = asyncio.Event()
-        self._listeners: list[Callable[[Attachment], None]] = []
-        self._hearers: list[Heard] = []
-        self._served: list[Callable[[Attachment, int], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._giving_up: set[asyncio.Task[None]] = set()
         self._stops: list[Callable[[], None]] = []
-
-    # --- What the engine hears ----------------------------------------------------------------------------------------
 
     @property
     def held(self) -> tuple[Attachment, ...]:
         """Ours, in the order in which they came."""
         return tuple(self._held.values())
-
-    def subscribe(self, listener: Callable[[Attachment], None]) -> Callable[[], None]:
-        """Call `listener` with an attachment whose state has changed, until what this returns is called."""
-        return _add(self._listeners, listener)
-
-    def subscribe_requests(self, hearer: Heard) -> Callable[[], None]:
-        """Call `hearer` with the requests of our Services, in batches, and how many there were for each Service.
-
-        There may have been more than are told. Nothing is called while there are none.
-        """
-        return _add(self._hearers, hearer)
-
-    def subscribe_served(self, listener: Callable[[Attachment, int], None]) -> Callable[[], None]:
-        """Call `listener` at the first byte of each answer of a local service, with the time in monotonic ns."""
-        return _add(self._served, listener)
-
-    def _changed(self, attachment: Attachment) -> None:
-        for each in list(self._listeners):
-            each(attachment)
-
-    def _heard(self, requests: list[Request], counts: Mapping[str, int]) -> None:
-        for each in list(self._hearers):
-            each(requests, counts)
 
     # --- Life ---------------------------------------------------------------------------------------------------------
 
@@ -117,8 +89,8 @@ class Attachments:
         """Begin; the link may still be connecting. The agent's Envoy is started, so that a first attach is quick."""
         self._stops.append(self._link.subscribe(self._linked))
         self._linked(self._link.state)
-        for work, name in ((self._renewing(), "leases"), (self._watching(), "services"), (self._warm(), "warm")):
-            self._hold(asyncio.create_task(work, name=name))
+        for work in (self._renewing, self._watching, self._doors.watching, self._warm):
+            self._hold(asyncio.create_task(work(), name=work.__name__))
 
     def _hold(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -216,15 +188,22 @@ class Attachments:
             service, leases = await asyncio.gather(self._service(spec), self._claims.leases())
             await self._claims.check(spec, leases)
             replicas = await self._remembered(found, leases)
-            kept = objects.record(objects.swapped(service, _none(service), {})) if service is not None else None
+            swapped = service is not None and spec.way == "service"
+            kept = objects.record(objects.swapped(service, _none(service), {})) if service and swapped else None
             await self._claims.acquire(spec, replicas=replicas, kept=kept)
             if session is not None and service is not None:
-                await self._claims.shadow(service)
+                if swapped:
+                    await self._claims.shadow(service)
                 listeners = await session.attach(spec, found.local, lambda: self._answered(found))
                 found.told = (session, True)
                 await self._told(found, session)
-                await self._agent_ready(session)
-                found.version = await self._claims.lead(spec, listeners)
+                if swapped:
+                    await self._agent_ready(session)
+                    found.version = await self._claims.lead(spec, listeners)
+                else:
+                    # Once attached, it waits for pods that come again: they may all be away for a moment.
+                    await (self._doors.ready if found.task is None else self._doors.look)(found, session)
+                    found.version = 0
                 found.gone = False
             if spec.kind == "replace":
                 old = await self._claims.resize(spec.workload, 0)
@@ -250,7 +229,9 @@ class Attachments:
         """Its state, when all is as wanted."""
         if found.over:
             return
-        if found.spec.service and not found.local.running:
+        if found.unmet:
+            found.become(Phase.OPEN, found.unmet)
+        elif found.spec.service and not found.local.running:
             found.become(Phase.OPEN, ABSENT if found.spec.fail == "open" else "the local service does not run")
         else:
             found.become(Phase.ATTACHED)
@@ -275,12 +256,6 @@ class Attachments:
         replicas, found.notes = await replace.look(self.api, found.spec, despite_budget=found.wanted.despite_budget)
         return replicas
 
-    def _answered(self, found: Attachment) -> None:
-        if self._served:
-            now = time.monotonic_ns()
-            for each in list(self._served):
-                each(found, now)
-
     async def _told(self, found: Attachment, session: Session) -> None:
         """Tell the agent whether the local service runs, if it doesn't know."""
         up = found.local.running
@@ -301,6 +276,8 @@ class Attachments:
                     await self._ensure(found)
                 elif found.spec.service and self._session is not None:
                     await self._told(found, self._session)
+                    if found.spec.way == "pods":
+                        await self._doors.look(found, self._session)
                     self._stands(found)
             except GoneError as problem:
                 self._deleted(found, problem.what)
@@ -503,16 +480,6 @@ class Attachments:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
-
-
-def _add(to: list[T], what: T) -> Callable[[], None]:
-    to.append(what)
-
-    def stop() -> None:
-        with contextlib.suppress(ValueError):
-            to.remove(what)
-
-    return stop
 
 
 def _none(service: objects.Document) -> dict[int, int]:

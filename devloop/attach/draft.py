@@ -8,7 +8,7 @@ from typing import Any
 from devloop.agent import objects
 from devloop.agent.objects import Document
 from devloop.agent.plan import protocol_of
-from devloop.agent.spec import Spec
+from devloop.agent.spec import Spec, Way
 
 from .attachment import identifier, timestamp
 from .claims import Claims
@@ -22,11 +22,12 @@ async def drafted(claims: Claims, wanted: Wanted, user: str, host: str, instance
     if wanted.kind != "replace" and not wanted.service:
         raise AttachError("no Service is named", where=claims.api.where)
     ports: dict[int, int] = {}
+    way: Way = "service"
     if wanted.service:
         service = await claims.service(wanted.service)
         if service is None:
             raise AttachError("there is no such Service", where=f"Service {wanted.service}")
-        ports = fitting(objects.owners(service), wanted)
+        ports, way = fitting(objects.owners(service), wanted)
     return Spec(
         id=identifier(user, host, instance, wanted),
         user=user,
@@ -39,16 +40,14 @@ async def drafted(claims: Claims, wanted: Wanted, user: str, host: str, instance
         fail=wanted.fail,
         hold=wanted.hold,
         workload=wanted.workload if wanted.kind == "replace" else "",
+        way=way,
     )
 
 
-def fitting(service: Document, wanted: Wanted) -> dict[int, int]:
-    """The ports, if the Service and what they speak allow what is wanted. AttachError. Pure."""
+def fitting(service: Document, wanted: Wanted) -> tuple[dict[int, int], Way]:
+    """The ports and the way, if the Service and what they speak allow what is wanted. AttachError. Pure."""
     where = f"Service {wanted.service}"
-    why, by_pods = objects.unsupported(service)
-    if why:
-        hint = "Attaching to pods one by one (an ephemeral container with NET_ADMIN) is not built yet."
-        raise AttachError(f"its traffic can't be taken: {why}", where=where, hint=hint if by_pods else None)
+    way = way_of(service, wanted, where)
     ports = ports_of(service, wanted.ports)
     if not ports:
         raise AttachError("no port of it is asked for", where=where)
@@ -65,7 +64,29 @@ def fitting(service: Document, wanted: Wanted) -> dict[int, int]:
         )
     if plain and wanted.kind == "wiretap":
         raise AttachError(f"port {plain[0]} is plain TCP, which can't be copied", where=where)
-    return ports
+    return ports, way
+
+
+def way_of(service: Document, wanted: Wanted, where: str) -> Way:
+    """Where its traffic is taken: at its address, or in its pods. AttachError if neither can be."""
+    why, by_pods = objects.unsupported(service)
+    if not why and wanted.way != "pods":
+        return "service"
+    if why and not by_pods:
+        raise AttachError(f"its traffic can't be taken: {why}", where=where)
+    if wanted.kind == "replace":
+        what = f"its traffic can't be taken: {why}" if why else "its traffic can't be taken in its pods"
+        raise AttachError(
+            f"{what}; and while its workload is replaced, it has no pods in which it could be",
+            where=where,
+            hint="`intercept` takes it in the pods; or `replace` the workload without this Service.",
+        )
+    numbers = {key: each for each in service["spec"].get("ports") or [] for key in (each["port"], each.get("name"))}
+    for port in wanted.ports:
+        protocol = numbers.get(port, {}).get("protocol", "TCP")
+        if protocol != "TCP":
+            raise AttachError(f"port {port} is {protocol}, and TCP alone can be taken", where=where)
+    return "pods"
 
 
 def ports_of(service: Document, wanted: Mapping[int | str, int]) -> dict[int, int]:

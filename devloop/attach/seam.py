@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from devloop.agent.spec import ALL, HOLD_SECONDS, Fail, Kind, Route, Spec
+from devloop.agent.spec import ALL, HOLD_SECONDS, Fail, Kind, Route, Spec, Way
 from devloop.errors import RemoteError
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -46,6 +46,9 @@ class Wanted:
     """KIND/NAME, in lower case and the singular (deployment/worker): for `replace`."""
     despite_budget: bool = False
     """Replace it although a PodDisruptionBudget wants some of its pods to run."""
+    way: Way | None = None
+    """`pods`: take what comes to the pods' own addresses, whatever the Service is. None: at the Service's address, and
+    in the pods where that doesn't do (a headless Service, one with UDP ports)."""
 
 
 class Phase(StrEnum):

@@ -73,6 +73,61 @@ async def run_service(admin: ApiClient, namespace: str, *, replicas: int = 2, po
     )
 
 
+async def run_stateful(admin: ApiClient, namespace: str, name: str, *, replicas: int = 2, **pod: Any) -> None:
+    """A StatefulSet behind a headless Service of its name: clients connect to its pods, which answer with their names.
+
+    The kubelet's probes ask for `/ready`, so that they can be told from clients.
+    """
+    labels = {"app": name}
+    container = client.V1Container(
+        name="main",
+        image=kit.BASE,
+        image_pull_policy="IfNotPresent",
+        command=["sh", "-c", 'exec python3 -c "$SOURCE" serve $NAME 8080'],
+        env=[
+            client.V1EnvVar(name="SOURCE", value=SOURCE),
+            client.V1EnvVar(
+                name="NAME",
+                value_from=client.V1EnvVarSource(field_ref=client.V1ObjectFieldSelector(field_path="metadata.name")),
+            ),
+        ],
+        security_context=kit.RESTRICTED,
+        ports=[client.V1ContainerPort(container_port=8080, name="http")],
+        readiness_probe=client.V1Probe(
+            http_get=client.V1HTTPGetAction(path="/ready", port=8080), period_seconds=1, failure_threshold=2
+        ),
+    )
+    template = client.V1PodTemplateSpec(
+        metadata=client.V1ObjectMeta(labels=labels),
+        spec=client.V1PodSpec(containers=[container], termination_grace_period_seconds=1, **pod),
+    )
+    spec = client.V1StatefulSetSpec(
+        replicas=replicas,
+        selector=client.V1LabelSelector(match_labels=labels),
+        service_name=name,
+        pod_management_policy="Parallel",
+        template=template,
+    )
+    apps, core = client.AppsV1Api(admin), client.CoreV1Api(admin)
+    ports = [
+        client.V1ServicePort(name="http", port=PORT, target_port="http", app_protocol="http"),
+        client.V1ServicePort(name="tcp-echo", port=PORT + 1, target_port=PORT + 1),
+    ]
+    service = client.V1Service(
+        metadata=client.V1ObjectMeta(name=name, labels={"team": "shop"}),
+        spec=client.V1ServiceSpec(selector=labels, ports=ports, cluster_ip="None"),
+    )
+    await core.create_namespaced_service(namespace, service)
+    body = client.V1StatefulSet(metadata=client.V1ObjectMeta(name=name), spec=spec)
+    await apps.create_namespaced_stateful_set(namespace, body)
+    await kit.until(
+        apps.list_namespaced_stateful_set,
+        namespace,
+        ready=lambda found: (found.status.ready_replicas or 0) == replicas,
+        field_selector=f"metadata.name={name}",
+    )
+
+
 async def objects_of(admin: ApiClient, namespace: str) -> dict[str, Any]:
     """Every Service, lease and Deployment, field by field, without what the API server counts for itself."""
     core, apps, leases = client.CoreV1Api(admin), client.AppsV1Api(admin), client.CoordinationV1Api(admin)

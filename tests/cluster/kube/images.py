@@ -25,6 +25,8 @@ from .settings import CHECKOUT
 SUITE = "bookworm"
 BASE_PACKAGES = (
     *("ca-certificates", "python3", "redis-server", "postgresql", "nginx-light"),
+    # A door of the agent's speaks to it.
+    "nftables",
     # For looking around from inside a pod.
     *("iproute2", "curl", "bind9-dnsutils", "procps"),
 )

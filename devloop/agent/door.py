@@ -1,0 +1,320 @@
+"""`python -m devloop.agent.door`: a door, the process of an ephemeral container in a pod whose traffic is intercepted.
+
+Where clients connect to a pod's own address, no Service can lead them elsewhere. So the pod does: a door catches what
+comes in for some of its ports (`rules.py`) and hands each connection to the agent's Envoy, which decides as it does
+for a Service. What no route takes comes back to this same pod, past the door.
+
+    client ─▶ pod:8080 ─▶ door ─▶ the agent's Envoy ─┬─▶ the developer
+                                                     └─▶ pod:P ─▶ (the kernel) ─▶ pod:8080, the original
+
+It does what the agent says, and nothing without it: no word from the agent, and what comes goes to the original. A
+connection that the agent doesn't take is given to the original as well. It connects to nothing but these two, so it is
+of no use to anybody as a relay. It ends when the agent says so, or is lost, and its connections are over.
+
+Configured by the environment of its container:
+
+    DEVLOOP_DOOR_AGENT   the agent's address and port, as 10.244.0.7:19999 or [fd00::7]:19999
+    DEVLOOP_DOOR_TOKEN   what the agent knows its doors by
+    DEVLOOP_DOOR_POD     the pod's uid
+    DEVLOOP_DOOR_TABLE   the name of its nftables table
+    DEVLOOP_DOOR_PASS    addresses of clients that are let through: the node's, for its kubelet's probes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from . import rules
+from .gateways import gateways
+from .loops import new_event_loop
+from .splice import Inward, Onward
+
+log = logging.getLogger("door")
+
+BEAT_SECONDS = 1.0
+SILENCE_SECONDS = 3.0
+"""An agent that says nothing for so long gets no more connections."""
+LOST_SECONDS = 30.0
+"""After so long it is taken for gone."""
+JOIN_SECONDS = 10.0
+DIAL_SECONDS = 1.0
+LINGER_SECONDS = (10.0, 60.0)
+"""Ending: connections may go on for so long, and those that wait for an answer for so long."""
+STOP_SECONDS = (0.5, 25.0)
+"""The same when the pod itself ends; the original's own end is what most of them wait for."""
+NFT_SECONDS = 5.0
+
+
+class DoorError(Exception):
+    """It can't work; the text is for the developer."""
+
+
+@dataclass(eq=False)
+class Place:
+    """Where the door listens for one port of the original."""
+
+    port: int
+    number: int = 0
+    servers: list[asyncio.Server] = field(default_factory=list)
+
+
+class Door:
+    """One door's work. `agent`: where it is; `passed`: see `rules`."""
+
+    def __init__(self, agent: tuple[str, int], token: str, pod: str, table: str, passed: Iterable[str]) -> None:
+        self._agent = agent
+        self._token, self._pod = token, pod
+        self._table = rules.checked(table)
+        self._passed = sorted(set(passed))
+        self._transparent = True
+        self._places: dict[int, Place] = {}
+        self._caught: dict[int, int] = {}
+        """Ports of the original to the agent's listeners."""
+        self._open: set[Inward] = set()
+        self._heard = time.monotonic()
+        self._nft = asyncio.Lock()
+        self._ended = asyncio.Event()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """The pod is about to end."""
+        self._stopped = True
+        self._ended.set()
+
+    async def run(self) -> None:
+        """Until the agent says that it is over, or is gone. DoorError."""
+        try:
+            async with asyncio.timeout(JOIN_SECONDS):
+                reader, writer = await asyncio.open_connection(*self._agent)
+        except (OSError, TimeoutError) as problem:
+            raise DoorError(f"the agent at {self._agent[0]}:{self._agent[1]} can't be reached: {problem}") from problem
+        self._say(writer, door=self._pod, token=self._token)
+        tasks = [
+            asyncio.create_task(self._heed(reader, writer), name="heed"),
+            asyncio.create_task(self._live(writer), name="live"),
+        ]
+        try:
+            await self._ended.wait()
+            self._caught = {}
+            with contextlib.suppress(DoorError):
+                await self._say_alive()  # at once: what is new goes to the original
+            tasks[0].cancel()
+            await self._linger(*(STOP_SECONDS if self._stopped else LINGER_SECONDS))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            writer.close()
+            with contextlib.suppress(DoorError):
+                await self._tell_kernel(rules.gone(self._table))
+        log.info("the door is closed")
+
+    async def _linger(self, idle: float, busy: float) -> None:
+        """Until connections are over that were handed on: no later than `busy` seconds, those at rest after `idle`."""
+        began = time.monotonic()
+        while self._open and time.monotonic() < began + busy:
+            if time.monotonic() > began + idle and not any(each.busy(1.0) for each in self._open):
+                return
+            await asyncio.sleep(0.05)
+
+    # --- The agent ------------------------------------------------------------------------------------------------
+
+    def _say(self, writer: asyncio.StreamWriter, **message: Any) -> None:
+        if not writer.is_closing():
+            writer.write(json.dumps(message).encode() + b"\n")
+
+    async def _heed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What the agent says, one after the other."""
+        try:
+            while line := await reader.readline():
+                self._heard = time.monotonic()
+                message = json.loads(line)
+                if "end" in message:
+                    break
+                if "n" not in message:
+                    continue
+                try:
+                    answer = await self._do(message)
+                except (DoorError, ValueError, OSError) as problem:
+                    answer = {"error": str(problem)}
+                self._say(writer, n=message["n"], **answer)
+        except (OSError, ValueError) as problem:
+            log.info("the agent: %s", problem)
+        finally:
+            self._ended.set()
+
+    async def _do(self, message: dict[str, Any]) -> dict[str, Any]:
+        if "open" in message:
+            for port in message["open"]:
+                if int(port) not in self._places:
+                    self._places[int(port)] = await self._place(int(port))
+            await self._tell_rules()
+            await self._say_alive()
+            return {"places": {str(each.port): each.number for each in self._places.values()}}
+        if "catch" in message:
+            self._caught = {int(port): int(listener) for port, listener in message["catch"].items()}
+            if missing := self._caught.keys() - self._places.keys():
+                raise DoorError(f"ports {sorted(missing)} were not opened")
+            await self._say_alive()
+            log.info("catching %s", ", ".join(map(str, sorted(self._caught))) or "nothing")
+        return {}
+
+    async def _live(self, writer: asyncio.StreamWriter) -> None:
+        """Tell the kernel, each second, that the door is there; and the agent."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            silent = time.monotonic() - self._heard
+            if silent > LOST_SECONDS:
+                log.info("the agent has said nothing for %.0f s", silent)
+                self._ended.set()
+            if self._places:
+                with contextlib.suppress(DoorError):
+                    await self._say_alive()
+            self._say(writer, beat=True)
+
+    # --- The kernel -----------------------------------------------------------------------------------------------
+
+    async def _tell_rules(self) -> None:
+        places = {each.port: each.number for each in self._places.values()}
+        try:
+            await self._tell_kernel(rules.rules(self._table, places, self._passed, transparent=self._transparent))
+        except DoorError as problem:
+            if not self._transparent:
+                raise
+            log.info("this kernel has no TPROXY for nftables, and takes `redirect`: %s", problem)
+            self._transparent = False
+            await self._tell_kernel(rules.rules(self._table, places, self._passed, transparent=False))
+
+    async def _say_alive(self) -> None:
+        """The ports that are caught now, and those of the door's that lead to the original."""
+        if self._places:
+            caught = self._caught if time.monotonic() - self._heard < SILENCE_SECONDS else {}
+            await self._tell_kernel(rules.alive(self._table, caught, [each.number for each in self._places.values()]))
+
+    async def _tell_kernel(self, text: str) -> None:
+        async with self._nft:
+            process = await asyncio.create_subprocess_exec(
+                *("nft", "-f", "-"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            try:
+                async with asyncio.timeout(NFT_SECONDS):
+                    _, said = await process.communicate(text.encode())
+            except TimeoutError:
+                process.kill()
+                raise DoorError(f"nft has not answered in {NFT_SECONDS:g} s") from None
+        if process.returncode:
+            lines = said.decode(errors="replace").strip().splitlines() or ["no reason"]
+            raise DoorError(f"nftables in the pod's network: {lines[0][:200]}")
+
+    # --- Connections ----------------------------------------------------------------------------------------------
+
+    async def _place(self, port: int) -> Place:
+        """Listen for one port's connections, on a number that is free for IPv4 and IPv6."""
+        for _ in range(20):
+            place = Place(port)
+            four = _listening(socket.AF_INET, 0)
+            place.number = four.getsockname()[1]
+            sockets = [four]
+            try:
+                if socket.has_ipv6:
+                    sockets.append(_listening(socket.AF_INET6, place.number))
+            except OSError as problem:
+                if problem.errno == errno.EADDRINUSE:
+                    four.close()
+                    continue
+                # A pod without IPv6.
+            loop = asyncio.get_running_loop()
+            for each in sockets:
+                place.servers.append(await loop.create_server(partial(self._came, place), sock=each))
+            return place
+        raise DoorError("no port is free for a door")
+
+    def _came(self, place: Place) -> Inward:
+        """A connection that was caught."""
+
+        async def dial(onward: Onward) -> None:
+            loop = asyncio.get_running_loop()
+            listener = self._caught.get(place.port)
+            if listener is not None:
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(DIAL_SECONDS):
+                        await loop.create_connection(lambda: onward, self._agent[0], listener)
+                    return
+            # Where the client wanted to go: from within the pod, the rules let it pass.
+            here = made.transport.get_extra_info("sockname")[0]
+            async with asyncio.timeout(DIAL_SECONDS):
+                await loop.create_connection(lambda: onward, here, place.port)
+
+        made = Inward(dial, self._open.discard)
+        self._open.add(made)
+        return made
+
+
+_TRANSPARENT = {socket.AF_INET: (socket.SOL_IP, 19), socket.AF_INET6: (socket.IPPROTO_IPV6, 75)}
+"""IP_TRANSPARENT and IPV6_TRANSPARENT, which Python's `socket` has no names for: TPROXY gives to no other socket."""
+
+
+def _listening(family: socket.AddressFamily, port: int) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(*_TRANSPARENT[family], 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
+        made.listen(4096)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def address(text: str) -> tuple[str, int]:
+    """An address and a port, as a URL has them. DoorError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise DoorError(f"DEVLOOP_DOOR_AGENT is {text!r}, and it is an address and a port")
+    return host.strip("[]"), int(port)
+
+
+async def work() -> None:
+    """A door as the environment has it, until it is over."""
+    given = {key: os.environ.get(f"DEVLOOP_DOOR_{key}", "") for key in ("AGENT", "TOKEN", "POD", "TABLE", "PASS")}
+    passed = [each for each in given["PASS"].split(",") if each] + gateways()
+    door = Door(address(given["AGENT"]), given["TOKEN"], given["POD"], given["TABLE"], passed)
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, door.stop)
+    await door.run()
+
+
+def main() -> int:
+    """The exit code: 0 when it is over, 1 if it can't work."""
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(work())
+    except (DoorError, ValueError) as problem:
+        print(f"devloop door: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

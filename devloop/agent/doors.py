@@ -1,0 +1,206 @@
+"""The agent's end of its doors (`door.py`): who they are, what they were told, and what they have said.
+
+A door comes by itself, from within its pod, and names the pod's uid and the agent's token, which its container was
+given. It is taken if an attachment has asked for that pod, if it comes from that pod's address, and if the pod has none
+yet. JSON, a line each; the agent asks and the door answers, and both say something each second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import ipaddress
+import json
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+log = logging.getLogger("agent.doors")
+
+PORT = 19999
+"""Where doors knock, on the agent's pod address."""
+BEAT_SECONDS = 1.0
+ANSWER_SECONDS = 3.0
+SILENCE_SECONDS = 10.0
+LINE_BYTES = 1 << 16
+
+
+class DoorLostError(Exception):
+    """A door does not answer, or can't do what it was told; the text is for the developer."""
+
+
+def tag_of(uid: str) -> str:
+    """A pod's uid as a part of Envoy's and of files' names."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:8]
+
+
+class Door:
+    """One that is connected."""
+
+    def __init__(self, uid: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.uid = uid
+        self.tag = tag_of(uid)
+        self.address = address
+        """The pod's, as the door has come from it."""
+        self.places: dict[int, int] = {}
+        """The original's ports to those by which the agent gets to it, past the door."""
+        self.caught: dict[int, int] = {}
+        """What it catches: the original's port to Envoy's listener."""
+        self.problem = ""
+        self._reader, self._writer = reader, writer
+        self._number = 0
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+
+    async def open(self, ports: Collection[int]) -> None:
+        """Let it make places for these ports. DoorLostError."""
+        if ports - self.places.keys():
+            answer = await self._ask(open=sorted(ports))
+            self.places = {int(port): int(place) for port, place in answer["places"].items()}
+
+    async def catch(self, ports: Mapping[int, int]) -> None:
+        """Let it catch these ports and no others. DoorLostError."""
+        if self.caught != ports:
+            await self._ask(catch={str(port): listener for port, listener in ports.items()})
+            self.caught = dict(ports)
+
+    def catches(self, ports: Iterable[int]) -> bool:
+        """All of these."""
+        return self.caught.keys() >= set(ports)
+
+    async def _ask(self, **message: Any) -> dict[str, Any]:
+        self._number += 1
+        number = self._number
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        self._say(n=number, **message)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                found: dict[str, Any] = await answer
+        except TimeoutError:
+            self.problem = f"the door does not answer in {ANSWER_SECONDS:g} s"
+            self.close()
+            raise DoorLostError(self.problem) from None
+        finally:
+            self._answers.pop(number, None)
+        if "error" in found:
+            self.problem = str(found["error"])
+            raise DoorLostError(self.problem)
+        self.problem = ""
+        return found
+
+    def _say(self, **message: Any) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(json.dumps(message).encode() + b"\n")
+
+    async def heed(self) -> None:
+        """What it says, until it is gone."""
+        beating = asyncio.create_task(self._beat(), name="door's beat")
+        try:
+            while True:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    line = await self._reader.readline()
+                if not line:
+                    return
+                message = json.loads(line)
+                waiter = self._answers.get(message.get("n"))
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(message)
+        except (OSError, ValueError, TimeoutError) as problem:
+            log.info("the door of %s: %s", self.address, problem or "silent")
+        finally:
+            beating.cancel()
+            self.close()
+            for waiter in self._answers.values():
+                if not waiter.done():
+                    waiter.set_result({"error": "the door is gone"})
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            self._say(beat=True)
+
+    def end(self) -> None:
+        """Tell it to end; what goes through it may end in order."""
+        self._say(end=True)
+        self.close()
+
+    def close(self) -> None:
+        """Hear no more of it."""
+        self._writer.close()
+
+
+class Doors:
+    """All of them. `expected` gives the addresses of a pod that somebody has asked for; `changed` is called when one
+    has come or gone."""
+
+    def __init__(self, expected: Callable[[str], Collection[str]], changed: Callable[[], None]) -> None:
+        self.token = secrets.token_urlsafe(24)
+        self.known: dict[str, Door] = {}
+        """By the pods' uids."""
+        self._expected = expected
+        self._changed = changed
+        self._server: asyncio.Server | None = None
+
+    async def listen(self) -> None:
+        """Let them come. OSError."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._came, None, PORT, limit=LINE_BYTES)
+
+    async def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = plain(writer.get_extra_info("peername")[0])
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                message = json.loads(await reader.readline())
+            uid, token = str(message["door"]), str(message["token"])
+        except (OSError, ValueError, KeyError, TypeError, TimeoutError):
+            writer.close()
+            return
+        known = secrets.compare_digest(token.encode(), self.token.encode())
+        if not known or uid in self.known or peer not in self._expected(uid):
+            log.info("a door from %s is not taken", peer)
+            writer.close()
+            return
+        door = self.known[uid] = Door(uid, peer, reader, writer)
+        log.info("a door at %s", peer)
+        self._changed()
+        try:
+            await door.heed()
+        finally:
+            if self.known.get(uid) is door:
+                del self.known[uid]
+            self._changed()
+
+    def end(self, door: Door) -> None:
+        """Let one go: its pod may have another one from now on."""
+        if self.known.get(door.uid) is door:
+            del self.known[door.uid]
+        door.end()
+
+    async def close(self) -> None:
+        """Let all go, and listen no more."""
+        for each in list(self.known.values()):
+            with contextlib.suppress(DoorLostError):
+                await each.catch({})
+            self.end(each)
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+
+def plain(address: str) -> str:
+    """An address in its one form: IPv4 as such, and IPv6 compressed."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    return str(mapped or found)
+
+
+def own_address() -> str:
+    """The address that this pod is reached by: the one that it has towards the API server. OSError."""
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as made:
+        made.connect((host, 443))  # sends nothing
+        return str(made.getsockname()[0])

@@ -1,0 +1,62 @@
+"""A developer's attachment, as the agent has it while their session lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .forward import Connection
+from .spec import Spec
+from .uplink import Uplink
+from .view import RefusedError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A pod that an attachment takes traffic of, as its engine has found it."""
+
+    uid: str
+    name: str
+    addresses: tuple[str, ...]
+    ports: Mapping[int, int]
+    """The Service's port to the pod's own."""
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Target:
+        """From the engine. RefusedError."""
+        try:
+            ports = {int(port): int(own) for port, own in document["ports"].items()}
+            if not all(0 < each < 65536 for each in (*ports, *ports.values())):
+                raise ValueError("no port")
+            return cls(str(document["uid"]), str(document["name"]), tuple(map(str, document["addresses"])), ports)
+        except (KeyError, TypeError, AttributeError, ValueError) as problem:
+            raise RefusedError(f"this is no pod: {type(problem).__name__}: {problem}") from None
+
+
+@dataclass(eq=False)
+class Member:
+    """See the module."""
+
+    spec: Spec
+    connection: Connection
+    owner: object
+    """The session that it came by."""
+    beaten: float
+    began: float
+    up: bool = True
+    """The local service is not known to be down."""
+    silent: bool = False
+    uplinks: list[Uplink] = field(default_factory=list)
+    targets: dict[str, Target] = field(default_factory=dict)
+    """By the pods' uids; for an attachment that goes by way of pods."""
+
+    def cut(self) -> None:
+        """Give up what waits for this developer."""
+        for each in self.uplinks:
+            each.cut()
+
+    async def close(self) -> None:
+        """Listen no more."""
+        for each in self.uplinks:
+            await each.close()

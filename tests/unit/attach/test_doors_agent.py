@@ -1,0 +1,134 @@
+"""The agent's part: what each door is told, and in which order with Envoy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devloop.agent.doors import DoorLostError, tag_of
+from devloop.agent.member import Member, Target
+from devloop.agent.plan import ServicePlan
+from devloop.agent.pods import PodWay
+from devloop.agent.spec import Spec
+from devloop.agent.view import RefusedError
+
+
+class FakeDoor:
+    """A door that does what it is told, and notes it."""
+
+    def __init__(self, uid: str, address: str) -> None:
+        self.uid, self.tag, self.address = uid, tag_of(uid), address
+        self.places: dict[int, int] = {}
+        self.caught: dict[int, int] = {}
+        self.problem = ""
+        self.told: list[str] = []
+
+    async def open(self, ports: Collection[int]) -> None:
+        if self.problem:
+            raise DoorLostError(self.problem)
+        self.places = {port: 40000 + port for port in ports}
+
+    async def catch(self, ports: Mapping[int, int]) -> None:
+        if self.caught != ports:
+            self.told.append(f"catch {dict(ports)}")
+            self.caught = dict(ports)
+
+    def catches(self, ports: Any) -> bool:
+        return self.caught.keys() >= set(ports)
+
+    def end(self) -> None:
+        self.told.append("end")
+
+
+def member(user: str, service: str = "web", ports: Mapping[int, int] | None = None) -> Member:
+    spec = Spec(user, user, "h", "intercept", user, service, {80: 1}, way="pods")
+    found = Member(spec, None, None, 0.0, 0.0)  # type: ignore[arg-type]
+    found.targets = {"u0": Target("u0", "web-0", ("10.0.0.1",), ports or {80: 8080})}
+    return found
+
+
+def way(*members: Member) -> tuple[PodWay, list[Member], FakeDoor]:
+    held = list(members)
+    made = PodWay(Path("/f"), lambda: held, lambda: None)
+    door = FakeDoor("u0", "10.0.0.1")
+    made._doors.known["u0"] = door  # type: ignore[assignment]
+    return made, held, door
+
+
+async def applied(made: PodWay, *draining: str) -> list[ServicePlan]:
+    """As the agent does it, without Envoy."""
+    await made.prepare()
+    plans = made.plans(lambda service, port: "http")
+    await made.catch(draining)
+    return plans
+
+
+async def test_a_door_catches_once_there_is_a_listener_for_its_pod() -> None:
+    made, _, door = way(member("ada"))
+    assert not made.complete(made._members()[0])
+    (plan,) = await applied(made)
+    assert plan.pod == tag_of("u0") and plan.name == "web"
+    (port,) = plan.ports
+    assert port.endpoints == (("10.0.0.1", 48080),)
+    assert door.caught == {8080: port.listener}
+    assert made.complete(made._members()[0])
+    # A second look changes nothing.
+    assert await applied(made) == [plan] and door.told == [f"catch {{8080: {port.listener}}}"]
+
+
+async def test_developers_share_a_door_and_it_ends_when_the_last_has_left_and_nothing_is_on_its_way() -> None:
+    made, held, door = way(member("ada"), member("ben"))
+    (plan,) = await applied(made)
+    assert [each.spec.user for each in plan.locals] == ["ada", "ben"]
+    held.pop()
+    (plan,) = await applied(made)
+    assert [each.spec.user for each in plan.locals] == ["ada"] and len(door.told) == 1
+    held.pop()
+    # It lets go before Envoy is told anything.
+    await made.prepare()
+    assert door.told[1:] == ["catch {}"]
+    assert await applied(made, door.tag) == [] and "end" not in door.told and made.busy
+    await applied(made)
+    assert door.told[-1] == "end" and not made.busy
+
+
+async def test_a_door_that_can_not_work_is_in_no_plan_and_its_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devloop.agent.pods.own_address", lambda: "fd00::9")
+    ada = member("ada")
+    made, _, door = way(ada)
+    door.problem = "nftables: no"
+    assert await applied(made) == []
+    assert made.standing(ada)["pods"] == {"u0": "nftables: no"}
+    door.problem = ""
+    await applied(made)
+    assert made.standing(ada) == {"agent": "[fd00::9]:19999", "token": made._doors.token, "pods": {"u0": "caught"}}
+
+
+async def test_two_names_of_one_port_of_a_pod_are_refused() -> None:
+    made, held, _ = way(member("ada"))
+    made._doors.listen = lambda: done()  # type: ignore[method-assign]
+    other = member("ben", "other", {81: 8080})
+    targets = [
+        {"uid": each.uid, "name": each.name, "addresses": list(each.addresses), "ports": {"81": 8080}}
+        for each in other.targets.values()
+    ]
+    other.targets = {}
+    held.append(other)
+    with pytest.raises(RefusedError, match="port 8080 of pod web-0 is intercepted by ada@h as the Service web's"):
+        await made.ask(other, targets)
+    targets[0]["ports"] = {"81": 9090}
+    assert await made.ask(other, targets) and not await made.ask(other, targets)
+
+
+async def done() -> None:
+    """Listening."""
+
+
+async def test_only_pods_that_are_asked_for_may_knock_from_their_addresses() -> None:
+    made, _, door = way(member("ada"))
+    assert made._expected("u0") == {"10.0.0.1"} and made._expected("u1") == set()
+    assert await made.leave()
+    assert door.told[-1] == "end" and not made._expected("u0")

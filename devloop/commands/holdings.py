@@ -45,7 +45,8 @@ class Holding:
         """For a table: who, how, which requests, since when, and whether they are there."""
         gone = f", gone for {self.over:.0f} s" if self.over > 0 else ""
         which = f" {self.routes}" if self.routes else ""
-        return f"{self.spec.who} {self.spec.kind}{which} since {moment(self.spec.since)}{gone}"
+        where = ", in its pods" if self.spec.way == "pods" else ""
+        return f"{self.spec.who} {self.spec.kind}{which}{where} since {moment(self.spec.since)}{gone}"
 
     def sentence(self) -> str:
         """For a message."""

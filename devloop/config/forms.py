@@ -321,6 +321,7 @@ PolicyName = Annotated[Literal["never", "on-failure", "always"], _shape({"enum":
 AttachName = Annotated[
     Literal["ingest", "intercept", "replace", "wiretap"], _shape({"enum": list(AttachKind)}, VARIABLE)
 ]
+WayName = Annotated[Literal["service", "pods"], _shape({"enum": ["service", "pods"]}, VARIABLE)]
 FailName = Annotated[Literal["open", "closed"], _shape({"enum": ["open", "closed"]}, VARIABLE)]
 RemoteName = Annotated[Literal["kubernetes", "ssh", "sandbox"], _shape({"enum": list(RemoteKind)}, VARIABLE)]
 LinkName = Annotated[Literal["auto", "agent", "portforward"], _shape({"enum": list(LinkWay)}, VARIABLE)]

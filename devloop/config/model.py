@@ -246,6 +246,8 @@ class Attach:
     routes: tuple[RouteRule, ...] = ()
     """Empty: by the developer's own `baggage` entry."""
     fail: str = "open"
+    way: str = "service"
+    """`service`, or `pods` for clients that go by the pods' addresses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,7 +304,8 @@ def _attach(scope: Scope) -> Attach:
         headers = {name.lower(): _matching(found) for name, found in (each.headers or {}).items()}
         path = _matching(each.path) if each.path else None
         rules.append(RouteRule(headers, path, (each.method or "").upper(), each.share or 100.0))
-    attach = Attach(AttachKind(table.kind or "ingest"), table.ports or {}, tuple(rules), table.fail or "open")
+    kind, fail, way = AttachKind(table.kind or "ingest"), table.fail or "open", table.way or "service"
+    attach = Attach(kind, table.ports or {}, tuple(rules), fail, way)
     if attach.kind is not AttachKind.INGEST and not scope.has_remote:
         place = scope.place.at("attach")
         what = f"{dotted(place.path)}: this project has no remote to be attached to"

@@ -38,6 +38,7 @@ from devloop.config.forms import (
     TakenPorts,
     Text,
     Volumes,
+    WayName,
     WorkloadName,
     routes,
     short,
@@ -152,6 +153,11 @@ class AttachTable(Table):
     )
     fail: FailName | None = Field(
         None, description="What answers while it can't: open (the original pods) or closed (nobody). Default: open."
+    )
+    way: WayName | None = Field(
+        None,
+        description="Where its traffic is taken: service (at the Service's address; in the pods of one that has none) "
+        "or pods (for clients that go by the pods' addresses). Default: service.",
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from devloop.agent.spec import ALL, Header, Match, Route, personal
 from devloop.attach.attachments import Attachments
-from devloop.attach.seam import Phase, Wanted
+from devloop.attach.seam import AttachError, Phase, Wanted
 from devloop.config.model import SECOND, Attach, AttachKind, Matching, Service
 from devloop.engine.board import unix
 from devloop.errors import DevloopError, UsageError
@@ -124,8 +124,12 @@ class Attaching:
 
         What is attached otherwise leaves first: other routes, another kind.
         """
+        headless = {each.name for each in standing.counterparts if not each.addresses}
         async with self._locks[spec.name]:
-            for wanted in wants(spec, standing, attach, self._user):
+            found_wants = wants(spec, standing, attach, self._user)
+            # What takes rights in the pods is no reason to give up what comes by an address.
+            optional = headless if any(each.service not in headless for each in found_wants) else set[str]()
+            for wanted in found_wants:
                 target = wanted.service or wanted.workload
                 routes = tuple(map(str, wanted.routes)) if wanted.service else ()
                 self._refused[spec.name].pop(target, None)
@@ -147,7 +151,8 @@ class Attaching:
                     self._refused[spec.name][target] = AttachmentStatus(
                         wanted.kind, target, Phase.REFUSED.value, time.time_ns(), routes, reason
                     )
-                    raise
+                    if target not in optional or not isinstance(error, AttachError):
+                        raise
                 else:
                     self._of[spec.name][target] = found
                 finally:
@@ -300,6 +305,7 @@ def wants(spec: Service, standing: Standing, attach: Attach, user: str) -> list[
         routes=routes,
         fail="closed" if attach.fail == "closed" else "open",
         hold=spec.hold / SECOND,
+        way="pods" if attach.way == "pods" else None,
         workload=workload if attach.kind is AttachKind.REPLACE else "",
     )
     if attach.kind is AttachKind.REPLACE and not workload:

@@ -135,6 +135,20 @@ async def test_a_personal_route_by_command_takes_the_developers_requests_alone(
         assert not await asked(shop, baggage=f"a=b,{entry}")
 
 
+async def test_what_its_pods_do_not_allow_is_told_and_the_rest_is_attached(shop: Namespace, project: Project) -> None:
+    """The store has a Service with an address and a headless one, and its namespace lets no NET_ADMIN in."""
+    async with project.up() as running:
+        await running.until_state("web", State.READY)
+        await project("toggle", "store", "local")
+        await running.until_state("store", State.READY)
+        await project("attach", "store", "--all")
+        await running.until(lambda: len(running.services["store"].attachments) == 2, "both are told of")
+        found = {each.target: each for each in running.services["store"].attachments}
+        assert found["store"].phase == "attached"
+        assert found["store-nodes"].phase == "refused"
+        assert "NET_ADMIN" in found["store-nodes"].reason
+
+
 async def test_while_it_reloads_requests_wait_and_when_it_crashes_the_original_answers(
     shop: Namespace, project: Project
 ) -> None:

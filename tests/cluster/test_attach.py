@@ -7,6 +7,7 @@ from pathlib import Path
 
 from devloop.attach import Phase, personal
 
+from . import kit
 from .attaching import Here, Load, ask, client_pod, engine, objects_of, run_service
 from .conftest import Namespace
 from .kit import ApiClient
@@ -21,7 +22,7 @@ async def test_an_intercept_of_all_and_nothing_of_it_is_left(
         assert (await ask(namespace)).startswith("api-")
         found = await ada.attachments.attach(ada.wanted(here), here)
         assert found.state.phase is Phase.ATTACHED
-        assert await ask(namespace) == "here"
+        await kit.eventually(lambda: ask(namespace), "here", 10)
         assert (await objects_of(admin, namespace.name)).keys() > before.keys()
         await ada.attachments.leave(found)
         assert await objects_of(admin, namespace.name) == before

@@ -138,7 +138,7 @@ async def test_a_rollout_and_an_autoscaler_go_on_below(admin: ApiClient, namespa
         result = await load.stop()
         assert result["failed"] == 0, str(result)
         assert len(result["counts"]) >= 5, str(result)  # the two old pods and the three new ones
-        assert await ask(namespace, "-H", "baggage: devloop=ada") == "here"
+        await kit.eventually(lambda: ask(namespace, "-H", "baggage: devloop=ada"), "here", 10)
 
 
 async def test_what_is_held_is_refused_with_who_and_since_when_until_it_is_taken_over(
@@ -161,7 +161,7 @@ async def test_what_is_held_is_refused_with_who_and_since_when_until_it_is_taken
             # A personal route is a part of all.
             with pytest.raises(HeldError):
                 await ben.attachments.attach(ben.wanted(there, routes=(personal("ben"),)), there)
-            assert await ask(namespace) == "ada"
+            await kit.eventually(lambda: ask(namespace), "ada", 10)
             [holding] = await ben.attachments.holdings()
             assert (holding.spec.user, holding.mine) == ("ada", False)
             ada.crash()
@@ -169,7 +169,7 @@ async def test_what_is_held_is_refused_with_who_and_since_when_until_it_is_taken
         await kit.eventually(lambda: over(ben), True, 10)
         await ben.attachments.take_over(ben.wanted(there))
         found = await ben.attachments.attach(ben.wanted(there), there)
-        assert await ask(namespace) == "ben"
+        await kit.eventually(lambda: ask(namespace), "ben", 10)
         await ben.attachments.leave(found)
         assert await objects_of(admin, namespace.name) == before
 

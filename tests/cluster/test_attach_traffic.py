@@ -105,7 +105,7 @@ async def test_two_developers_share_a_service_and_others_have_the_original(
         # One leaves, the other one stays.
         await ada.attachments.leave(mine)
         assert (await ask(namespace, "-H", "baggage: devloop=ada")).startswith("api-")
-        assert await ask(namespace, "-H", "x-user: ben") == "ben"
+        await kit.eventually(lambda: ask(namespace, "-H", "x-user: ben"), "ben", 10)
     assert await objects_of(admin, namespace.name) == before
 
 
@@ -121,7 +121,7 @@ async def test_websockets_and_plain_connections(admin: ApiClient, namespace: Nam
         await ada.attachments.leave(found)
         ports = {"http": here.port, "tcp-echo": here.tcp_port}
         await ada.attachments.attach(ada.wanted(here, ports=ports), here)
-        assert await python(namespace, TCP, SERVICE) == ["hello from here", "ping", "b''"]
+        await kit.eventually(lambda: python(namespace, TCP, SERVICE), ["hello from here", "ping", "b''"], 10)
         # Nobody there: the agent itself finds an original pod for what is no HTTP.
         here.end()
         assert (await python(namespace, TCP, SERVICE))[0].startswith("hello from api-")
@@ -140,14 +140,14 @@ async def test_a_protocol_that_nobody_names_is_found_out(
     async with engine(namespace.developer, tmp_path) as ada, Here() as here:
         ports_ = {"one": here.port, "two": here.tcp_port}
         found = await ada.attachments.attach(ada.wanted(here, ports=ports_, routes=(personal("ada"),)), here)
-        assert await ask(namespace, "-H", "baggage: devloop=ada") == "here"
+        await kit.eventually(lambda: ask(namespace, "-H", "baggage: devloop=ada"), "here", 10)
         assert (await ask(namespace)).startswith("api-")
         # The server speaks first, so nothing is there to be looked at: no route by a header can have it.
         assert (await python(namespace, TCP, SERVICE))[0].startswith("hello from api-")
         await ada.attachments.leave(found)
         await ada.attachments.attach(ada.wanted(here, ports=ports_), here)
-        assert await python(namespace, TCP, SERVICE) == ["hello from here", "ping", "b''"]
-        assert await ask(namespace) == "here"
+        await kit.eventually(lambda: python(namespace, TCP, SERVICE), ["hello from here", "ping", "b''"], 10)
+        await kit.eventually(lambda: ask(namespace), "here", 10)
 
 
 GREETER = (
@@ -196,7 +196,7 @@ async def test_grpc_and_http2(admin: ApiClient, namespace: Namespace, tmp_path: 
         assert greeter.calls == [b"\0\0\0\0\3abc"]
         await ada.attachments.leave(found)
         await ada.attachments.attach(Wanted("intercept", "grpc", {"grpc": server.sockets[0].getsockname()[1]}), here)
-        assert await call() == ("here", "grpc-status: 0")
+        await kit.eventually(call, ("here", "grpc-status: 0"), 10)
         # Nobody listens: nothing of the call was given to anybody, so the original may have it, though it is a POST.
         server.close()
         for writer in list(greeter.writers):
@@ -283,7 +283,7 @@ async def test_a_replaced_workload_rests_and_comes_back(admin: ApiClient, namesp
         found = await ada.attachments.attach(wanted, here)
         # When it returns, nobody works beside the local service.
         assert await pods() == 0
-        assert await ask(namespace) == "here"
+        await kit.eventually(lambda: ask(namespace), "here", 10)
         assert "autoscaler api rests" in found.state.notes[0]
         assert found.state.phase is Phase.ATTACHED
         load = Load(namespace, rate=50, connections=2)

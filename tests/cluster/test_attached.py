@@ -86,7 +86,7 @@ async def test_an_intercept_by_devloop_toml_from_up_to_the_end(
     before = await service_of(admin, shop)
     async with project.up() as running:
         await attached(running, "api")
-        assert await asked(shop)
+        await kit.eventually(lambda: asked(shop), True)
 
         async def seen() -> bool:
             lines = (await project("requests", "api", "--json")).stdout.splitlines()
@@ -104,7 +104,7 @@ async def test_an_intercept_by_devloop_toml_from_up_to_the_end(
         assert await service_of(admin, shop) == before
         await project("toggle", "api", "local")
         await attached(running, "api")
-        assert await asked(shop)
+        await kit.eventually(lambda: asked(shop), True)
     assert not await asked(shop)
     assert await service_of(admin, shop) == before
 
@@ -122,14 +122,14 @@ async def test_a_personal_route_by_command_takes_the_developers_requests_alone(
         (found,) = running.services["api"].attachments
         ((route),) = found.routes
         entry = route.partition("baggage:")[2]
-        assert await asked(shop, baggage=f"a=b,{entry}")
+        await kit.eventually(lambda: asked(shop, baggage=f"a=b,{entry}"), True)
         assert not await asked(shop)
         assert not await asked(shop, baggage="devloop=somebody-else")
         # Asked for again in another way, it takes that instead.
         await project("attach", "api", "--all")
         await attached(running, "api")
         assert running.services["api"].attachments[0].routes == ("all requests",)
-        assert await asked(shop)
+        await kit.eventually(lambda: asked(shop), True)
         await project("leave", "api")
         await running.until(lambda: not running.services["api"].attachments, "left")
         assert not await asked(shop, baggage=f"a=b,{entry}")
@@ -156,7 +156,7 @@ async def test_while_it_reloads_requests_wait_and_when_it_crashes_the_original_a
     async with project.up() as running:
         await attached(running, "api")
         await running.until_state("api", State.READY)
-        assert await asked(shop)
+        await kit.eventually(lambda: asked(shop), True)
         file = project.folder / "examples/shop/api/__init__.py"
         starts = running.services["api"].restarts
         file.write_text(file.read_text() + "# another\n")

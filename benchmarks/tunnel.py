@@ -2,7 +2,8 @@
 
 devloop: a process in its namespace → the engine's proxy → the link to the agent → a pod. kubectl: to the same pod.
 ssh: to an sshd on the node, which has the pods' network; it needs neither the API server nor the kubelet on its way,
-so it is the shortest of the three. The ways take turns; figures are medians of their rounds.
+so it is the shortest, and beside it is devloop by its link of kind `ssh` to the same sshd. The ways take turns;
+figures are medians of their rounds.
 
 It needs root and the cluster of docs/cluster-tests.md, up (DEVLOOP_TEST_CLUSTER says which).
 """
@@ -64,9 +65,11 @@ class Way:
 class Devloop(Way):
     """Through an engine on this event loop."""
 
-    def __init__(self, loop: str, kubeconfig: Path, folder: Path, pod: str) -> None:
-        self.name = f"devloop ({loop})"
-        arguments = [str(kubeconfig), str(folder / f"{loop}_key"), pod, loop]
+    def __init__(self, loop: str, remote: Path, folder: Path, pod: str, name: str = "") -> None:
+        self.name = name or f"devloop ({loop})"
+        self.names = not name
+        """It has the cluster's DNS."""
+        arguments = [str(remote), str(folder / f"{loop}_key"), pod, loop]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.tunnel_engine", *arguments],
             stdin=subprocess.PIPE,
@@ -201,6 +204,11 @@ def ways(settings: Settings, folder: Path, pod: str, kubeconfig: Path, node: str
     ports = free_port(), free_port()
     known = folder / f"known_{node}"
     known.write_text(f"[{node}]:{sshd} {(folder / 'host.pub').read_text()}")
+    config = folder / f"{node}.ssh"
+    config.write_text(
+        f"Host node\n  HostName {node}\n  Port {sshd}\n  User {getpass.getuser()}\n  IdentityFile {folder / 'id'}\n"
+        f"  UserKnownHostsFile {known}\n"
+    )
     forward = ["port-forward", "-n", NAMESPACE, "pod/server", f"{ports[0]}:{SERVER_PORT}"]
     ssh = ["ssh", "-F", "none", "-N", "-p", str(sshd), "-i", str(folder / "id"), "-o", f"UserKnownHostsFile={known}"]
     with ExitStack() as stack:
@@ -208,6 +216,7 @@ def ways(settings: Settings, folder: Path, pod: str, kubeconfig: Path, node: str
         for make in (
             lambda: Devloop("asyncio", kubeconfig, folder, pod),
             lambda: Devloop("uvloop", kubeconfig, folder, pod),
+            lambda: Devloop("uvloop", config, folder, pod, "devloop (ssh link)"),
             lambda: Forwarder("kubectl", [str(kubectl), "--kubeconfig", str(kubeconfig), *forward], ports[0]),
             lambda: Forwarder(
                 "ssh -L", [*ssh, "-L", f"{ports[1]}:{pod}:{SERVER_PORT}", f"{getpass.getuser()}@{node}"], ports[1]
@@ -294,7 +303,7 @@ def run(*, quick: bool, far: bool = True) -> Result:
         sshd = stack.enter_context(an_sshd(settings, folder))
         with ways(settings, folder, pod, kubeconfig, settings.node_ip, sshd) as found:
             raw["near"] = rounds(found, count, seconds, 40e6 if quick else 99e6, many)
-            raw["names"] = {way.name: names(way, seconds) for way in found if isinstance(way, Devloop)}
+            raw["names"] = {way.name: names(way, seconds) for way in found if isinstance(way, Devloop) and way.names}
         tables.append(table("Tunnel, near", raw["near"], many))
         dns = Table("DNS through the whole path", ["", "kept, p50 ms", "not kept, p50 ms"])
         for name, kinds in raw["names"].items():
@@ -310,7 +319,9 @@ def run(*, quick: bool, far: bool = True) -> Result:
         wire.set(delay=DELAY)
         with ways(settings, folder, pod, over, settings.link_ips[1], sshd) as found:
             raw["far"] = rounds(found, 1 if quick else 2, 2 * seconds, 5e6 if quick else 30e6, many)
-            raw["far names"] = {way.name: names(way, seconds) for way in found if isinstance(way, Devloop)}
+            raw["far names"] = {
+                way.name: names(way, seconds) for way in found if isinstance(way, Devloop) and way.names
+            }
         tables.append(table(f"Tunnel, with {DELAY * 2e3:.0f} ms of round trip", raw["far"], many))
         for name, kinds in raw["far names"].items():
             trips = ", ".join(f"{kind} {statistics.median(each) * 1e3:.1f} ms" for kind, each in kinds.items())

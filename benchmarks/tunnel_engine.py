@@ -1,6 +1,7 @@
 """The engine's half of a tunnel, in a process of its own: a namespace, its proxy and DNS, and a link to the agent.
 
-`python -m benchmarks.tunnel_engine KUBECONFIG KEY_FILE POD_ADDRESS asyncio|uvloop`. Each line of stdin is the
+`python -m benchmarks.tunnel_engine REMOTE KEY_FILE POD_ADDRESS asyncio|uvloop`. REMOTE is a kubeconfig, or a
+configuration of OpenSSH's client (`….ssh`) that knows a host `node`. Each line of stdin is the
 arguments of a client, as JSON; it runs in the namespace, and its output is a line of stdout.
 """
 
@@ -19,6 +20,8 @@ from devloop.net.router import ToLink
 from devloop.net.upstream import HostResolvers
 from devloop.remote.kubernetes.agent import KubernetesLink
 from devloop.remote.kubernetes.kubeconfig import Kubeconfig
+from devloop.remote.life import LiveLink
+from devloop.remote.ssh import ssh_link
 from devloop.remote.standing import Domain, Standings
 from tests.integration.net.conftest import SYSTEM_PYTHON, Pod, Table
 
@@ -26,12 +29,16 @@ ADDRESS = "10.96.0.1"
 """Where a client in the namespace finds the server; its port is the server's own."""
 
 
-async def main(kubeconfig: Path, key_file: Path, pod_address: str) -> None:
-    link = KubernetesLink(Kubeconfig(kubeconfig), key_file=key_file, way="agent")
+async def main(remote: Path, key_file: Path, pod_address: str) -> None:
+    link: LiveLink
+    if remote.suffix == ".ssh":
+        link = ssh_link("node", config=[remote])
+    else:
+        link = KubernetesLink(Kubeconfig(remote), key_file=key_file, way="agent")
     link.start()
     await link.ready(60)
-    search = (await link.resolver()).search
-    standings = Standings((), {}, Domain.of(search[0].partition(".")[0], search))
+    search = (await link.resolver()).search if remote.suffix != ".ssh" else ()
+    standings = Standings((), {}, Domain.of(search[0].partition(".")[0], search) if search else Domain(""))
     resolver = Resolver(Names(link, lambda: standings, lambda service: False, ()), HostResolvers())
     router = Table()
     router.targets[ADDRESS, SERVER_PORT] = ToLink(link, pod_address, SERVER_PORT)

@@ -121,7 +121,10 @@ class Client:
                     length = int(head.partition("content-length:")[2].split("\r\n")[0] or 0)
                     body = await reader.readexactly(length)
                 status = int(head.split(" ")[1])
-                who = json.loads(body)["who"] if status == 200 else body[:60].decode(errors="replace")
+                if status == 200 and "path" not in self.plan:
+                    who = json.loads(body)["who"]
+                else:
+                    who = body[:60].decode(errors="replace")
                 self.answers.append((began, (time.monotonic() - clock) * 1000, who, status))
                 if status != 200:
                     self.failures.append((began, f"{status} {who}"))

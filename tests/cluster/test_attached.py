@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +16,7 @@ import pytest_asyncio
 from devloop.protocol import State
 
 from . import kit
+from .attaching import Load, client_pod
 from .conftest import Namespace, Target
 from .kit import ApiClient, client
 from .project import Project, Running, a_project, deployed_shop, the_shop
@@ -166,6 +168,39 @@ async def test_while_it_reloads_requests_wait_and_when_it_crashes_the_original_a
         await running.until_state("api", State.CRASH_LOOP, State.BACKOFF)
         await attached(running, "api", "failed open")
         assert not await asked(shop)
+
+
+@pytest.mark.timeout(300)
+async def test_no_request_fails_in_a_minute_of_load_and_edits(
+    admin: ApiClient, shop: Namespace, project: Project
+) -> None:
+    """300 requests a second from a pod, and an edit every 3 s: the new code answers, and nobody is turned away."""
+    file = project.folder / "devloop.toml"
+    file.write_text(
+        file.read_text().replace(
+            "[services.web]\n", '[services.web]\nattach = { kind = "intercept", routes = "all" }\n'
+        )
+    )
+    await client_pod(admin, shop.name)
+    async with project.up() as running:
+        await attached(running, "web")
+        await running.until_state("web", State.READY)
+        load = Load(shop, host="web", path="/healthz", rate=300, connections=16, seconds=200)
+        file = project.folder / "examples/shop/web/page.py"
+        answered_here = 0.0
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        for number in range(20):
+            starts = running.services["web"].restarts
+            # By the clock: always so long after a start would look like a service that writes its own files.
+            await asyncio.sleep(max(0.0, began + 3 * (number + 1) - clock()))
+            file.write_text(f"{file.read_text()}# {number}\n")
+            await running.until(lambda: running.services["web"].restarts > starts, "reloaded")  # noqa: B023
+            answered_here = max(answered_here, *(each.local_rate for each in running.services["web"].attachments))
+        result = await load.stop()
+    assert result["failed"] == 0, str(result)
+    assert result["answered"] > 60 * 300 / 2, str(result)  # a machine that is busy may be slower, but not that slow
+    assert answered_here > 0
 
 
 async def test_a_replaced_workload_ends_before_its_stand_in_starts_and_comes_back_after_it(

@@ -21,7 +21,7 @@ async def test_shows_what_the_engine_says(opened: Open) -> None:
             *(
                 "● api",
                 "backoff: exit code 1, again in 4 s",
-                "212ms",
+                "195ms",
                 "205ms",
                 "412ms",
                 "18000 5678",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import asyncssh.crypto.cipher
+import asyncssh.logging
 import asyncssh.packet
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -48,9 +49,19 @@ def quicken() -> None:
     """Let every SSH connection of this process have it, from its next change of keys on."""
     import asyncssh.encryption as encryption
 
-    modules: Any = (encryption, asyncssh.packet.SSHPacketLogger)
+    modules: Any = (encryption, asyncssh.packet.SSHPacketLogger, asyncssh.logging.SSHLogger)
     modules[0].GCMCipher = QuickGCM
     modules[1]._log_packet = _say_nothing
+    modules[2].log = _say_if_heard
+
+
+_say: Any = asyncssh.logging.SSHLogger.log
+
+
+def _say_if_heard(self: Any, level: int, *args: object, **kwargs: object) -> None:
+    """asyncssh puts its text together before it asks whether anybody hears it."""
+    if self.logger.isEnabledFor(level):
+        _say(self, level, *args, **kwargs)
 
 
 def _say_nothing(*_: object, **__: object) -> None:

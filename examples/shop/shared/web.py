@@ -159,6 +159,9 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    # Head and body in one write. The process may end while a request that has just come is answered: then all of the
+    # answer is sent, or nothing, and a client or proxy may ask again.
+    wbufsize = 65536
     server: Server
 
     def do_GET(self) -> None:
@@ -180,6 +183,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("X-Served-By", self.server.app.served_by)
             self.end_headers()
             self.wfile.write(response.body)
+            self.wfile.flush()
             if self.path != "/healthz":  # a probe every second would hide the rest
                 took = (time.monotonic() - begin) * 1000
                 say(f"{method} {self.path} {status(response.code)} {took:.1f} ms")

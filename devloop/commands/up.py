@@ -34,6 +34,8 @@ _SETTLED = (
 )
 HUNG_UP = 129
 """Exit code when the terminal was closed: 128 + SIGHUP, as a shell gives it."""
+NICENESS = 10
+"""The TUI's, where every other process has 0 (nice(2))."""
 _BAD = (State.FAILED, State.CRASH_LOOP)
 
 
@@ -99,6 +101,7 @@ class _RefusedError(DevloopError):
 def _tui(state: StateFolder) -> int:
     from tui.app import Outcome, run
 
+    os.nice(NICENESS)  # the engine is a process of its own, and started already: its bytes go before our pixels
     outcome = run(state.socket)
     if outcome is Outcome.HUNG_UP:
         # The terminal was closed: nobody is left to stop the services.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Result, Table
+from devloop.agent.loops import new_event_loop
 from devloop.attach import personal
 from tests.cluster import conftest, kit
 from tests.cluster.attaching import PORT, SERVICE, SOURCE, Here, Load, client_pod, engine, run_service
@@ -100,7 +101,7 @@ async def flood(admin: Any, space: Any, seconds: float, *headers: str) -> dict[s
     """As many requests as 64 connections get through, by wrk on the node: requests/s, and how many failed."""
     service = await kit.client.CoreV1Api(admin).read_namespaced_service(SERVICE, space.name)
     node = Sandbox(Settings.of_environment()).pid
-    wrk = ("wrk", "-t1", "-c64", f"-d{seconds:g}s", "--latency", *(part for each in headers for part in ("-H", each)))
+    wrk = ("wrk", "-t1", "-c64", f"-d{seconds:g}s", *(part for each in headers for part in ("-H", each)))
     process = await asyncio.create_subprocess_exec(
         *("nsenter", "-t", str(node), "-n", *wrk, f"http://{service.spec.cluster_ip}:{PORT}/"),
         stdout=asyncio.subprocess.PIPE,
@@ -158,13 +159,7 @@ def run(*, quick: bool) -> Result:
     """Measure, on the event loop that the engine has."""
     if shutil.which("wrk") is None:
         raise SystemExit("there is no wrk, which makes the load: apt-get install wrk")
-    try:
-        import uvloop
-
-        factory: Any = uvloop.new_event_loop
-    except ImportError:
-        factory = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         raw = runner.run(measure(quick))
     table = Table("Attachments", ["", "figure"])
     for name, figures in raw.items():

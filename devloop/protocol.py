@@ -118,7 +118,12 @@ class Loop(_Wire):
 
     @property
     def waited(self) -> int:
-        """Nanoseconds from the first stamp to the last but `served`, which comes whenever somebody asks."""
+        """Nanoseconds from the first stamp to `ready`, or to the last but `served` if it never got ready.
+
+        `served` comes whenever somebody asks.
+        """
+        if "ready" in self.stamps:
+            return self.stamps["ready"]
         return max((at for phase, at in self.stamps.items() if phase != "served"), default=0)
 
     def spans(self) -> list[tuple[str, int, int]]:

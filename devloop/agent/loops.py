@@ -1,4 +1,4 @@
-"""The event loop of what runs in the agent's image."""
+"""The event loop of what moves bytes: the engine's with a remote, the agent's, a door's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, which halves what a round trip costs here; asyncio's in an image that has none."""
+    """uvloop's, which halves what a round trip costs here; asyncio's where there is none."""
     try:
         import uvloop
     except ImportError:

@@ -34,6 +34,8 @@ SHADOW_OF = "devloop.dev/shadow-of"
 MANAGED = {"app.kubernetes.io/managed-by": "devloop"}
 LEASE_LABEL = "devloop.dev/lease"
 LEASE_SECONDS = 30
+KEPT = "devloop.dev/kept"
+"""Annotation ("true") of what was installed to stay: no client and no agent that leaves takes it away."""
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -48,6 +50,11 @@ def short(name: str, suffix: str, limit: int = 63) -> str:
         return name + suffix
     digest = hashlib.sha256(name.encode()).hexdigest()[:6]
     return f"{name[: limit - len(suffix) - 7]}-{digest}{suffix}"
+
+
+def kept(item: Document) -> bool:
+    """It was installed to stay."""
+    return (item["metadata"].get("annotations") or {}).get(KEPT) == "true"
 
 
 def shadow_name(service: str) -> str:

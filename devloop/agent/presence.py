@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .objects import kept
+
 log = logging.getLogger("agent")
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SECRET = "devloop-agent"
-KEPT = "devloop.dev/kept"
-"""Annotation ("true") of what was installed to stay: no client and no agent that leaves takes it away."""
 API_SECONDS = 5
 
 
@@ -124,12 +124,12 @@ class Presence:
         assert self.api is not None
         log.info("nobody has been here for %g s: the agent removes itself", self.linger)
         try:
-            secret = self.api.request("GET", "secrets", SECRET)["metadata"]
+            secret = self.api.request("GET", "secrets", SECRET)
             # A developer who is just joining has changed the Secret: then it stays, and so does this pod.
-            same = {"uid": secret["uid"], "resourceVersion": secret["resourceVersion"]}
+            same = {key: secret["metadata"][key] for key in ("uid", "resourceVersion")}
             if self.clients:
                 return
-            if (secret.get("annotations") or {}).get(KEPT) != "true":
+            if not kept(secret):
                 self.api.request("DELETE", "secrets", SECRET, {"preconditions": same})
         except urllib.error.HTTPError as problem:
             problem.close()

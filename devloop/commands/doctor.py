@@ -147,9 +147,10 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding("project", "error", str(error), "devloop check")
         return
     yield Finding("project", "ok", f"{file}: {len(project.services)} services")
-    from devloop.commands.remote_findings import examine, on_host
+    from devloop.commands.remote_findings import examine, network
 
-    if pid is None and on_host(project):
+    local = network(project.network) if project.remote is not None else None
+    if pid is None and (local is None or local.on_host):
         from devloop.local import ports
 
         for service in project.services.values():
@@ -157,5 +158,6 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
                 if ports.taken(port):
                     who, hint = ports.holder_of(port)
                     yield Finding(f"port {port}", "error", f"{service.name}.{name}: taken by {who}", hint)
-    if project.remote is not None:
+    if project.remote is not None and local is not None:
+        yield local.finding
         yield from examine(project, project.remote)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import json
 import os
@@ -94,10 +93,9 @@ def _run(project: Project, main: Callable[[], Coroutine[object, object, None]]) 
     """
     factory = None
     if project.remote is not None:
-        with contextlib.suppress(ImportError):
-            import uvloop
+        from devloop.agent.loops import new_event_loop
 
-            factory = uvloop.new_event_loop
+        factory = new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main())
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devloop.commands.findings import Finding
 from devloop.config.model import LinkWay, Network, Project, Remote, RemoteKind
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 
 def examine(project: Project, remote: Remote) -> Iterator[Finding]:
-    """Everything that a remote adds to what devloop needs."""
-    yield network(project.network)
+    """Everything that a remote adds to what devloop needs, but for the network of local services."""
     if any(how == "mount" for service in project.services.values() for how in service.place.volumes.values()):
         yield _mounts()
     match remote.kind:
@@ -33,41 +32,41 @@ def examine(project: Project, remote: Remote) -> Iterator[Finding]:
             yield Finding("remote", "ok", "a sandbox, in the engine itself: it needs nothing", remote=True)
 
 
-def on_host(project: Project) -> bool:
-    """Whether local services listen in the host's network: there is no remote, or no network of their own for them."""
-    if project.remote is None or project.network in (Network.PORTS, Network.HOSTS):
-        return True
-    if project.network is None and sys.platform != "linux":
-        return True
-    from devloop.net.check import check
+class LocalNetwork(NamedTuple):
+    """Which network local services get."""
 
-    try:
-        asyncio.run(check())
-    except DevloopError:
-        return project.network is None
-    return False
+    finding: Finding
+    on_host: bool
+    """They listen in the host's, where their ports may be taken."""
 
 
-def network(wanted: Network | None) -> Finding:
+def _on_host(level: str, text: str, hint: str = "") -> LocalNetwork:
+    return LocalNetwork(Finding("network", level, text, hint), on_host=True)
+
+
+def _apart(level: str, text: str, hint: str = "") -> LocalNetwork:
+    return LocalNetwork(Finding("network", level, text, hint), on_host=False)
+
+
+def network(wanted: Network | None) -> LocalNetwork:
     """Which network local services get, and what keeps them from a better one."""
-    what = "network"
     if wanted is Network.PORTS:
-        return Finding(what, "ok", "ports on localhost, as the project says")
+        return _on_host("ok", "ports on localhost, as the project says")
     if wanted is Network.HOSTS:
         if os.geteuid() == 0:
-            return Finding(what, "ok", "the hosts file and loopback addresses, as the project says")
+            return _on_host("ok", "the hosts file and loopback addresses, as the project says")
         hint = 'run devloop with sudo, or set `network = "ports"`, which needs nothing'
-        return Finding(what, "error", "the hosts file, as the project says, which takes root", hint)
+        return _on_host("error", "the hosts file, as the project says, which takes root", hint)
     if wanted is None and sys.platform != "linux":
-        return Finding(what, "ok", "ports on localhost: there are no network namespaces here")
+        return _on_host("ok", "ports on localhost: there are no network namespaces here")
     from devloop.net.check import check
 
     try:
         found = asyncio.run(check())
     except DevloopError as problem:
         if wanted is Network.NAMESPACE:
-            return Finding(what, "error", problem.what, problem.hint or "")
-        return Finding(what, "warning", f"ports on localhost, as {problem.what}", problem.hint or "")
+            return _apart("error", problem.what, problem.hint or "")
+        return _on_host("warning", f"ports on localhost, as {problem.what}", problem.hint or "")
     lacks = [
         text
         for there, text in (
@@ -79,8 +78,8 @@ def network(wanted: Network | None) -> Finding:
     ]
     way = "a namespace for each service" + ("" if found.user_namespace else ", made as root")
     if lacks:
-        return Finding(what, "warning", f"{way}; {', '.join(lacks)}", "this kernel lacks a part; the rest works")
-    return Finding(what, "ok", f"{way}, with IPv6 and ports below 1024")
+        return _apart("warning", f"{way}; {', '.join(lacks)}", "this kernel lacks a part; the rest works")
+    return _apart("ok", f"{way}, with IPv6 and ports below 1024")
 
 
 def _mounts() -> Finding:

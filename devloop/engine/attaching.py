@@ -126,38 +126,45 @@ class Attaching:
         """
         headless = {each.name for each in standing.counterparts if not each.addresses}
         async with self._locks[spec.name]:
-            found_wants = wants(spec, standing, attach, self._user)
+            every = wants(spec, standing, attach, self._user)
             # What takes rights in the pods is no reason to give up what comes by an address.
-            optional = headless if any(each.service not in headless for each in found_wants) else set[str]()
-            for wanted in found_wants:
-                target = wanted.service or wanted.workload
-                routes = tuple(map(str, wanted.routes)) if wanted.service else ()
-                self._refused[spec.name].pop(target, None)
+            optional = headless if any(each.service not in headless for each in every) else set[str]()
+            for wanted in every:
                 try:
-                    if (held := self._of[spec.name].get(target)) is not None:
-                        if held.wanted == wanted:
-                            continue
-                        del self._of[spec.name][target]
-                        await self._attachments.leave(held)
-                    self._coming[spec.name][target] = AttachmentStatus(
-                        wanted.kind, target, Phase.ATTACHING.value, time.time_ns(), routes
-                    )
-                    self._changed(spec.name)
-                    if take_over:
-                        await self._attachments.take_over(wanted)
-                    found = await self._attachments.attach(wanted, self._local(spec.name))
-                except DevloopError as error:
-                    reason = f"{error.what}" + (f" ({error.hint})" if error.hint else "")
-                    self._refused[spec.name][target] = AttachmentStatus(
-                        wanted.kind, target, Phase.REFUSED.value, time.time_ns(), routes, reason
-                    )
-                    if target not in optional or not isinstance(error, AttachError):
+                    await self._attach(spec.name, wanted, take_over=take_over)
+                except AttachError:
+                    if wanted.service not in optional:
                         raise
-                else:
-                    self._of[spec.name][target] = found
-                finally:
-                    self._coming[spec.name].pop(target, None)
-                    self._changed(spec.name)
+
+    async def _attach(self, service: str, wanted: Wanted, *, take_over: bool) -> None:
+        """To one Service. Raises DevloopError, which its status says too."""
+        target = wanted.service or wanted.workload
+        routes = tuple(map(str, wanted.routes)) if wanted.service else ()
+
+        def status(phase: Phase, reason: str = "") -> AttachmentStatus:
+            return AttachmentStatus(wanted.kind, target, phase.value, time.time_ns(), routes, reason)
+
+        self._refused[service].pop(target, None)
+        try:
+            if (held := self._of[service].get(target)) is not None:
+                if held.wanted == wanted:
+                    return
+                del self._of[service][target]
+                await self._attachments.leave(held)
+            self._coming[service][target] = status(Phase.ATTACHING)
+            self._changed(service)
+            if take_over:
+                await self._attachments.take_over(wanted)
+            found = await self._attachments.attach(wanted, self._local(service))
+        except DevloopError as error:
+            reason = f"{error.what}" + (f" ({error.hint})" if error.hint else "")
+            self._refused[service][target] = status(Phase.REFUSED, reason)
+            raise
+        else:
+            self._of[service][target] = found
+        finally:
+            self._coming[service].pop(target, None)
+            self._changed(service)
 
     async def leave(self, service: str) -> None:
         """The original pods have all of its traffic again. Raises DevloopError if the cluster can't be reached."""

@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 
 from devloop.core.service import ServiceLife
-from devloop.metrics.stats import WAITED_FOR, loop_time, percentile
+from devloop.metrics.stats import WAITED_FOR, percentile
 from devloop.protocol import Loop, Outcome, ServiceStatus
 
 HISTORY = 200
@@ -30,7 +30,7 @@ class Board:
             self._last[loop.service] = loop
             if loop.outcome is Outcome.OK and loop.cause in WAITED_FOR:
                 totals = self._totals[loop.service]
-                totals.append(loop_time(loop))
+                totals.append(loop.waited)
                 self._percentiles[loop.service] = (percentile(totals, 50), percentile(totals, 95))
 
     def amend(self, loop: Loop) -> None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from devloop import __version__
-from devloop.metrics.stats import loop_time, phase_order, phase_times
+from devloop.metrics.stats import phase_order, phase_times
 from devloop.protocol import Loop, Outcome
 
 _SPAN_KIND_INTERNAL = 1
@@ -58,7 +58,7 @@ def chrome_trace(loops: Sequence[Loop], project: str) -> dict[str, Any]:
             "files": _files(loop),
             "detail": loop.detail,
         }
-        whole = _slice(begin, begin + loop_time(loop))
+        whole = _slice(begin, begin + loop.waited)
         events.append({**place, "name": _title(loop), "cat": "loop", **whole, "args": args})
         for phase, since, until in _phases(loop):
             events.append({**place, "name": phase, "cat": "phase", **_slice(begin + since, begin + until)})
@@ -70,7 +70,7 @@ def chrome_trace(loops: Sequence[Loop], project: str) -> dict[str, Any]:
 
 def _lane(ends: list[int], loop: Loop) -> int:
     """The first thread that is free when the loop begins; `ends` is brought up to date."""
-    end = loop.started_at + loop_time(loop)
+    end = loop.started_at + loop.waited
     for lane, busy_until in enumerate(ends):
         if busy_until <= loop.started_at:
             ends[lane] = end
@@ -92,7 +92,7 @@ def _title(loop: Loop) -> str:
 
 def _phases(loop: Loop) -> list[tuple[str, int, int]]:
     """The spans within the loop's time: all but `served`, which comes when somebody asks."""
-    end_of_loop = loop_time(loop)
+    end_of_loop = loop.waited
     return [span for span in loop.spans() if span[2] <= end_of_loop and span[0] != "served"]
 
 
@@ -141,7 +141,7 @@ def _spans(loop: Loop, project: str) -> list[dict[str, Any]]:
             **common,
             "spanId": root,
             "name": f"loop {loop.cause}",
-            **_times(loop.started_at, loop.started_at + loop_time(loop)),
+            **_times(loop.started_at, loop.started_at + loop.waited),
             "attributes": _attributes(attributes),
             "events": [
                 {"timeUnixNano": str(loop.started_at + at), "name": phase}
@@ -198,7 +198,7 @@ def csv_text(loops: Sequence[Loop]) -> str:
                 loop.cause,
                 loop.outcome,
                 _iso(loop.started_at),
-                _ms(loop_time(loop)),
+                _ms(loop.waited),
                 *(_ms(took[phase]) if phase in took else "" for phase in phases),
                 " ".join(_files(loop)),
                 loop.detail,

@@ -91,13 +91,6 @@ def _at(ordered: Sequence[int], p: float) -> int:
     return round(ordered[below] + (ordered[above] - ordered[below]) * (position - below))
 
 
-def loop_time(loop: Loop) -> int:
-    """From the first stamp to `ready`, or to the last stamp but `served` if it never got ready."""
-    if "ready" in loop.stamps:
-        return loop.stamps["ready"]
-    return max((at for phase, at in loop.stamps.items() if phase != "served"), default=0)
-
-
 def phase_times(loop: Loop) -> dict[str, int]:
     """Phase → how long it took, in the order in which they ended."""
     return {phase: end - begin for phase, begin, end in loop.spans()}
@@ -124,8 +117,8 @@ def report(loops: Sequence[Loop], now: int, last: int = 100) -> dict[str, Any]:
 def _service(name: str, loops: list[Loop], now: int, causes: Collection[Cause]) -> ServiceStats:
     waited_for = [loop for loop in loops if loop.cause in causes]
     counted = [loop for loop in waited_for if loop.outcome is Outcome.OK]
-    times = sorted(map(loop_time, counted))
-    slowest = max(counted, key=loop_time, default=None)
+    times = sorted(each.waited for each in counted)
+    slowest = max(counted, key=lambda each: each.waited, default=None)
     begins = [loop.started_at for loop in loops]
     return ServiceStats(
         service=name,
@@ -152,7 +145,7 @@ def _phases(loops: Sequence[Loop], total: int) -> tuple[PhaseStats, ...]:
     times: dict[str, list[int]] = defaultdict(list)
     within: Counter[str] = Counter()
     for loop in loops:
-        end_of_loop = loop_time(loop)
+        end_of_loop = loop.waited
         for phase, begin, end in loop.spans():
             times[phase].append(end - begin)
             if end <= end_of_loop and phase != "served":
@@ -171,8 +164,8 @@ def phase_order(phase: str) -> tuple[int, str]:
 
 
 def _trend(loops: Sequence[Loop], now: int) -> Trend:
-    recent = [loop_time(loop) for loop in loops if now - DAY <= loop.started_at]
-    before = [loop_time(loop) for loop in loops if now - 8 * DAY <= loop.started_at < now - DAY]
+    recent = [loop.waited for loop in loops if now - DAY <= loop.started_at]
+    before = [loop.waited for loop in loops if now - 8 * DAY <= loop.started_at < now - DAY]
     new = percentile(recent, 50) if recent else None
     old = percentile(before, 50) if before else None
     change = round(new / old - 1, 4) if new is not None and old else None

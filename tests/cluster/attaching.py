@@ -24,12 +24,16 @@ P = TypeVar("P", bound=asyncio.Protocol)
 SOURCE = inspect.getsource(attach_programs)
 SERVICE = "api"
 PORT = 8080
+PORTS = [
+    client.V1ServicePort(name="http", port=PORT, target_port="http", app_protocol="http"),
+    client.V1ServicePort(name="tcp-echo", port=PORT + 1, target_port=PORT + 1),
+]
 VOLATILE = ("resourceVersion", "managedFields", "generation")
 
 
-async def run_service(admin: ApiClient, namespace: str, *, replicas: int = 2, ports: Any = None) -> None:
-    """A Deployment `api` and its Service; its pods answer with their names."""
-    labels = {"app": SERVICE}
+def answering(labels: dict[str, str], probe: Any, **pod: Any) -> Any:
+    """A pod that answers with its name, on PORT and the next."""
+    field = client.V1ObjectFieldSelector(field_path="metadata.name")
     container = client.V1Container(
         name="main",
         image=kit.BASE,
@@ -37,32 +41,32 @@ async def run_service(admin: ApiClient, namespace: str, *, replicas: int = 2, po
         command=["sh", "-c", 'exec python3 -c "$SOURCE" serve $NAME 8080'],
         env=[
             client.V1EnvVar(name="SOURCE", value=SOURCE),
-            client.V1EnvVar(
-                name="NAME",
-                value_from=client.V1EnvVarSource(field_ref=client.V1ObjectFieldSelector(field_path="metadata.name")),
-            ),
+            client.V1EnvVar(name="NAME", value_from=client.V1EnvVarSource(field_ref=field)),
         ],
         security_context=kit.RESTRICTED,
         ports=[client.V1ContainerPort(container_port=8080, name="http")],
-        readiness_probe=client.V1Probe(tcp_socket=client.V1TCPSocketAction(port=8080), period_seconds=1),
+        readiness_probe=probe,
     )
-    template = client.V1PodTemplateSpec(
+    return client.V1PodTemplateSpec(
         metadata=client.V1ObjectMeta(labels=labels),
-        spec=client.V1PodSpec(containers=[container], termination_grace_period_seconds=1),
+        spec=client.V1PodSpec(containers=[container], termination_grace_period_seconds=1, **pod),
     )
+
+
+async def run_service(admin: ApiClient, namespace: str, *, replicas: int = 2, ports: Any = None) -> None:
+    """A Deployment `api` and its Service; its pods answer with their names."""
+    labels = {"app": SERVICE}
+    probe = client.V1Probe(tcp_socket=client.V1TCPSocketAction(port=8080), period_seconds=1)
+    template = answering(labels, probe)
     spec = client.V1DeploymentSpec(
         replicas=replicas, selector=client.V1LabelSelector(match_labels=labels), template=template
     )
     body = client.V1Deployment(metadata=client.V1ObjectMeta(name=SERVICE), spec=spec)
     apps, core = client.AppsV1Api(admin), client.CoreV1Api(admin)
     await apps.create_namespaced_deployment(namespace, body)
-    ports = ports or [
-        client.V1ServicePort(name="http", port=PORT, target_port="http", app_protocol="http"),
-        client.V1ServicePort(name="tcp-echo", port=PORT + 1, target_port=PORT + 1),
-    ]
     service = client.V1Service(
         metadata=client.V1ObjectMeta(name=SERVICE, labels={"team": "shop"}, annotations={"owner": "shop@example.org"}),
-        spec=client.V1ServiceSpec(selector=labels, ports=ports),
+        spec=client.V1ServiceSpec(selector=labels, ports=ports or PORTS),
     )
     await core.create_namespaced_service(namespace, service)
     await kit.until(
@@ -79,28 +83,10 @@ async def run_stateful(admin: ApiClient, namespace: str, name: str, *, replicas:
     The kubelet's probes ask for `/ready`, so that they can be told from clients.
     """
     labels = {"app": name}
-    container = client.V1Container(
-        name="main",
-        image=kit.BASE,
-        image_pull_policy="IfNotPresent",
-        command=["sh", "-c", 'exec python3 -c "$SOURCE" serve $NAME 8080'],
-        env=[
-            client.V1EnvVar(name="SOURCE", value=SOURCE),
-            client.V1EnvVar(
-                name="NAME",
-                value_from=client.V1EnvVarSource(field_ref=client.V1ObjectFieldSelector(field_path="metadata.name")),
-            ),
-        ],
-        security_context=kit.RESTRICTED,
-        ports=[client.V1ContainerPort(container_port=8080, name="http")],
-        readiness_probe=client.V1Probe(
-            http_get=client.V1HTTPGetAction(path="/ready", port=8080), period_seconds=1, failure_threshold=2
-        ),
+    probe = client.V1Probe(
+        http_get=client.V1HTTPGetAction(path="/ready", port=8080), period_seconds=1, failure_threshold=2
     )
-    template = client.V1PodTemplateSpec(
-        metadata=client.V1ObjectMeta(labels=labels),
-        spec=client.V1PodSpec(containers=[container], termination_grace_period_seconds=1, **pod),
-    )
+    template = answering(labels, probe, **pod)
     spec = client.V1StatefulSetSpec(
         replicas=replicas,
         selector=client.V1LabelSelector(match_labels=labels),
@@ -109,13 +95,9 @@ async def run_stateful(admin: ApiClient, namespace: str, name: str, *, replicas:
         template=template,
     )
     apps, core = client.AppsV1Api(admin), client.CoreV1Api(admin)
-    ports = [
-        client.V1ServicePort(name="http", port=PORT, target_port="http", app_protocol="http"),
-        client.V1ServicePort(name="tcp-echo", port=PORT + 1, target_port=PORT + 1),
-    ]
     service = client.V1Service(
         metadata=client.V1ObjectMeta(name=name, labels={"team": "shop"}),
-        spec=client.V1ServiceSpec(selector=labels, ports=ports, cluster_ip="None"),
+        spec=client.V1ServiceSpec(selector=labels, ports=PORTS, cluster_ip="None"),
     )
     await core.create_namespaced_service(namespace, service)
     body = client.V1StatefulSet(metadata=client.V1ObjectMeta(name=name), spec=spec)
@@ -128,6 +110,15 @@ async def run_stateful(admin: ApiClient, namespace: str, name: str, *, replicas:
     )
 
 
+def plain(admin: ApiClient, each: Any) -> dict[str, Any]:
+    """An object, without its status and what the API server counts for itself."""
+    found: dict[str, Any] = admin.sanitize_for_serialization(each)
+    for key in VOLATILE:
+        found["metadata"].pop(key, None)
+    found.pop("status", None)
+    return found
+
+
 async def objects_of(admin: ApiClient, namespace: str) -> dict[str, Any]:
     """Every Service, lease and Deployment, field by field, without what the API server counts for itself."""
     core, apps, leases = client.CoreV1Api(admin), client.AppsV1Api(admin), client.CoordinationV1Api(admin)
@@ -138,11 +129,7 @@ async def objects_of(admin: ApiClient, namespace: str) -> dict[str, Any]:
         ("lease", (await leases.list_namespaced_lease(namespace)).items),
     ):
         for each in items:
-            plain = admin.sanitize_for_serialization(each)
-            for key in VOLATILE:
-                plain["metadata"].pop(key, None)
-            plain.pop("status", None)
-            found[f"{kind}/{each.metadata.name}"] = plain
+            found[f"{kind}/{each.metadata.name}"] = plain(admin, each)
     return found
 
 

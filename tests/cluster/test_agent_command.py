@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from devloop.agent.objects import KEPT
 from devloop.remote.kubernetes.agent import KubernetesLink
-from devloop.remote.kubernetes.install import KEPT
 from devloop.remote.kubernetes.kubeconfig import Kubeconfig
 
 from . import kit

@@ -16,7 +16,7 @@ from devloop.agent import rules
 from devloop.attach import ALL, AttachError, HeldError, Phase, Route, personal
 
 from . import kit
-from .attaching import VOLATILE, Engine, Here, Load, ask, client_pod, engine, objects_of, run_stateful
+from .attaching import Engine, Here, Load, ask, client_pod, engine, objects_of, plain, run_stateful
 from .conftest import Namespace, Target
 from .kit import ApiClient, client
 from .test_attach_traffic import TCP, WEBSOCKET, python
@@ -70,12 +70,8 @@ async def everything(admin: ApiClient, space: Namespace) -> dict[str, Any]:
         ("pod", (await core.list_namespaced_pod(space.name, label_selector=f"app={WEB}")).items),
     ):
         for each in items:
-            plain = admin.sanitize_for_serialization(each)
-            for key in VOLATILE:
-                plain["metadata"].pop(key, None)
-            plain.pop("status", None)
-            plain["spec"].pop("ephemeralContainers", None)
-            found[f"{kind}/{each.metadata.name}"] = plain
+            document = found[f"{kind}/{each.metadata.name}"] = plain(admin, each)
+            document["spec"].pop("ephemeralContainers", None)
     return found
 
 

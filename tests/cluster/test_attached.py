@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import tomllib
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -52,9 +53,10 @@ async def admin(cluster: Target) -> AsyncIterator[ApiClient]:
 def attach(project: Project, service: str, how: str) -> None:
     """Write it into the example's devloop.toml, and make the service local."""
     file = project.folder / "devloop.toml"
-    table = f"[services.{service}]\n"
-    assert table in file.read_text()
-    file.write_text(file.read_text().replace(table, f'{table}mode = "local"\nattach = {how}\n'))
+    text, table = file.read_text(), f"[services.{service}]\n"
+    assert table in text
+    mode = "" if tomllib.loads(text)["services"][service].get("mode") == "local" else 'mode = "local"\n'
+    file.write_text(text.replace(table, f"{table}{mode}attach = {how}\n"))
 
 
 async def asked(shop: Namespace, **headers: str) -> bool:
@@ -175,12 +177,7 @@ async def test_no_request_fails_in_a_minute_of_load_and_edits(
     admin: ApiClient, shop: Namespace, project: Project
 ) -> None:
     """300 requests a second from a pod, and an edit every 3 s: the new code answers, and nobody is turned away."""
-    file = project.folder / "devloop.toml"
-    file.write_text(
-        file.read_text().replace(
-            "[services.web]\n", '[services.web]\nattach = { kind = "intercept", routes = "all" }\n'
-        )
-    )
+    attach(project, "web", '{ kind = "intercept", routes = "all" }')
     await client_pod(admin, shop.name)
     async with project.up() as running:
         await attached(running, "web")

@@ -27,7 +27,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devloop.agent.presence import KEPT
+from devloop.agent.objects import kept
 from devloop.errors import RemoteError
 from devloop.remote.link import PermanentError
 
@@ -388,11 +388,6 @@ class Installation:
         """As it is: ApiError (409) if anybody has changed it."""
         metadata = secret["metadata"]
         await delete(self.api, self._secret, uid=metadata["uid"], resourceVersion=metadata["resourceVersion"])
-
-
-def kept(item: Manifest) -> bool:
-    """It was installed to stay."""
-    return (item["metadata"].get("annotations") or {}).get(KEPT) == "true"
 
 
 def made_by_devloop(pod: Manifest) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from devloop.agent.presence import KEPT
+from devloop.agent.objects import KEPT, kept
 from devloop.errors import DevloopError, RemoteError
 
 from .api import Api, ApiError
@@ -34,7 +34,6 @@ from .install import (
     Tell,
     allowed,
     delete,
-    kept,
     made_by_devloop,
     pod_manifest,
     progress,

@@ -26,29 +26,32 @@ def answer(monkeypatch: pytest.MonkeyPatch, found: Capabilities | ServiceError) 
 def test_namespaces_where_they_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, Capabilities(user_namespace=True, ipv6=True, low_ports=True, udp_log=True))
     for wanted in (None, Network.NAMESPACE):
-        found = network(wanted)
+        found = network(wanted).finding
         assert (found.level, found.text) == ("ok", "a namespace for each service, with IPv6 and ports below 1024")
     answer(monkeypatch, Capabilities(user_namespace=True, ipv6=False, low_ports=True, udp_log=True))
-    assert (network(None).level, network(None).text) == ("warning", "a namespace for each service; no IPv6")
+    assert (network(None).finding.level, network(None).finding.text) == (
+        "warning",
+        "a namespace for each service; no IPv6",
+    )
 
 
 def test_without_them_it_is_ports_unless_the_project_insists(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, ServiceError("AppArmor keeps them", hint="write a profile"))
-    found = network(None)
+    found = network(None).finding
     assert (found.level, found.hint) == ("warning", "write a profile")
     assert found.text == "ports on localhost, as AppArmor keeps them"
-    found = network(Network.NAMESPACE)
+    found = network(Network.NAMESPACE).finding
     assert (found.level, found.text, found.hint) == ("error", "AppArmor keeps them", "write a profile")
-    assert network(Network.PORTS).level == "ok"
+    assert network(Network.PORTS).finding.level == "ok"
 
 
 def test_the_hosts_file_takes_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_findings.os, "geteuid", lambda: 0)
-    assert network(Network.HOSTS).level == "ok"
+    assert network(Network.HOSTS).finding.level == "ok"
     monkeypatch.setattr(remote_findings.os, "geteuid", lambda: 1000)
-    assert network(Network.HOSTS).level == "error"
+    assert network(Network.HOSTS).finding.level == "error"
 
 
 def test_other_systems_have_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_findings.sys, "platform", "darwin")
-    assert (network(None).level, network(None).text[:5]) == ("ok", "ports")
+    assert (network(None).finding.level, network(None).finding.text[:5]) == ("ok", "ports")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from devloop.metrics.stats import DAY, loop_time, percentile, report, summarise
+from devloop.metrics.stats import DAY, percentile, report, summarise
 from devloop.protocol import Cause, Loop, Outcome
 
 from .conftest import HOUR, MS, NOW
@@ -80,7 +80,7 @@ def test_phases_share_the_whole_time_in_their_order(loop: Make) -> None:
 def test_serving_the_first_request_is_shown_and_not_counted(loop: Make) -> None:
     one = loop(100)
     one.stamps["served"] = HOUR
-    assert loop_time(one) == 100 * MS
+    assert one.waited == 100 * MS
     (api,) = summarise([one], NOW)
     assert api.worst == 100 * MS
     served = api.phases[-1]

@@ -22,6 +22,7 @@ import asyncssh
 from .attachments import Attachments
 from .desk import Desk
 from .forward import Connection
+from .packets import REKEY_BYTES
 from .paths import COMMAND
 from .presence import SECRET, ClusterApi, Presence, cluster_api
 
@@ -95,8 +96,6 @@ class Developer(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         """Say who is there now."""
         self.entered = True
-        assert self.connection is not None
-        self.connection.authenticated()
         self.presence.joined()
         log.info("%s is connected", self.name)
 
@@ -265,6 +264,7 @@ async def serve(
             sftp_factory=None,
             allow_scp=False,
             keepalive_interval=KEEPALIVE_SECONDS,
+            rekey_bytes=REKEY_BYTES,
             login_timeout=20,
         )
     except OSError as problem:

@@ -27,7 +27,7 @@ REFUSE_SECONDS = 0.5
 Endpoints = Callable[[], Sequence[tuple[str, int]]]
 
 
-class FromEnvoy(Far):
+class FromEnvoy(Far, asyncio.Protocol):
     """A connection of Envoy's."""
 
     def __init__(self, uplink: Uplink) -> None:
@@ -43,13 +43,13 @@ class FromEnvoy(Far):
         self.quiet()
         self.uplink.begin(self)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """On to the developer; before the channel is open, it is kept, and nobody has been asked anything."""
         if self._refusing:
-            self._decline(data)
+            self._decline(bytes(data))
             return
         if self._open:
-            self.turns.asked(data)
+            self.turns.asked(bytes(data))
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -54,12 +54,16 @@ async def connect(host: str, *, where: str, **options: Any) -> Any:
     """`asyncssh.connect` with devloop's settings; a PermanentError is what trying again does not change."""
     import asyncssh
 
+    from devloop.agent.packets import REKEY_BYTES
+
     from .sshcarrier import CIPHERS, KEEPALIVE_COUNT, KEEPALIVE_SECONDS, Client
 
     try:
         configured = await asyncssh.SSHClientConnectionOptions.construct(host=host, **_only_config(options))
         if not configured.config.get("Ciphers"):
             options["encryption_algs"] = CIPHERS
+        if not configured.config.get("RekeyLimit"):
+            options["rekey_bytes"] = REKEY_BYTES
         return await asyncssh.connect(
             host,
             client_factory=Client,

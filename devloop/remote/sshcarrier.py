@@ -161,24 +161,6 @@ class Channel(asyncssh.SSHTCPSession[bytes], asyncio.Transport):
         self._protocol = cast(asyncio.Protocol, protocol)
 
 
-def spare_ignores(connection: Any) -> None:
-    """Leave out the empty packet that asyncssh puts before each packet.
-
-    It is there for ciphers in CBC mode, whose next initialisation vector is known (CVE-2008-5161). With an AEAD
-    cipher (RFC 5647, chacha20-poly1305) it protects nothing, and costs an encryption and a decryption each time.
-    """
-    cipher = str(connection.get_extra_info("send_cipher"))
-    if "gcm" not in cipher and "chacha20" not in cipher:
-        return
-    send = connection.send_packet
-
-    def send_packet(pkttype: int, *args: bytes, **more: Any) -> None:
-        if pkttype != asyncssh.constants.MSG_IGNORE:
-            send(pkttype, *args, **more)
-
-    connection.send_packet = send_packet
-
-
 class SshCarrier:
     """A connected SSH client connection."""
 
@@ -207,7 +189,6 @@ class SshCarrier:
         hooks: Any = connection
         hooks.pause_writing = self._pause
         hooks.resume_writing = self._resume
-        spare_ignores(connection)
 
     def _pause(self) -> None:
         self.congested = True

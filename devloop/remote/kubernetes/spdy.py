@@ -344,7 +344,7 @@ class Connection:
         packed = self._deflate.compress(block) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
         self._control(SYN_STREAM, flags, struct.pack(">IIH", number, 0, 0) + packed)
 
-    def received(self, data: memoryview, *, first: bool) -> None:
+    def received(self, data: memoryview, first: bool, /) -> None:
         """Bytes from the websocket: a stream of frames, whatever its messages are."""
         heard = self._heard
         heard += data
@@ -361,9 +361,6 @@ class Connection:
             else:
                 self._heard_data(word, flags, body)
         del heard[:at]
-
-    def read(self) -> None:
-        """Part of what hears a websocket; all has been done."""
 
     def _heard_data(self, number: int, flags: int, body: bytes) -> None:
         if stream := self._streams.get(number):

@@ -1,8 +1,9 @@
 """A websocket (RFC 6455) as a transport: what an SSH connection or SPDY runs over.
 
 aiohttp makes the handshake: credentials, proxy, TLS. From then on its own reader and writer would cost a queue, a
-wakeup and two copies for each message; here the bytes of a message go to the receiver as they come, and what is
-written within one turn of the event loop becomes one message, so one TLS record and one system call.
+wakeup and two copies for each message. Here the transport reads into one buffer that is used again and again (TLS
+would else make 256 KiB anew for each record of 16), the bytes of a message go to the receiver from there as they come,
+and what is written within one turn of the event loop becomes one message, so one TLS record and one system call.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 # A message of ours is flushed when it has this many bytes. API servers and the proxies before them
 # read into 32 KiB buffers; much larger frames only delay what is urgent.
 MESSAGE_BYTES = 64 * 1024
+READ_BYTES = 256 * 1024
+"""So much is read in one turn of the event loop."""
 HIGH_WATER = 512 * 1024
 """More than this in the socket's write buffer pauses writing, in bytes."""
 
@@ -22,11 +25,8 @@ HIGH_WATER = 512 * 1024
 class Receiver(Protocol):
     """What hears a websocket."""
 
-    def received(self, data: memoryview, *, first: bool) -> None:
-        """Bytes of a data message; `first`: they begin one. Without a copy: they are part of what was read."""
-
-    def read(self) -> None:
-        """All that was read from the network in this turn has been `received`."""
+    def received(self, data: memoryview, first: bool, /) -> None:
+        """Bytes of a data message; `first`: they begin one. They are good during this call alone: there is no copy."""
 
     def lost(self, reason: str) -> None:
         """It has ended, either way; called once."""
@@ -38,12 +38,13 @@ class Receiver(Protocol):
         """It does again."""
 
 
-class WebSocket:
+class WebSocket(asyncio.BufferedProtocol):
     """The client's end. Not to be written to before `start`."""
 
     def __init__(self, response: Any, connection: Any, *, masked: bool) -> None:
         self._response = response
-        self._connection = connection
+        # Both are forgotten by the connection when it is closed.
+        self._http: Any = connection.protocol
         self._transport: asyncio.Transport = connection.transport
         # RFC 6455, 5.3 wants a mask against intermediaries that mistake the payload for HTTP. Within TLS none
         # can see it, so the mask there is zero: the payload stays as it is, with nothing to compute and to copy.
@@ -56,8 +57,10 @@ class WebSocket:
         self._prefix = b""
         self._closed = False
         self._lost = False
-        # The parser: a header that is not complete yet, and the frame that is being read.
-        self._head = b""
+        # The parser: what is read into, and how much of a header that is not complete yet stands at its beginning.
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._head = 0
+        # The frame that is being read.
         self._left = 0
         self._opcode = BINARY
         self._begins = False
@@ -67,78 +70,112 @@ class WebSocket:
         """Deliver to `receiver` from now on; `prefix` comes before each message that is written."""
         self._receiver, self._prefix = receiver, prefix
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
-        protocol = self._connection.protocol
-        # aiohttp's protocol hands every byte to a parser and tells its own writer of the flow; both are ours now.
-        protocol.pause_writing = receiver.pause_writing
-        protocol.resume_writing = receiver.resume_writing
-        protocol.read_timeout = None
-        protocol.set_parser(self, self)
+        # What came together with the answer to the handshake is still in aiohttp's protocol.
+        http = self._http
+        http.read_timeout = None
+        http.set_parser(self, self)
+        if self._transport.is_closing():
+            self._end("the connection to the API server was lost")
+        if self._lost:
+            return
+        # A transport looks at what kind of protocol it has when it begins to read.
+        self._transport.pause_reading()
+        self._transport.set_protocol(self)
+        self._transport.resume_reading()
 
-    # --- Reading: called by aiohttp's protocol -----------------------------------------------------------------
+    # --- Reading: what aiohttp's protocol still has -------------------------------------------------------------
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Bytes from the network. Returns (stop, rest), as aiohttp's protocol expects it."""
-        try:
-            self._parse(data)
-        except ValueError as problem:
-            self.abort(f"websocket: {problem}")
-            return True, b""
-        return False, b""
+        for at in range(0, len(data), READ_BYTES // 2):
+            part = data[at : at + READ_BYTES // 2]
+            self.get_buffer(len(part))[: len(part)] = part
+            self.buffer_updated(len(part))
+        return self._lost, b""
 
     def feed_eof(self) -> None:
-        """The connection has ended."""
-        self._end("the connection to the API server was lost")
+        """The connection has ended; `connection_lost` says so too."""
 
     def set_exception(self, problem: BaseException, cause: BaseException | None = None) -> None:
-        """The connection has ended with an error."""
-        self._end(f"the connection to the API server was lost: {problem}")
+        """The same, with an error."""
 
     def exception(self) -> None:
         """Part of the interface that aiohttp's payloads have."""
 
-    def _parse(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        position, end = 0, len(data)
-        view = memoryview(data)
+    # --- Reading: called by the transport -----------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """What to read into."""
+        return self._buffer[self._head :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much was read."""
+        try:
+            self._parse(self._head + nbytes)
+        except ValueError as problem:
+            self.abort(f"websocket: {problem}")
+
+    def eof_received(self) -> bool:
+        """The connection is ending; `connection_lost` comes."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._end(f"the connection to the API server was lost{f': {exc}' if exc else ''}")
+        self._http.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The socket takes no more for now."""
+        if self._receiver is not None:
+            self._receiver.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        if self._receiver is not None:
+            self._receiver.resume_writing()
+
+    def _parse(self, end: int) -> None:
+        # A frame is 32 KiB and has an empty one behind it, so this runs sixty times for each MB.
+        assert self._receiver is not None
+        received, view = self._receiver.received, self._buffer
+        position = self._head = 0
         while position < end and not self._lost:
             if not self._left:
-                size = self._header(data, position)
+                size = self._header(view, position, end)
                 if size == 0:
-                    self._head = data[position:]
-                    break
+                    self._head = end - position
+                    view[: self._head] = bytes(view[position:end])
+                    return
                 position += size
-                if self._left == 0:
-                    self._frame_end()
-                continue
-            taken = min(self._left, end - position)
-            part = view[position : position + taken]
-            position += taken
-            self._left -= taken
-            if self._opcode >= CLOSE:
-                self._control += part
-            elif self._receiver is not None:
+            elif self._opcode < CLOSE:
+                part = view[position : min(position + self._left, end)]
+                position += len(part)
+                self._left -= len(part)
                 first, self._begins = self._begins, False
-                self._receiver.received(part, first=first)
-            if not self._left:
+                received(part, first)
+                continue
+            else:
+                part = view[position : min(position + self._left, end)]
+                position += len(part)
+                self._left -= len(part)
+                self._control += part
+            if self._opcode >= CLOSE and not self._left:
                 self._frame_end()
-        if self._receiver is not None:
-            self._receiver.read()
 
-    def _header(self, data: bytes, at: int) -> int:
+    def _header(self, view: memoryview, at: int, end: int) -> int:
         """Read a frame's header (RFC 6455, 5.2); its size, or 0 if it is not complete."""
-        have = len(data) - at
-        if have < 2:
+        if end - at < 2:
             return 0
-        opcode, length = data[at] & 0x0F, data[at + 1]
-        if length & 0x80 or data[at] & 0x70:
+        opcode, length = view[at], view[at + 1]
+        if length & 0x80 or opcode & 0x70:
             raise ValueError("the server sent a masked frame or an extension's")
+        opcode &= 0x0F
         size = 2
         if length >= 126:
             size = 4 if length == 126 else 10
-            if have < size:
+            if end - at < size:
                 return 0
-            length = int.from_bytes(data[at + 2 : at + size], "big")
+            length = int.from_bytes(view[at + 2 : at + size], "big")
         if opcode >= CLOSE:
             self._control = b""
         elif opcode != CONTINUATION:

@@ -131,7 +131,7 @@ class FakeSocket:
         self.say(0x8003_0002, 0, body)
 
     def say(self, word: int, flags: int, body: bytes) -> None:
-        self.receiver.received(memoryview(struct.pack(">II", word, flags << 24 | len(body)) + body), first=True)
+        self.receiver.received(memoryview(struct.pack(">II", word, flags << 24 | len(body)) + body), True)
 
 
 class Heard(asyncio.Protocol):

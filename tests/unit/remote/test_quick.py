@@ -8,7 +8,7 @@ from asyncssh.crypto.cipher import GCMCipher
 from asyncssh.encryption import get_encryption
 
 from devloop.agent import forward
-from devloop.agent.quick import QuickGCM
+from devloop.agent.gcm import QuickGCM
 
 KEY, HEADER = bytes(range(16)), b"\0\0\0\x20"
 

@@ -16,6 +16,10 @@ class FakeTransport:
     def __init__(self) -> None:
         self.sent = b""
         self.aborted = False
+        self.closing = False
+
+    def is_closing(self) -> bool:
+        return self.closing
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -25,12 +29,33 @@ class FakeTransport:
 
     def set_write_buffer_limits(self, high: int) -> None: ...
 
+    def pause_reading(self) -> None:
+        assert not self.closing  # asyncio's TLS can't, once it is closed
+
+    def resume_reading(self) -> None: ...
+
+    def set_protocol(self, protocol: asyncio.BufferedProtocol) -> None:
+        self.protocol = protocol
+
+    def receive(self, data: bytes) -> None:
+        while data:
+            room = self.protocol.get_buffer(len(data))
+            size = min(len(data), len(room))
+            room[:size] = data[:size]
+            self.protocol.buffer_updated(size)
+            data = data[size:]
+
 
 class FakeProtocol:
     read_timeout: float | None = 1
+    tail = b""
+    lost: list[Exception | None]
 
-    def set_parser(self, parser: object, payload: object) -> None:
-        self.parser = parser
+    def set_parser(self, parser: Any, payload: object) -> None:
+        parser.feed_data(self.tail)
+
+    def connection_lost(self, problem: Exception | None) -> None:
+        self.lost = [problem]
 
 
 class FakeConnection:
@@ -40,10 +65,11 @@ class FakeConnection:
 
 
 class FakeResponse:
-    closed = False
+    def __init__(self, transport: FakeTransport) -> None:
+        self.transport = transport
 
     def close(self) -> None:
-        self.closed = True
+        self.transport.closing = True
 
 
 class Heard(asyncio.Protocol):
@@ -68,9 +94,10 @@ def frame(payload: bytes, opcode: int = BINARY, final: bool = True) -> bytes:
     return head + b"\x7f" + struct.pack(">Q", size) + payload
 
 
-def forwarded(masked: bool = False) -> tuple[WebSocket, PodTransport, Heard, Any]:
+def forwarded(masked: bool = False, tail: bytes = b"") -> tuple[WebSocket, PodTransport, Heard, Any]:
     connection: Any = FakeConnection()
-    socket = WebSocket(FakeResponse(), connection, masked=masked)
+    connection.protocol.tail = tail
+    socket = WebSocket(FakeResponse(connection.transport), connection, masked=masked)
     heard = Heard()
     transport = PodTransport(socket, heard, "web-1", 8080)
     transport.begin()
@@ -92,10 +119,12 @@ CONVERSATION = (
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1000, 10**6])
-async def test_frames_are_read_in_whatever_pieces_they_come(step: int) -> None:
-    socket, _, heard, connection = forwarded()
-    for at in range(0, len(CONVERSATION), step):
-        assert socket.feed_data(CONVERSATION[at : at + step]) == (False, b"")
+@pytest.mark.parametrize("tail", [0, 1, 5, 400])
+async def test_frames_are_read_in_whatever_pieces_they_come(step: int, tail: int) -> None:
+    # What comes together with the answer to the handshake is still aiohttp's.
+    _, _, heard, connection = forwarded(tail=CONVERSATION[:tail])
+    for at in range(tail, len(CONVERSATION), step):
+        connection.transport.receive(CONVERSATION[at : at + step])
     assert heard.data == b"a" * 10 + b"b" * 300 + b"c" * 70000 + b"first"
     # Both pings were answered, the second with what it carried.
     assert connection.transport.sent == bytes([0x80 | PONG, 0x80, 0, 0, 0, 0]) + (
@@ -123,28 +152,43 @@ async def test_without_tls_the_payload_is_masked() -> None:
 
 
 async def test_the_kubelets_word_is_the_reason() -> None:
-    socket, _, heard, _ = forwarded()
+    _, _, heard, connection = forwarded()
     said = b"error forwarding port 8080 to pod: connection refused"
-    socket.feed_data(frame(b"\1" + PORT) + frame(b"\1" + said) + frame(b"\x03\xe8", CLOSE))
+    connection.transport.receive(frame(b"\1" + PORT) + frame(b"\1" + said) + frame(b"\x03\xe8", CLOSE))
     await asyncio.sleep(0)
     (lost,) = heard.lost
     assert isinstance(lost, PortForwardLostError)
     assert "connection refused" in str(lost)
 
 
+async def test_it_may_have_ended_before_it_starts() -> None:
+    said = b"connection refused"
+    _, _, heard, _ = forwarded(tail=frame(b"\1" + PORT) + frame(b"\1" + said) + frame(b"\x03\xe8", CLOSE))
+    await asyncio.sleep(0)
+    assert "connection refused" in str(heard.lost[0])
+    connection: Any = FakeConnection()
+    connection.transport.closing = True
+    socket = WebSocket(FakeResponse(connection.transport), connection, masked=False)
+    heard = Heard()
+    PodTransport(socket, heard, "web-1", 8080).begin()
+    await asyncio.sleep(0)
+    assert "lost" in str(heard.lost[0])
+
+
 async def test_nonsense_ends_it() -> None:
-    socket, _, heard, connection = forwarded()
-    assert socket.feed_data(b"\x82\x85masked")[0] is True
+    _, _, heard, connection = forwarded()
+    connection.transport.receive(b"\x82\x85masked")
     await asyncio.sleep(0)
     assert connection.transport.aborted
     assert "masked" in str(heard.lost[0])
 
 
 async def test_the_end_is_told_once() -> None:
-    socket, transport, heard, _ = forwarded()
+    _, transport, heard, connection = forwarded()
     transport.close()
-    socket.feed_eof()
-    socket.set_exception(OSError("reset"))
+    connection.transport.protocol.eof_received()
+    connection.transport.protocol.connection_lost(OSError("reset"))
     await asyncio.sleep(0)
     assert heard.lost == [None]
+    assert isinstance(connection.protocol.lost[0], OSError)
     transport.write(b"too late")

@@ -41,6 +41,8 @@ NAMESPACE = f"bench-{secrets.token_hex(4)}"
 PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
 MB = 1e6
 MANY = 1000
+SETTLE_SECONDS = 1.5
+"""Between two measurements: kubectl goes on for more than a second with what was on its way when a download ended."""
 DELAY = 0.025
 """Seconds each way, for the second half."""
 
@@ -228,8 +230,10 @@ def ways(settings: Settings, folder: Path, pod: str, kubeconfig: Path, node: str
         yield made
 
 
-def rounds(found: list[Way], count: int, seconds: float, upload: float, many: int) -> dict[str, dict[str, Any]]:
-    """Each way's raw values: the ways take turns within each round."""
+def rounds(
+    found: list[Way], count: int, seconds: float, upload: float, many: int, settle: float
+) -> dict[str, dict[str, Any]]:
+    """Each way's raw values: the ways take turns within each round, `settle` seconds apart."""
     raw: dict[str, dict[str, Any]] = {
         way.name: {"trips": [], "down": [], "up": [], "rate": [], "failed": 0, "many": None} for way in found
     }
@@ -237,6 +241,7 @@ def rounds(found: list[Way], count: int, seconds: float, upload: float, many: in
         for what in ("trips", "down", "up", "connections"):
             for way in found:
                 values = raw[way.name]
+                time.sleep(settle)
                 got = way.measure(what, upload if what == "up" else seconds)
                 if what == "trips":
                     values["trips"].append(got)
@@ -295,6 +300,7 @@ def run(*, quick: bool, far: bool = True) -> Result:
         raise SystemExit(f"the cluster {settings.name} is not up: `make cluster`, or set DEVLOOP_TEST_CLUSTER")
     count, seconds = (1, 0.5) if quick else (3, 1.5)
     many = 100 if quick else MANY
+    settle = 0 if quick else SETTLE_SECONDS
     tables: list[Table] = []
     raw: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -302,7 +308,7 @@ def run(*, quick: bool, far: bool = True) -> Result:
         pod, kubeconfig = stack.enter_context(a_pod(settings, folder))
         sshd = stack.enter_context(an_sshd(settings, folder))
         with ways(settings, folder, pod, kubeconfig, settings.node_ip, sshd) as found:
-            raw["near"] = rounds(found, count, seconds, 40e6 if quick else 99e6, many)
+            raw["near"] = rounds(found, count, seconds, 40e6 if quick else 99e6, many, settle)
             raw["names"] = {way.name: names(way, seconds) for way in found if isinstance(way, Devloop) and way.names}
         tables.append(table("Tunnel, near", raw["near"], many))
         dns = Table("DNS through the whole path", ["", "kept, p50 ms", "not kept, p50 ms"])
@@ -318,7 +324,7 @@ def run(*, quick: bool, far: bool = True) -> Result:
         over.write_text(json.dumps(access.with_server(json.loads(kubeconfig.read_text()), wire.server)))
         wire.set(delay=DELAY)
         with ways(settings, folder, pod, over, settings.link_ips[1], sshd) as found:
-            raw["far"] = rounds(found, 1 if quick else 2, 2 * seconds, 5e6 if quick else 30e6, many)
+            raw["far"] = rounds(found, 1 if quick else 2, 2 * seconds, 5e6 if quick else 30e6, many, settle)
             raw["far names"] = {
                 way.name: names(way, seconds) for way in found if isinstance(way, Devloop) and way.names
             }

@@ -298,7 +298,7 @@ def run(*, quick: bool, far: bool = True) -> Result:
     settings = Settings.of_environment()
     if Sandbox(settings).pid is None:
         raise SystemExit(f"the cluster {settings.name} is not up: `make cluster`, or set DEVLOOP_TEST_CLUSTER")
-    count, seconds = (1, 0.5) if quick else (3, 1.5)
+    count, seconds = (1, 0.5) if quick else (5, 1.5)
     many = 100 if quick else MANY
     settle = 0 if quick else SETTLE_SECONDS
     tables: list[Table] = []

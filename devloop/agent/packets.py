@@ -74,7 +74,8 @@ class Buffers:
         return buffer
 
 
-# One packet of the largest size that a TcpChannel sends and receives (`forward.PACKET_BYTES`), and what is around it.
+# A process has one event loop that moves bytes, so all of its connections share these. A buffer holds one packet of the
+# largest size that a TcpChannel sends and receives (`forward.PACKET_BYTES`), and what is around it.
 _buffers = Buffers(HEADER + FRONT + 128 * 1024 + 2 * BLOCK + TAG_BYTES, 16)
 _plain = memoryview(bytearray(_buffers.size))
 """What is about to be encrypted; only within one call."""

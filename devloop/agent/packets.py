@@ -118,7 +118,10 @@ class State:
 def _state(connection: Any) -> State:
     found: State | None = connection.__dict__.get("_devloop_state")
     if found is None:
-        found = connection._devloop_state = State(getattr(connection._transport, "gathers", False))
+        transport = connection._transport
+        # A ProxyCommand's has `write` and little else.
+        gathers = getattr(transport, "gathers", False) or not hasattr(transport, "writelines")
+        found = connection._devloop_state = State(gathers)
     return found
 
 
@@ -152,9 +155,11 @@ def _gather(connection: Any, packet: bytes | memoryview) -> None:
 def _flush(connection: Any) -> None:
     state = _state(connection)
     out, state.out, state.out_bytes = state.out, [], 0
+    if connection._transport is None or connection._transport.is_closing():
+        return  # uvloop raises
     if len(out) == 1:
         _write(connection, out[0])
-    elif out and connection._transport is not None:
+    elif out:
         connection._transport.writelines(out)
 
 

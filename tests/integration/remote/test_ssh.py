@@ -92,6 +92,31 @@ async def test_proxyjump_leads_through_another_host(sshd: Sshd, target_ports: tu
     await made.close()
 
 
+@pytest.mark.parametrize("proxy", ["ProxyJump bastion", "ProxyCommand ssh -q -F {config} -W %h:%p bastion"])
+async def test_much_passes_through_another_host_and_nothing_is_lost(
+    sshd: Sshd, target_ports: tuple[int, ...], proxy: str
+) -> None:
+    config = sshd.write_config(
+        "Host inner",
+        f"  HostName 127.0.0.1\n  Port {sshd.port}\n  User {getpass.getuser()}",
+        f"  {proxy.format(config=sshd.config)}",
+        f"  IdentityFile {sshd.folder / 'id'}\n  UserKnownHostsFile {sshd.folder / 'known_hosts'}",
+    )
+    made = ssh_link("inner", config=[config])
+    made.start()
+    await made.ready(10)
+
+    async def talk(number: int) -> None:
+        reader, writer = await made.open("127.0.0.1", target_ports[target.ECHO])
+        sent = target.block(number) * 8
+        writer.write(sent)
+        assert await reader.readexactly(len(sent)) == sent
+        await ended(writer)
+
+    await asyncio.gather(*map(talk, range(20)))
+    await made.close()
+
+
 async def test_the_agents_key_is_used(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = tmp_path / "agent.sock"
     agent = await asyncio.create_subprocess_exec(

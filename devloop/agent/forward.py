@@ -18,14 +18,12 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.packet import SSHPacket, String, UInt32
 
-from .packets import send_data
+from .packets import PACKET_BYTES, send_data
 from .quick import quicken
 
-# Both ends' windows and packets. A stream gets one window in each round trip: 8 MiB are 160 MB/s at 50 ms. It is
+# Both ends' windows. A stream gets one window in each round trip: 8 MiB are 160 MB/s at 50 ms. It is
 # a bound, not an allocation: memory is used only while one side reads more slowly than the other sends.
 WINDOW_BYTES = 8 * 1024 * 1024
-# Each packet costs some 30 µs of Python at either end, whatever its size.
-PACKET_BYTES = 128 * 1024
 
 
 quicken()
@@ -300,7 +298,7 @@ class Far(asyncio.BaseProtocol):
             self.near.channel.close()
 
     def data_received(self, data: bytes | memoryview) -> None:
-        """On to the channel. A memoryview is good during this call, and comes when that is open."""
+        """On to the channel. A memoryview need be good during this call alone."""
         if not self._open:
             self._early.append(bytes(data))
         elif self.near is not None and self.near.channel is not None:
@@ -346,5 +344,4 @@ class Dialed(Far, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """So much was read."""
-        data = _read[:nbytes]
-        self.data_received(data if self._open else bytes(data))
+        self.data_received(_read[:nbytes])

@@ -18,7 +18,8 @@ from typing import Any, cast
 
 import asyncssh
 
-from .forward import PACKET_BYTES, WINDOW_BYTES, Connection, Far, Near
+from .forward import WINDOW_BYTES, Connection, Far, Near
+from .packets import PACKET_BYTES
 from .turns import LOST, REFUSED_H2, Turns, is_h2
 
 log = logging.getLogger("agent")

@@ -16,9 +16,9 @@ from typing import Any, TypeVar, cast
 
 import asyncssh
 
-from devloop.agent.forward import PACKET_BYTES as PACKET_BYTES
 from devloop.agent.forward import WINDOW_BYTES as WINDOW_BYTES
 from devloop.agent.forward import TcpChannel
+from devloop.agent.packets import PACKET_BYTES as PACKET_BYTES
 
 from .dns import DnsOverTcp
 from .link import CarrierLostError, Kind, NameLookupError, OpenError, Refusal, Resolver

@@ -137,7 +137,7 @@ class PodPort:
     async def create_connection(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
         """Connect to `port` on the pod's loopback; `host` is only what the other side is called.
 
-        The protocol is given memoryviews, which are good during the call (`quick.py` has asyncssh take them).
+        The protocol is given memoryviews, which are good during the call (`packets.py` has asyncssh take them).
         That the API server has taken the request does not mean that something listens: if nothing does, the
         connection ends with PortForwardLostError soon after. Raises ApiError and ApiUnreachableError.
         """

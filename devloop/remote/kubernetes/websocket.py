@@ -147,17 +147,14 @@ class WebSocket(asyncio.BufferedProtocol):
                     view[: self._head] = bytes(view[position:end])
                     return
                 position += size
-            elif self._opcode < CLOSE:
-                part = view[position : min(position + self._left, end)]
-                position += len(part)
-                self._left -= len(part)
-                first, self._begins = self._begins, False
-                received(part, first)
-                continue
             else:
                 part = view[position : min(position + self._left, end)]
                 position += len(part)
                 self._left -= len(part)
+                if self._opcode < CLOSE:
+                    first, self._begins = self._begins, False
+                    received(part, first)
+                    continue
                 self._control += part
             if self._opcode >= CLOSE and not self._left:
                 self._frame_end()

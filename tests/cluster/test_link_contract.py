@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from devloop.remote.kubernetes.agent import KubernetesLink, Way
 from devloop.remote.kubernetes.kubeconfig import Kubeconfig
 
 from ..integration.remote import target
-from ..integration.remote.contract import LinkContract, Rig
+from ..integration.remote.contract import LinkContract, Rig, echoes, ended
 from . import kit
 from .conftest import Namespace
 from .kit import ApiClient, client
@@ -94,6 +96,25 @@ class ClusterContract(LinkContract):
             )
         for each in timers:
             await asyncio.to_thread(each.join)
+
+    async def test_a_client_that_does_not_read_for_long_loses_nothing(self, rig: Rig) -> None:
+        """Longer than it takes to find that a connection is dead; others go on, and so does this one then."""
+        blocks = 64 * 16
+        reader, writer = await rig.open(target.SOURCE)
+        writer.write(b"%d\n" % blocks)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        began = time.monotonic()
+        while time.monotonic() - began < 9:
+            assert await echoes(rig, b"others")
+            await asyncio.sleep(0.5)
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        heard, size = hashlib.sha256(), 0
+        while data := await reader.read(1 << 18):
+            heard.update(data)
+            size += len(data)
+        expected = hashlib.sha256(b"".join(map(target.block, range(blocks))))
+        assert (size, heard.digest()) == (blocks << 16, expected.digest())
+        await ended(writer)
 
 
 class TestAgent(ClusterContract):

@@ -64,6 +64,9 @@ class PodTransport(asyncio.Transport):
         else:
             self._said += data
 
+    def read(self) -> None:
+        """SSH has its own way to take more at once."""
+
     def lost(self, reason: str) -> None:
         """The websocket has ended."""
         problem: Exception | None = None

@@ -66,12 +66,24 @@ class PortForwardCarrier:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._look.wait()
+            began = time.monotonic()
             try:
                 async with asyncio.timeout(DEAD_SECONDS):
-                    await self.check()
+                    await self.api.get("/version")
             except (RemoteError, OSError, TimeoutError) as problem:
-                self.abort(str(problem) or "the API server does not answer")
-                return
+                # What comes by a websocket comes from the API server too, and may be what its answer waits behind.
+                if not isinstance(problem, TimeoutError) or all(each.heard < began for each in self._all()):
+                    self.abort(str(problem) or "the API server does not answer")
+                    return
+            async with asyncio.TaskGroup() as group:
+                for connection in self._all():
+                    if connection.load:
+                        group.create_task(self._ping(connection))
+                    elif began - connection.used > SPARE_SECONDS:
+                        connection.close()
+
+    def _all(self) -> list[Connection]:
+        return [each for connections in self._sockets.values() for each in connections]
 
     async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
         """Open a connection to a pod behind `host`."""
@@ -160,24 +172,20 @@ class PortForwardCarrier:
             raise NameLookupError(problem.what, where=self.api.where) from problem
 
     async def check(self) -> None:
-        """The API server answers, and so does each kubelet that a websocket leads to."""
+        """The API server answers. Whether each kubelet does that a websocket leads to is found out soon after."""
         await self.api.get("/version")
-        now = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            for connections in self._sockets.values():
-                for connection in list(connections):
-                    if connection.load:
-                        group.create_task(self._ping(connection))
-                    elif now - connection.used > SPARE_SECONDS:
-                        connection.close()
+        self._look.set()
 
     async def _ping(self, connection: Connection) -> None:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(DEAD_SECONDS):
                 await connection.ping()
         except (StreamResetError, TimeoutError):
-            # One node, not the cluster: its connections end, the others go on.
-            connection.abort("the node does not answer")
+            # What comes is a sign of life. Where somebody does not read, nothing comes, and so no answer either.
+            if connection.heard < began and not connection.stalled:
+                # One node, not the cluster: its connections end, the others go on.
+                connection.abort("the node does not answer")
 
     async def lost(self) -> str:
         """Wait for the end."""
@@ -187,9 +195,8 @@ class PortForwardCarrier:
         """End every websocket."""
         if not self._ended.done():
             self._ended.set_result(reason)
-        for connections in list(self._sockets.values()):
-            for connection in list(connections):
-                connection.abort(reason)
+        for connection in self._all():
+            connection.abort(reason)
         if self._watching is not None and self._watching is not asyncio.current_task():
             self._watching.cancel()
 
@@ -198,9 +205,8 @@ class PortForwardCarrier:
         tasks: list[asyncio.Task[Any]] = [each for dialing in self._dialing.values() for each in dialing]
         if self._watching is not None:
             tasks.append(self._watching)
-        for connections in list(self._sockets.values()):
-            for connection in list(connections):
-                connection.close()
+        for connection in self._all():
+            connection.close()
         for task in tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, RemoteError):

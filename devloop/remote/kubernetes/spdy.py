@@ -228,7 +228,13 @@ class Connection:
         self._errors: dict[int, Stream] = {}
         self._next = 1
         self._request = 0
-        self._heard = bytearray()
+        self.heard = self.used
+        """When something came, in monotonic seconds."""
+        # What is read: a header or a whole control frame, and then how much of which stream's data.
+        self._frame = bytearray()
+        self._need = 8
+        self._number = self._flags = self._left = 0
+        self._data: list[memoryview] = []
         self._stalled: set[Stream] = set()
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._ping = 1
@@ -239,6 +245,11 @@ class Connection:
     def usable(self) -> bool:
         """A new connection may take it: it is there, and no stream holds it up."""
         return not self._leaving and not self.lost_because and not self._stalled
+
+    @property
+    def stalled(self) -> bool:
+        """A stream is not read from, so nothing is."""
+        return bool(self._stalled)
 
     @property
     def load(self) -> int:
@@ -345,31 +356,58 @@ class Connection:
         self._control(SYN_STREAM, flags, struct.pack(">IIH", number, 0, 0) + packed)
 
     def received(self, data: memoryview, first: bool, /) -> None:
-        """Bytes from the websocket: a stream of frames, whatever its messages are."""
-        heard = self._heard
-        heard += data
-        at, end = 0, len(heard)
-        while end - at >= 8:
-            word, length = struct.unpack_from(">II", heard, at)
+        """Bytes from the websocket: a stream of frames, whatever its messages are.
+
+        A frame is 32 KiB; what was read at once of one stream's is handed on together.
+        """
+        at, end = 0, len(data)
+        while at < end:
+            if self._left:
+                part = data[at : at + self._left]
+                at += len(part)
+                self._left -= len(part)
+                self._data.append(part)
+                if self._flags & FIN and not self._left:
+                    self._hand_on(FIN)
+                continue
+            part = data[at : at + self._need - len(self._frame)]
+            at += len(part)
+            self._frame += part
+            if len(self._frame) < self._need:
+                return
+            word, length = struct.unpack_from(">II", self._frame)
             flags, length = length >> 24, length & 0xFFFFFF
-            if end - at < 8 + length:
-                break
-            body = bytes(memoryview(heard)[at + 8 : at + 8 + length])
-            at += 8 + length
+            if word & 0x8000_0000 and self._need < 8 + length:
+                self._need = 8 + length
+                continue
+            body = bytes(self._frame[8:])
+            self._frame.clear()
+            self._need = 8
             if word & 0x8000_0000:
+                self._hand_on()
                 self._heard_control(word & 0xFFFF, flags, body)
             else:
-                self._heard_data(word, flags, body)
-        del heard[:at]
+                if word != self._number:
+                    self._hand_on()
+                self._number, self._flags, self._left = word, flags, length
+                if not length:
+                    self._hand_on(flags & FIN)
 
-    def _heard_data(self, number: int, flags: int, body: bytes) -> None:
-        if stream := self._streams.get(number):
-            if body:
-                stream.received(body)
-            if flags & FIN:
+    def read(self) -> None:
+        """All that was read at once has been given."""
+        self.heard = time.monotonic()
+        self._hand_on()
+
+    def _hand_on(self, fin: int = 0) -> None:
+        data = b"".join(self._data)
+        self._data.clear()
+        if stream := self._streams.get(self._number):
+            if data:
+                stream.received(data)
+            if fin:
                 stream.finished()
-        elif (stream := self._errors.get(number)) and body:
-            stream.problem += body
+        elif (stream := self._errors.get(self._number)) and data:
+            stream.problem += data
 
     def _heard_control(self, kind: int, flags: int, body: bytes) -> None:
         number = int.from_bytes(body[:4], "big") & 0x7FFF_FFFF

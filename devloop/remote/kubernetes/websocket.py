@@ -28,6 +28,9 @@ class Receiver(Protocol):
     def received(self, data: memoryview, first: bool, /) -> None:
         """Bytes of a data message; `first`: they begin one. They are good during this call alone: there is no copy."""
 
+    def read(self) -> None:
+        """What was read at once has all been given."""
+
     def lost(self, reason: str) -> None:
         """It has ended, either way; called once."""
 
@@ -111,7 +114,11 @@ class WebSocket(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """So much was read."""
         try:
-            self._parse(self._head + nbytes)
+            assert self._receiver is not None
+            try:
+                self._parse(self._head + nbytes)
+            finally:
+                self._receiver.read()
         except ValueError as problem:
             self.abort(f"websocket: {problem}")
 

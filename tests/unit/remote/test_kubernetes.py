@@ -132,6 +132,7 @@ class FakeSocket:
 
     def say(self, word: int, flags: int, body: bytes) -> None:
         self.receiver.received(memoryview(struct.pack(">II", word, flags << 24 | len(body)) + body), True)
+        self.receiver.read()
 
 
 class Heard(asyncio.Protocol):
@@ -177,6 +178,36 @@ async def test_a_conversation_over_spdy() -> None:
     await asyncio.sleep(0)
     assert heard.events == [b"answer", b"last", None]
     assert connection.load == 0
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 20, 1000])
+async def test_frames_come_in_pieces_of_any_size(size: int) -> None:
+    connection, socket, _, heard = await opened()
+    second = asyncio.create_task(connection.open(Heard, 8081))
+    await asyncio.sleep(0)
+    socket.reply(7)
+    _, other = await second
+    one, two = 3, 7
+    ping = struct.pack(">III", 0x8003_0006, 4, 2)
+    frames = [(one, b"first"), (one, b"second"), (two, b"other"), (one, b""), (one, b"x" * 50), (two, b"more")]
+    said = b"".join(struct.pack(">II", number, len(body)) + body + ping for number, body in frames)
+    said += struct.pack(">II", one, 1 << 24 | 3) + b"end" + struct.pack(">II", two, 1 << 24)
+    for at in range(0, len(said), size):
+        connection.received(memoryview(bytearray(said[at : at + size])), False)
+        connection.read()
+    assert b"".join(heard.events[:-1]) == b"firstsecond" + b"x" * 50 + b"end"
+    assert b"".join(other.events[:-1]) == b"othermore"
+    assert heard.events[-1] == other.events[-1] == "eof"
+    assert socket.frames.count((0x8003_0006, 0, struct.pack(">I", 2))) == len(frames)
+
+
+async def test_what_was_read_at_once_is_handed_on_together() -> None:
+    connection, _, _, heard = await opened()
+    for _ in range(3):
+        connection.received(memoryview(struct.pack(">II", 3, 4) + b"four"), True)
+    assert not heard.events
+    connection.read()
+    assert heard.events == [b"four" * 3]
 
 
 async def test_where_a_half_close_would_end_all_it_is_not_said() -> None:

@@ -18,7 +18,8 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.packet import SSHPacket, String, UInt32
 
-from .packets import PACKET_BYTES, send_data
+from .lane import READ_BYTES, Laned
+from .packets import PACKET_BYTES, Buffers, send_data
 from .quick import quicken
 
 # Both ends' windows. A stream gets one window in each round trip: 8 MiB are 160 MB/s at 50 ms. It is
@@ -49,8 +50,11 @@ class TcpChannel(asyncssh.SSHTCPChannel[bytes]):
         made.__class__ = cls  # there is no way to say which class it makes
         return cast(TcpChannel, made)
 
-    def ask(self, session: asyncssh.SSHTCPSession[bytes], host: str, port: int) -> asyncio.Future[Any]:
+    def ask(self, session: asyncssh.SSHTCPSession[bytes], host: str, port: int, number: int = 0) -> asyncio.Future[Any]:
         """Ask the other end to connect. `session` is connected when the future is done.
+
+        `number` stands where RFC 4254 has the originator's port, which an SSH server does no more with than to log it;
+        an agent knows the connection by it.
 
         It is asyncssh's `connect` without its two tasks. Cancelling the future closes the channel as soon as the other
         end has opened it; otherwise its exception is a ChannelOpenError.
@@ -63,7 +67,7 @@ class TcpChannel(asyncssh.SSHTCPChannel[bytes]):
             asyncssh.constants.MSG_CHANNEL_OPEN,
             String(b"direct-tcpip"),
             UInt32(self._recv_chan) + UInt32(self._recv_window) + UInt32(self._recv_pktsize),
-            String(host) + UInt32(port) + String("") + UInt32(0),
+            String(host) + UInt32(port) + String("") + UInt32(number),
             handler=self,
         )
         return waiter
@@ -131,17 +135,18 @@ class Connection:
         for near in self.open:
             near.flow()
 
-    def forward(self, host: str, port: int) -> tuple[asyncssh.SSHTCPChannel[bytes], Any]:
-        """What asyncssh takes for a "direct-tcpip" channel."""
-        return self.channel(), self._connect(host, port)
+    def forward(self, host: str, port: int, number: int = 0) -> tuple[asyncssh.SSHTCPChannel[bytes], Any]:
+        """What asyncssh takes for a "direct-tcpip" channel; `number`: see `TcpChannel.ask`."""
+        return self.channel(), self._connect(host, port, number)
 
     def channel(self) -> asyncssh.SSHTCPChannel[bytes]:
         """A channel for what the developer's side asks for."""
         return TcpChannel.of(self.ssh)
 
-    async def _connect(self, host: str, port: int) -> Near:
+    async def _connect(self, host: str, port: int, number: int) -> Near:
         try:
             near = await self.adopt(await dial(host, port))
+            near.number = number
         except OSError as problem:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, str(problem)) from problem
         if self.ssh.is_closed():  # the developer has gone meanwhile, and nobody takes what was made
@@ -189,13 +194,16 @@ async def _connected(family: int, address: Any) -> socket.socket:
     return sock
 
 
-class Near(asyncssh.SSHTCPSession[bytes]):
+class Near(Laned, asyncssh.SSHTCPSession[bytes]):
     """The channel's side."""
 
     def __init__(self, connection: Connection, far: Far) -> None:
+        Laned.__init__(self)
         self.connection = connection
         self.far = far
         far.near = self
+        self.number = 0
+        """What the developer's end calls it, from 1 on; 0: it can have no lane."""
         self.channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self.finished = False  # the developer's side sends no more
         self._full = False
@@ -212,22 +220,32 @@ class Near(asyncssh.SSHTCPSession[bytes]):
         self.flow()
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        """Bytes by the channel."""
+        self.deliver(data)
+        self.got(len(data))
+
+    def deliver(self, data: bytes | memoryview) -> None:
         """On to the socket."""
         if not self.far.transport.is_closing():  # uvloop raises, and asyncssh would end the whole connection
             self.far.transport.write(data)
 
     def eof_received(self) -> bool:
         """A half-close, handed on."""
+        self.deliver_end()
+        return True
+
+    def deliver_end(self) -> None:
+        """On to the socket, too."""
         self.finished = True
         if self.far.finished:
             self.far.transport.close()
         elif not self.far.transport.is_closing():
             self.far.transport.write_eof()
-        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel has ended, or the developer's whole connection."""
         self.connection.open.discard(self)
+        self.over()
         if exc is None:
             self.far.transport.close()
         else:
@@ -245,7 +263,7 @@ class Near(asyncssh.SSHTCPSession[bytes]):
 
     def flow(self) -> None:
         """Read from the socket, or do not."""
-        hold = self._full or self.connection.full
+        hold = self.lane.full if self.by_lane and self.lane else self._full or self.connection.full
         if hold == self._held or self.far.transport.is_closing():
             return
         self._held = hold
@@ -291,26 +309,26 @@ class Far(asyncio.BaseProtocol):
         if self.near is None or self.near.channel is None:
             return
         for data in early:
-            self.near.channel.write(data)
+            self.near.send(data)
         if self.finished:
-            self.near.channel.write_eof()
+            self.near.finish()
         if self._lost:
-            self.near.channel.close()
+            self.near.end()
 
     def data_received(self, data: bytes | memoryview) -> None:
-        """On to the channel. A memoryview need be good during this call alone."""
+        """On to the channel. A memoryview need be good during this call alone, unless there is a lane."""
         if not self._open:
             self._early.append(bytes(data))
         elif self.near is not None and self.near.channel is not None:
-            self.near.channel.write(data)
+            self.near.send(data)
 
     def eof_received(self) -> bool:
         """A half-close, handed on; the channel is done when the other side is done too."""
         self.finished = True
         if self._open and self.near is not None and self.near.channel is not None:
-            self.near.channel.write_eof()
+            self.near.finish()
             if self.near.finished:
-                self.near.channel.close()
+                self.near.end()
                 return False
         return True
 
@@ -318,30 +336,36 @@ class Far(asyncio.BaseProtocol):
         """The service has gone; without EOF before it, the client sees a reset."""
         self._lost = True
         if self._open and self.near is not None and self.near.channel is not None:
-            self.near.channel.close()
+            self.near.end()
 
     def pause_writing(self) -> None:
         """The service reads slowly: the channel's window stays closed."""
         if self.near is not None and self.near.channel is not None:
-            self.near.channel.pause_reading()
+            self.near.hold(True)
 
     def resume_writing(self) -> None:
         """It reads again."""
         if self.near is not None and self.near.channel is not None:
-            self.near.channel.resume_reading()
+            self.near.hold(False)
 
 
 _read = memoryview(bytearray(PACKET_BYTES))
 """What every socket reads into: what was read has been encrypted before another one reads."""
+_lent = Buffers(READ_BYTES, 16)
+"""For what goes by a lane: it is not copied, and stays until it is sent."""
 
 
 class Dialed(Far, asyncio.BufferedProtocol):
     """The socket of a "direct-tcpip" channel."""
 
+    _buffer = _read
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """What to read into: a packet's worth."""
-        return _read
+        self._buffer = memoryview(_lent.take()) if self.near is not None and self.near.by_lane else _read
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """So much was read."""
-        self.data_received(_read[:nbytes])
+        data, self._buffer = self._buffer[:nbytes], _read
+        self.data_received(data)

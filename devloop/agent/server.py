@@ -2,9 +2,9 @@
 
 It listens on the pod's loopback alone, so that a port-forward, and with it the API server's own
 authentication and audit log, stands before every connection. Behind that only a public key opens it. It
-forwards connections (RFC 4254, 7.2, "direct-tcpip"), answers two questions about itself (`COMMANDS`), attaches a
-developer's services (`desk.py`) and refuses all else: no shell, no file transfer, no agent or X11 forwarding, no
-listening ports.
+forwards connections (RFC 4254, 7.2, "direct-tcpip"), beside itself too (`lanes.py`), answers questions about itself,
+attaches a developer's services (`desk.py`) and refuses all else: no shell, no file transfer, no agent or X11
+forwarding, no listening ports.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import asyncssh
 from .attachments import Attachments
 from .desk import Desk
 from .forward import Connection
+from .lanes import COMMAND as LANES
+from .lanes import Lanes
 from .packets import REKEY_BYTES
 from .paths import COMMAND
 from .presence import SECRET, ClusterApi, Presence, cluster_api
@@ -45,9 +47,10 @@ class AgentError(Exception):
 class Developer(asyncssh.SSHServer):
     """One developer's connection."""
 
-    def __init__(self, keys: Path, presence: Presence, attachments: Attachments | None = None) -> None:
+    def __init__(self, keys: Path, presence: Presence, lanes: Lanes, attachments: Attachments | None = None) -> None:
         self.keys = keys
         self.presence = presence
+        self.lanes = lanes
         self.attachments = attachments
         self.connection: Connection | None = None
         self.name = "nobody"
@@ -100,14 +103,14 @@ class Developer(asyncssh.SSHServer):
         log.info("%s is connected", self.name)
 
     def session_requested(self) -> Any:
-        """Two questions and attachments, nothing else."""
+        """Three questions and attachments, nothing else."""
         assert self.connection is not None
-        return Question(self.presence, self.attachments, self.connection)
+        return Question(self.presence, self.lanes, self.attachments, self.connection)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         """Forward anything: what this pod may reach is for network policies to say."""
         assert self.connection is not None
-        return self.connection.forward(dest_host, dest_port)
+        return self.connection.forward(dest_host, dest_port, orig_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         """Refuse to listen: nothing in the cluster reaches the developer by this way."""
@@ -121,6 +124,8 @@ class Developer(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say who has gone."""
+        if self.connection is not None:
+            self.lanes.forget(self.connection)
         if self.entered:
             self.entered = False
             self.presence.left()
@@ -150,10 +155,13 @@ class Handed(asyncssh.SSHListener):
 
 
 class Question(asyncssh.SSHServerSession[str]):
-    """A session that answers one of `COMMANDS`, or is a desk, and can do nothing else."""
+    """A session that answers one of `COMMANDS` or where lanes begin, or is a desk, and can do nothing else."""
 
-    def __init__(self, presence: Presence, attachments: Attachments | None, connection: Connection) -> None:
+    def __init__(
+        self, presence: Presence, lanes: Lanes, attachments: Attachments | None, connection: Connection
+    ) -> None:
         self.presence = presence
+        self.lanes = lanes
         self.attachments = attachments
         self.connection = connection
         self.desk: Desk | None = None
@@ -168,6 +176,9 @@ class Question(asyncssh.SSHServerSession[str]):
         """Only what is listed."""
         if command == COMMAND and self.attachments is not None:
             self.desk = Desk(self.attachments, self.connection, self.channel)
+            return True
+        if command == LANES:
+            self.answer = self.lanes.answer(self.connection)
             return True
         ask = COMMANDS.get(command)
         if ask is None:
@@ -244,9 +255,11 @@ async def serve(
         attachments = Attachments(api, state, envoy)
         presence.busy = lambda: attachments.busy
         await attachments.start()
+    lanes = Lanes()
     try:
+        await lanes.listen(LOOPBACK)
         listener = await asyncssh.create_server(
-            lambda: Developer(keys, presence, attachments),
+            lambda: Developer(keys, presence, lanes, attachments),
             LOOPBACK,
             port,
             server_host_keys=[key],
@@ -277,6 +290,7 @@ async def serve(
             if attachments is not None:
                 await attachments.fail_open()
     finally:
+        lanes.close()
         presence.close()
         if attachments is not None:
             await attachments.close()

@@ -18,9 +18,12 @@ import asyncssh
 
 from devloop.agent.forward import WINDOW_BYTES as WINDOW_BYTES
 from devloop.agent.forward import TcpChannel
+from devloop.agent.lane import Laned
 from devloop.agent.packets import PACKET_BYTES as PACKET_BYTES
+from devloop.agent.packets import SMALL
 
 from .dns import DnsOverTcp
+from .lanes import Dial, Lanes
 from .link import CarrierLostError, Kind, NameLookupError, OpenError, Refusal, Resolver
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -33,15 +36,16 @@ RESOLV_CONF = "cat /etc/resolv.conf"
 """devloop's agent answers this one command itself; a host's shell runs it."""
 
 
-class Channel(asyncssh.SSHTCPSession[bytes], asyncio.Transport):
+class Channel(Laned, asyncssh.SSHTCPSession[bytes], asyncio.Transport):
     """One channel: asyncssh's session on one side, asyncio's transport on the other."""
 
     def __init__(self, carrier: SshCarrier, protocol: asyncio.Protocol, host: str, port: int) -> None:
         asyncio.Transport.__init__(self, {"peername": (host, port)})
+        Laned.__init__(self)
+        self.number = 0
+        """What the agent knows it by; 0: it can have no lane."""
         self._carrier = carrier
         self._protocol = protocol
-        self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
-        self._closing = False
         self._full = False  # the channel's window, or the buffer before it
         self._held = False  # the protocol was told to pause
 
@@ -49,23 +53,24 @@ class Channel(asyncssh.SSHTCPSession[bytes], asyncio.Transport):
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
         """The channel is open."""
-        self._channel = chan
+        self.channel = chan
         self._protocol.connection_made(self)
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
         """Bytes from the other end."""
-        self._protocol.data_received(data)
+        if not self.closing:
+            self._protocol.data_received(data)
+        self.got(len(data))
 
     def eof_received(self) -> bool:
-        """The other end sends no more. As in asyncio, the protocol says whether it stays open for writing."""
-        if not self._protocol.eof_received():
-            self.close()
+        """The other end sends no more."""
+        self.deliver_end()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel has ended."""
         self._carrier.writers.discard(self)
-        self._closing = True
+        self.over()
         lost = ConnectionResetError(str(exc)) if exc is not None else None
         self._protocol.connection_lost(lost)
 
@@ -81,7 +86,7 @@ class Channel(asyncssh.SSHTCPSession[bytes], asyncio.Transport):
 
     def pressure(self) -> None:
         """Tell the protocol, if that changes anything for it."""
-        hold = self._full or self._carrier.congested
+        hold = self.lane.full if self.by_lane and self.lane else self._full or self._carrier.congested
         if hold != self._held:
             self._held = hold
             if hold:
@@ -89,16 +94,39 @@ class Channel(asyncssh.SSHTCPSession[bytes], asyncio.Transport):
             else:
                 self._protocol.resume_writing()
 
+    # The lane's side
+
+    def deliver(self, data: memoryview) -> None:
+        """Bytes by the lane. Small ones are handed on as bytes of their own, as from the channel."""
+        self._protocol.data_received(cast(bytes, data if len(data) >= SMALL else bytes(data)))
+
+    def deliver_end(self) -> None:
+        """The other end sends no more. As in asyncio, the protocol says whether it stays open for writing."""
+        if not self._protocol.eof_received():
+            self.close()
+
+    def flow(self) -> None:
+        """Bytes go by another way now, or that one takes more."""
+        self.pressure()
+
+    def busy(self) -> None:
+        """Ask for a lane."""
+        if self._carrier.lanes is not None and self.number and not self.closing:
+            self._carrier.lanes.offer(self)
+
     # asyncio's side
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send."""
-        if self._closing or not data or self._channel is None:
+        if self.closing or not data or self.channel is None:
+            return
+        if self.by_lane:
+            self.send(data)
             return
         carrier = self._carrier
         carrier.writers.add(self)
         try:
-            self._channel.write(cast(bytes, data))
+            self.send(data)
         except OSError:  # asyncssh: not open any more; connection_lost comes
             return
         if carrier.congested:
@@ -114,43 +142,44 @@ class Channel(asyncssh.SSHTCPSession[bytes], asyncio.Transport):
 
     def write_eof(self) -> None:
         """Send no more; what is received goes on."""
-        if not self._closing and self._channel is not None:
-            self._channel.write_eof()
+        if not self.closing and self.channel is not None:
+            self.finish()
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that wait for the window."""
-        return self._channel.get_write_buffer_size() if self._channel is not None else 0
+        """Bytes that wait for the window, or for the lane."""
+        if self.by_lane and self.lane is not None:
+            return int(self.lane.transport.get_write_buffer_size())
+        return self.channel.get_write_buffer_size() if self.channel is not None else 0
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """As in asyncio."""
-        if self._channel is not None:
-            self._channel.set_write_buffer_limits(high, low)
+        if self.channel is not None:
+            self.channel.set_write_buffer_limits(high, low)
 
     def pause_reading(self) -> None:
         """Take no more; the window closes."""
-        if self._channel is not None and not self._closing:
-            self._channel.pause_reading()
+        if self.channel is not None and not self.closing:
+            self.hold(True)
 
     def resume_reading(self) -> None:
         """Go on."""
-        if self._channel is not None and not self._closing:
-            self._channel.resume_reading()
+        if self.channel is not None and not self.closing:
+            self.hold(False)
 
     def is_closing(self) -> bool:
         """It has ended, or is about to."""
-        return self._closing
+        return self.closing
 
     def close(self) -> None:
         """Send what was written, then end."""
-        if not self._closing and self._channel is not None:
-            self._closing = True
-            self._channel.close()
+        if self.channel is not None:
+            self.end()
 
     def abort(self) -> None:
         """End now; what waits for the window is dropped."""
-        self._closing = True
-        if self._channel is not None:
-            self._channel.abort()
+        self.closing = True
+        if self.channel is not None:
+            self.channel.abort()
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Who hears it."""
@@ -172,13 +201,17 @@ class SshCarrier:
         *,
         notes: tuple[str, ...] = (),
         resolver: Resolver | None = None,
+        lane: Dial | None = None,
     ) -> None:
+        """`lane` makes what lanes run over, where the other end is an agent."""
         self.kind = kind
         self.notes = notes
         self.connection = connection
         self.where = where
         self.congested = False
         self.writers: set[Channel] = set()
+        self.lanes = Lanes(connection, lane) if lane is not None else None
+        self._next = 0
         self._resolver = resolver
         self._reading: asyncio.Task[Resolver] | None = None
         self._dns: DnsOverTcp | None = None
@@ -211,7 +244,9 @@ class SshCarrier:
         session = Channel(self, protocol, host, port)
         try:
             channel = TcpChannel.of(self.connection)
-            opening = channel.ask(session, host, port)
+            if self.lanes is not None:
+                session.number = self._next = self._next % 0xFFFFFFFF + 1
+            opening = channel.ask(session, host, port, session.number)
             try:
                 await opening
             except asyncio.CancelledError:
@@ -267,6 +302,8 @@ class SshCarrier:
         await self.connection.wait_closed()
         if self._dns is not None:
             self._dns.close()
+        if self.lanes is not None:
+            self.lanes.close()
         ended = self._client.ended if self._client is not None else None
         return self._reason or (str(ended) if ended else "") or "the other end closed the connection"
 
@@ -281,6 +318,8 @@ class SshCarrier:
             self._dns.close()
         if self._reading is not None:
             self._reading.cancel()
+        if self.lanes is not None:
+            self.lanes.close()
         self.connection.close()
         try:
             async with asyncio.timeout(2):

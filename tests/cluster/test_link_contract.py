@@ -10,11 +10,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from devloop.remote.kubernetes.agent import KubernetesLink, Way
 from devloop.remote.kubernetes.kubeconfig import Kubeconfig
+from devloop.remote.lanes import MOST
 
 from ..integration.remote import target
 from ..integration.remote.contract import LinkContract, Rig, echoes, ended
@@ -119,6 +121,44 @@ class ClusterContract(LinkContract):
 
 class TestAgent(ClusterContract):
     way = "agent"
+
+    async def test_who_moves_much_gets_a_lane(self, rig: Rig) -> None:
+        """A port-forward of its own to the agent, in both directions; eight at most, and they go when it is over."""
+        carrier: Any = rig.link._carrier
+        lanes = carrier.ssh.lanes
+
+        async def one() -> None:
+            reader, writer = await rig.open(target.ECHO)
+            channel: Any = writer.transport
+            text = bytes(range(256)) * 4096 * 16
+            sending = asyncio.create_task(send(writer, text))
+            heard, here = bytearray(), False
+            while len(heard) < len(text):
+                heard += await reader.read(1 << 18)
+                here = here or (channel.by_lane and channel.lane._offset is not None)
+                at_once.append(len(lanes._tasks))
+            await sending
+            assert heard == text
+            by_lane.append(here)
+            await ended(writer)
+
+        async def send(writer: asyncio.StreamWriter, text: bytes) -> None:
+            for at in range(0, len(text), 1 << 16):
+                writer.write(text[at : at + (1 << 16)])
+                await writer.drain()
+
+        by_lane: list[bool] = []
+        at_once: list[int] = []
+        assert await echoes(rig, b"little")
+        assert not lanes._tasks
+        await one()
+        assert by_lane == [True]
+        await asyncio.gather(*(one() for _ in range(10)))
+        assert sum(by_lane) >= MOST
+        assert max(at_once) == MOST
+        async with asyncio.timeout(10):
+            while lanes._tasks:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 class TestPortForward(ClusterContract):

@@ -28,6 +28,7 @@ from .install import (
 from .kubeconfig import Kubeconfig
 
 if TYPE_CHECKING:
+    from devloop.remote.lanes import Line
     from devloop.remote.sshcarrier import SshCarrier
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ async def dial(installation: Installation, tell: Callable[[str], None]) -> Carri
     from devloop.remote.sshcarrier import SshCarrier
 
     from .podport import PodPort, PortForwardLostError
+    from .spdy import connect_pod
 
     api = installation.api
     agent = await installation.provide(tell)
@@ -140,7 +142,11 @@ async def dial(installation: Installation, tell: Callable[[str], None]) -> Carri
             if not early or time.monotonic() - began > START_SECONDS or not await _still(installation, agent):
                 raise
             await asyncio.sleep(KNOCK_SECONDS)
-    return AgentCarrier(SshCarrier(connection, "agent", api.where), installation, agent)
+
+    async def line() -> Line:
+        return await connect_pod(api, agent.pod)
+
+    return AgentCarrier(SshCarrier(connection, "agent", api.where, lane=line), installation, agent)
 
 
 async def _still(installation: Installation, agent: Agent) -> bool:

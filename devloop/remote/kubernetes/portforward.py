@@ -19,7 +19,7 @@ from devloop.remote.link import CarrierLostError, Kind, NameLookupError, OpenErr
 
 from .api import Api, ApiError, ApiUnreachableError
 from .names import ClusterNames, Target
-from .spdy import PROTOCOL, Connection, StreamResetError
+from .spdy import Connection, StreamResetError, connect_pod
 
 P = TypeVar("P", bound=asyncio.Protocol)
 WEBSOCKETS = 32
@@ -137,13 +137,12 @@ class PortForwardCarrier:
 
     async def _dial(self, key: tuple[str, str]) -> Connection:
         namespace, pod = key
-        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward"
-        socket, _ = await self.api.websocket(path, [], [PROTOCOL])
-        connection = Connection(
-            socket,
+        connection = await connect_pod(
+            self.api,
             pod,
-            lambda ended, _: self._drop(key, ended),
+            namespace,
             half_close=await self.names.half_close(namespace, pod),
+            ended=lambda ended, _: self._drop(key, ended),
         )
         self._sockets.setdefault(key, []).append(connection)
         return connection

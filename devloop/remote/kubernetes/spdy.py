@@ -18,9 +18,11 @@ import zlib
 from collections.abc import Callable
 from typing import TypeVar
 
+from .api import Api
 from .websocket import WebSocket
 
 P = TypeVar("P", bound=asyncio.Protocol)
+Ended = Callable[["Connection", str], None]
 PROTOCOL = "SPDY/3.1+portforward.k8s.io"
 SYN_STREAM, SYN_REPLY, RST_STREAM, SETTINGS, PING, GOAWAY, HEADERS, WINDOW_UPDATE = 1, 2, 3, 4, 6, 7, 8, 9
 FIN = 1
@@ -203,6 +205,15 @@ class Stream(asyncio.Transport):
         return 0
 
 
+async def connect_pod(
+    api: Api, pod: str, namespace: str = "", *, half_close: bool = False, ended: Ended = lambda *_: None
+) -> Connection:
+    """A websocket to a pod; see `Connection`. Raises ApiError and ApiUnreachableError."""
+    path = f"/api/v1/namespaces/{namespace or api.namespace}/pods/{pod}/portforward"
+    socket, _ = await api.websocket(path, [], [PROTOCOL])
+    return Connection(socket, pod, ended, half_close=half_close)
+
+
 class Connection:
     """A websocket to one pod, and its streams. `ended` tells its owner that it is no longer good."""
 
@@ -210,7 +221,7 @@ class Connection:
         self,
         socket: WebSocket,
         pod: str,
-        ended: Callable[[Connection, str], None],
+        ended: Ended,
         *,
         half_close: bool = True,
     ) -> None:
@@ -294,6 +305,10 @@ class Connection:
         if not self.lost_because:
             self._control(GOAWAY, 0, struct.pack(">II", 0, 0))
             self._socket.close()
+
+    async def check(self) -> None:
+        """Come back when the kubelet has answered. Raises StreamResetError."""
+        await self.ping()
 
     def abort(self, reason: str) -> None:
         """End it now."""

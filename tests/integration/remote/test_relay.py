@@ -109,7 +109,7 @@ async def test_a_slow_client_has_one_window_and_no_more(target_ports: tuple[int,
     async with asyncio.timeout(60):
         await sips.enough.wait()
         await link.lookup("target.default.svc.cluster.local")  # what was on its way before the answer has come
-    channel = transport._channel  # type: ignore[attr-defined]
+    channel = transport.channel  # type: ignore[attr-defined]
     assert sum(len(data) for data, _ in channel._recv_buf) <= WINDOW_BYTES
     transport.abort()
     await link.close()

@@ -1,0 +1,189 @@
+"""This end of lanes (`devloop/agent/lane.py`): which connections are given one, and how it is asked for.
+
+The other end may know nothing of them (an SSH server, an agent of before): then all stays on the SSH connection. So it
+does when a lane can't be made; it is a matter of speed alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
+
+import asyncssh
+
+from devloop.agent.lane import NUMBER_BYTES, Lane, LaneError
+from devloop.agent.lanes import COMMAND
+from devloop.errors import DevloopError
+
+if TYPE_CHECKING:
+    from .sshcarrier import Channel
+
+log = logging.getLogger(__name__)
+
+MOST = 8
+"""So many at a time: each is a connection of its own to the API server."""
+DIAL_SECONDS = 10.0
+SPARE_SECONDS = 30.0
+"""How long a line that nobody uses is kept for the next lane."""
+CHECK_SECONDS = 2.0
+DEAD_SECONDS = 3.0
+"""A lane from which nothing came for CHECK_SECONDS is asked, and has so long to answer."""
+
+
+class Line(Protocol):
+    """What lanes run over, one after the other."""
+
+    @property
+    def usable(self) -> bool:
+        """It is there."""
+
+    async def open(self, factory: Callable[[], Lane], port: int) -> object:
+        """Connect a lane to a port of the agent's. Raises OSError."""
+
+    async def check(self) -> None:
+        """Come back when the other end has answered. Raises OSError."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+Dial = Callable[[], Awaitable[Line]]
+"""Makes one. Raises OSError or DevloopError."""
+
+
+class Asking(Lane):
+    """This end of one."""
+
+    def __init__(self, channel: Channel, hello: bytes, answer: bytes) -> None:
+        super().__init__()
+        self._channel = channel
+        self._hello = hello
+        self._expected = answer
+        self._said = b""
+        loop = asyncio.get_running_loop()
+        self.answered: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say whose it is."""
+        super().connection_made(transport)
+        self.transport.write(self._hello)
+
+    def greeting(self, data: memoryview) -> memoryview:
+        """The agent's key; bytes of the connection's may stand behind it."""
+        missing = len(self._expected) - len(self._said)
+        if not missing:
+            return data
+        self._said, data = self._said + bytes(data[:missing]), data[missing:]
+        if len(self._said) == len(self._expected):
+            if self._said != self._expected:
+                raise LaneError("it is not the agent that answers")
+            if self._channel.closing or self.answered.done():
+                raise LaneError("the connection has ended")
+            self._channel.attach(self)
+            self.answered.set_result(None)
+        return data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has ended."""
+        if not self.answered.done():
+            self.answered.set_exception(LaneError(str(exc or "the agent has closed it")))
+        super().connection_lost(exc)
+        self.ended.set_result(None)
+
+
+class Lanes:
+    """Those of one SSH connection."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, dial: Dial) -> None:
+        self._connection = connection
+        self._dial = dial
+        self._tasks: dict[Channel, asyncio.Task[None]] = {}
+        self._spare: dict[Line, asyncio.TimerHandle] = {}
+        self._asking = asyncio.Lock()
+        self._told: tuple[int, bytes, bytes] | None = None
+        self._off = False
+
+    def offer(self, channel: Channel) -> None:
+        """Give this one a lane, in the background."""
+        if not self._off and len(self._tasks) < MOST and channel not in self._tasks:
+            task = self._tasks[channel] = asyncio.create_task(self._keep(channel), name="lane")
+            task.add_done_callback(lambda _: self._tasks.pop(channel, None))
+
+    async def _keep(self, channel: Channel) -> None:
+        """Make it, and look after it as long as it lasts."""
+        spare = bool(self._spare)
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                port, developer, agent = await self._ask()
+                line = await self._line()
+        except (asyncssh.Error, DevloopError, OSError, ValueError, KeyError, TypeError, TimeoutError) as problem:
+            self._off = True
+            log.info("no lanes: %s", problem)
+            return
+        lane = Asking(channel, developer + channel.number.to_bytes(NUMBER_BYTES, "big"), agent)
+        lost = True
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                await line.open(lambda: lane, port)
+                await asyncio.shield(lane.answered)
+            await _watch(lane, line)
+            lost = not lane.ended.done()
+        except (OSError, TimeoutError) as problem:
+            # One that was not used for a while may have ended, and a connection may end at any time.
+            self._off = self._off or not (spare or channel.closing)
+            log.info("no lane: %s", problem)
+        finally:
+            if lost or not lane.clear or self._off or not line.usable:
+                line.close()
+            else:
+                loop = asyncio.get_running_loop()
+                self._spare[line] = loop.call_later(SPARE_SECONDS, self._drop, line)
+
+    async def _ask(self) -> tuple[int, bytes, bytes]:
+        """Where lanes begin, this end's key and the agent's."""
+        async with self._asking:
+            if self._told is None:
+                ran = await self._connection.run(COMMAND, check=True)
+                told = json.loads(str(ran.stdout))
+                self._told = int(told["port"]), bytes.fromhex(told["developer"]), bytes.fromhex(told["agent"])
+        return self._told
+
+    async def _line(self) -> Line:
+        for line in list(self._spare):
+            if line.usable:
+                self._spare.pop(line).cancel()
+                return line
+            self._drop(line)
+        return await self._dial()
+
+    def _drop(self, line: Line) -> None:
+        self._spare.pop(line).cancel()
+        line.close()
+
+    def close(self) -> None:
+        """End them all."""
+        self._off = True
+        for line in list(self._spare):
+            self._drop(line)
+        for task in self._tasks.values():
+            task.cancel()
+
+
+async def _watch(lane: Asking, line: Line) -> None:
+    """Until it has ended. One that is dead ends here; what it carried is then reset."""
+    while not lane.ended.done():
+        await asyncio.wait([lane.ended], timeout=CHECK_SECONDS)
+        now = time.monotonic()
+        if lane.ended.done() or lane.held or now - lane.heard < CHECK_SECONDS:
+            continue
+        try:
+            async with asyncio.timeout(DEAD_SECONDS):
+                await line.check()
+        except (OSError, TimeoutError):
+            if lane.heard < now and not lane.held:
+                return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import asyncssh
 
-from devloop.agent.lane import NUMBER_BYTES, Lane, LaneError
+from devloop.agent.lane import BULK_SECONDS, NUMBER_BYTES, Lane, LaneError
 from devloop.agent.lanes import COMMAND
 from devloop.errors import DevloopError
 
@@ -26,12 +26,29 @@ log = logging.getLogger(__name__)
 
 MOST = 8
 """So many at a time: each is a connection of its own to the API server."""
+PATIENCE_TRIPS = 20
+"""Much must have moved for so many round trips before a lane is asked for. It takes some six until it is there, and TCP
+begins slowly on it: over a long way, what is soon over is over sooner without."""
 DIAL_SECONDS = 10.0
 SPARE_SECONDS = 30.0
 """How long a line that nobody uses is kept for the next lane."""
 CHECK_SECONDS = 2.0
 DEAD_SECONDS = 3.0
 """A lane from which nothing came for CHECK_SECONDS is asked, and has so long to answer."""
+
+
+class Burst:
+    """For how long a connection has been moving much."""
+
+    def __init__(self) -> None:
+        self._began = self._seen = float("-inf")
+
+    def goes_on(self, now: float) -> float:
+        """It does at `now`; since how many seconds without a pause."""
+        if now - self._seen > BULK_SECONDS:
+            self._began = now
+        self._seen = now
+        return now - self._began
 
 
 class Line(Protocol):
@@ -122,27 +139,36 @@ class Lanes:
                 port, developer, agent = await self._ask()
                 line = await self._line()
         except (asyncssh.Error, DevloopError, OSError, ValueError, KeyError, TypeError, TimeoutError) as problem:
-            self._off = True
-            log.info("no lanes: %s", problem)
+            self._give_up(problem)
             return
         lane = Asking(channel, developer + channel.number.to_bytes(NUMBER_BYTES, "big"), agent)
-        lost = True
+        answered = good = False
         try:
             async with asyncio.timeout(DIAL_SECONDS):
                 await line.open(lambda: lane, port)
                 await asyncio.shield(lane.answered)
+            answered = True
             await _watch(lane, line)
-            lost = not lane.ended.done()
+            if not lane.clear:
+                # The answer comes behind what was still on its way.
+                async with asyncio.timeout(DEAD_SECONDS):
+                    await line.check()
+            good = True
         except (OSError, TimeoutError) as problem:
             # One that was not used for a while may have ended, and a connection may end at any time.
-            self._off = self._off or not (spare or channel.closing)
-            log.info("no lane: %s", problem)
+            if not (answered or spare or channel.closing):
+                self._give_up(problem)
         finally:
-            if lost or not lane.clear or self._off or not line.usable:
-                line.close()
-            else:
+            if good and line.usable and not self._off:
                 loop = asyncio.get_running_loop()
                 self._spare[line] = loop.call_later(SPARE_SECONDS, self._drop, line)
+            else:
+                line.close()
+
+    def _give_up(self, problem: Exception) -> None:
+        """There are none, and it is not tried again."""
+        self._off = True
+        log.info("no lanes: %s", problem)
 
     async def _ask(self) -> tuple[int, bytes, bytes]:
         """Where lanes begin, this end's key and the agent's."""
@@ -175,7 +201,7 @@ class Lanes:
 
 
 async def _watch(lane: Asking, line: Line) -> None:
-    """Until it has ended. One that is dead ends here; what it carried is then reset."""
+    """Until it has ended. Raises TimeoutError if it is dead."""
     while not lane.ended.done():
         await asyncio.wait([lane.ended], timeout=CHECK_SECONDS)
         now = time.monotonic()
@@ -184,6 +210,6 @@ async def _watch(lane: Asking, line: Line) -> None:
         try:
             async with asyncio.timeout(DEAD_SECONDS):
                 await line.check()
-        except (OSError, TimeoutError):
+        except TimeoutError:
             if lane.heard < now and not lane.held:
-                return
+                raise

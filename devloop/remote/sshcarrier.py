@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -23,7 +24,7 @@ from devloop.agent.packets import PACKET_BYTES as PACKET_BYTES
 from devloop.agent.packets import SMALL
 
 from .dns import DnsOverTcp
-from .lanes import Dial, Lanes
+from .lanes import PATIENCE_TRIPS, Burst, Dial, Lanes
 from .link import CarrierLostError, Kind, NameLookupError, OpenError, Refusal, Resolver
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -44,6 +45,7 @@ class Channel(Laned, asyncssh.SSHTCPSession[bytes], asyncio.Transport):
         Laned.__init__(self)
         self.number = 0
         """What the agent knows it by; 0: it can have no lane."""
+        self.burst = Burst()
         self._carrier = carrier
         self._protocol = protocol
         self._full = False  # the channel's window, or the buffer before it
@@ -110,9 +112,12 @@ class Channel(Laned, asyncssh.SSHTCPSession[bytes], asyncio.Transport):
         self.pressure()
 
     def busy(self) -> None:
-        """Ask for a lane."""
-        if self._carrier.lanes is not None and self.number and not self.closing:
-            self._carrier.lanes.offer(self)
+        """Ask for a lane, when it has been so for a while."""
+        carrier = self._carrier
+        if carrier.lanes is None or not self.number or self.closing:
+            return
+        if self.burst.goes_on(time.monotonic()) >= PATIENCE_TRIPS * carrier.trip:
+            carrier.lanes.offer(self)
 
     # asyncio's side
 
@@ -212,6 +217,8 @@ class SshCarrier:
         self.writers: set[Channel] = set()
         self.lanes = Lanes(connection, lane) if lane is not None else None
         self._next = 0
+        self.trip = float("inf")
+        """The quickest answer to the opening of a channel so far, in seconds: a round trip, and a little more."""
         self._resolver = resolver
         self._reading: asyncio.Task[Resolver] | None = None
         self._dns: DnsOverTcp | None = None
@@ -246,9 +253,11 @@ class SshCarrier:
             channel = TcpChannel.of(self.connection)
             if self.lanes is not None:
                 session.number = self._next = self._next % 0xFFFFFFFF + 1
+            began = time.monotonic()
             opening = channel.ask(session, host, port, session.number)
             try:
                 await opening
+                self.trip = min(self.trip, time.monotonic() - began)
             except asyncio.CancelledError:
                 if not opening.cancelled():  # it came just now
                     session.abort()

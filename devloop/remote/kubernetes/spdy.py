@@ -16,7 +16,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .api import Api
 from .websocket import WebSocket
@@ -135,6 +135,12 @@ class Stream(asyncio.Transport):
         """Send."""
         if not self._closing and not self._said_end and data:
             self._connection.data(self, data)
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Send several, of which the last may be large, as one."""
+        *before, last = list_of_data
+        if not self._closing and not self._said_end:
+            self._connection.data(self, last, before=b"".join(before))
 
     def can_write_eof(self) -> bool:
         """FIN on the last frame. Where the runtime would end the connection for it, the server does not hear it."""
@@ -316,15 +322,18 @@ class Connection:
 
     # For the streams
 
-    def data(self, stream: Stream, data: bytes | bytearray | memoryview, flags: int = 0) -> None:
-        """Send a stream's bytes, in frames that do not hold up the others for long."""
-        view = memoryview(data)
-        while len(view) > DATA_BYTES:
-            self._socket.write(struct.pack(">II", stream.number, DATA_BYTES))
-            # The caller may use its buffer again; what was not sent yet is ours.
-            self._socket.write(bytes(view[:DATA_BYTES]))
-            view = view[DATA_BYTES:]
-        self._socket.write(struct.pack(">II", stream.number, flags << 24 | len(view)) + bytes(view))
+    def data(self, stream: Stream, data: bytes | bytearray | memoryview, flags: int = 0, before: bytes = b"") -> None:
+        """Send a stream's bytes, in frames that do not hold up the others for long; `before`: a few more, first."""
+        # It goes out at the end of the turn, and the caller may use its buffer again at once.
+        view = memoryview(data if isinstance(data, bytes) else bytes(data))
+        while True:
+            part, view = view[: DATA_BYTES - len(before)], view[DATA_BYTES - len(before) :]
+            word = len(before) + len(part) | (0 if view else flags << 24)
+            self._socket.write(struct.pack(">II", stream.number, word) + before)
+            self._socket.write(part)
+            before = b""
+            if not view:
+                return
 
     def reset(self, stream: Stream) -> None:
         """End a stream with no more ado."""

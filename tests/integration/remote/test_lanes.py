@@ -20,7 +20,7 @@ import pytest
 from devloop.agent import lanes as agent_lanes
 from devloop.agent import server
 from devloop.agent.lane import BULK_BYTES, KEY_BYTES, NUMBER_BYTES, Meter
-from devloop.remote import lanes
+from devloop.remote import lanes, sshcarrier
 from devloop.remote.life import LiveLink
 from devloop.remote.ssh import connect
 from devloop.remote.sshcarrier import SshCarrier
@@ -125,8 +125,9 @@ def rig(link: LiveLink, target_ports: tuple[int, ...]) -> Rig:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is sent is much."""
+    """Whatever is sent is much, and at once."""
     monkeypatch.setattr(Meter, "limit", 0)
+    monkeypatch.setattr(sshcarrier, "PATIENCE_TRIPS", 0)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -288,7 +289,7 @@ async def test_a_lane_that_is_lost_resets_its_connection_and_no_other(rig: Rig, 
 async def test_a_lane_that_is_lost_before_it_was_used_is_no_loss(rig: Rig, way: Way) -> None:
     reader, writer = await rig.open(target.ECHO)
     channel = channel_of(writer)
-    channel.busy()
+    channel._carrier.lanes.offer(channel)
     await until(lambda: channel.lane is not None)
     assert not channel.by_lane
     way.lanes[0].transport.abort()
@@ -324,6 +325,26 @@ async def test_who_moves_much_gets_a_lane_and_who_does_not_has_none(rig: Rig, wa
         await way.lanes[0].ended
 
 
+def test_a_burst_is_counted_from_its_beginning() -> None:
+    burst = lanes.Burst()
+    assert [burst.goes_on(now) for now in (10.0, 10.4, 10.8, 11.4, 11.5)] == pytest.approx([0, 0.4, 0.8, 0, 0.1])
+
+
+async def test_over_a_long_way_more_has_to_move_before(rig: Rig, way: Way) -> None:
+    carrier: Any = rig.link._carrier
+    carrier.trip = 10.0
+    connect = carrier.connect
+
+    async def slowly(*args: Any) -> Any:
+        found = await connect(*args)
+        carrier.trip = 10.0
+        return found
+
+    carrier.connect = slowly
+    await all_through(rig)
+    assert not way.lanes
+
+
 async def test_a_line_is_used_again_and_not_kept_for_ever(rig: Rig, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         await all_through(rig)
@@ -331,16 +352,30 @@ async def test_a_line_is_used_again_and_not_kept_for_ever(rig: Rig, way: Way, mo
     monkeypatch.setattr(lanes, "SPARE_SECONDS", 0.05)
     await all_through(rig)
     await until(lambda: not way.lines[0].usable)
+    monkeypatch.undo()
     await all_through(rig)
     assert len(way.lines) == 2
-    # One on which something may still be on its way is of no use to the next.
+    monkeypatch.setattr(lanes, "DEAD_SECONDS", 0.1)
+    # One on which something may still be on its way is of use when that is through.
+    carrier: Any = rig.link._carrier
+    await given_up(rig, way)
+    await until(lambda: not carrier.lanes._tasks)
+    assert way.lines[-1].usable
+    way.answers = False
+    await given_up(rig, way)
+    await until(lambda: not carrier.lanes._tasks)
+    assert not way.lines[-1].usable
+
+
+async def given_up(rig: Rig, way: Way) -> None:
+    """A download that is broken off."""
+    before = len(way.lanes)
     reader, writer = await rig.open(target.SOURCE)
     writer.write(b"100000\n")
     async with asyncio.timeout(10):
-        while len(way.lanes) < 6 or way.lanes[-1]._offset is None:
+        while len(way.lanes) == before or way.lanes[-1]._offset is None:
             assert await reader.read(1 << 16)
     writer.close()
-    await until(lambda: not way.lines[-1].usable)
     await ended(writer)
 
 
@@ -431,6 +466,7 @@ async def test_pieces_of_any_size_in_both_directions_at_once(
 ) -> None:
     """Twelve connections, of which eight can have lanes: who sends and who reads pause now and then."""
     monkeypatch.setattr(Meter, "limit", limit)
+    monkeypatch.setattr(sshcarrier, "PATIENCE_TRIPS", 0)
 
     async def one(seed: int) -> None:
         chance = random.Random(seed)

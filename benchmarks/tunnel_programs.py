@@ -70,6 +70,21 @@ def trips():
             echo(s)
             found.append(clock() - begin)
     return found
+def beside():
+    # The same while another connection of this client downloads.
+    stop = threading.Event()
+    def download():
+        with connect() as s:
+            s.sendall(b"B")
+            buffer = bytearray(1 << 20)
+            while not stop.is_set() and s.recv_into(buffer): pass
+    thread = threading.Thread(target=download)
+    thread.start()
+    time.sleep(amount / 4)
+    try: return trips()
+    finally:
+        stop.set()
+        thread.join()
 def connections():
     # Eight at a time, as a browser or a pool of clients would.
     count, failed, end = [0] * 8, [0] * 8, clock() + amount

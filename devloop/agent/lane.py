@@ -74,6 +74,7 @@ class Laned:
         self._received = Meter()
         self._much = False  # has been sent from here
         self._finished = False  # no more is sent
+        self._still = False  # nothing is taken
 
     # What the end itself does.
 
@@ -142,6 +143,7 @@ class Laned:
 
     def hold(self, still: bool) -> None:
         """Take nothing for now, or go on."""
+        self._still = still
         if still:
             self.channel.pause_reading()
         else:
@@ -153,6 +155,8 @@ class Laned:
         """Here it is."""
         self.lane = lane
         lane.end = self
+        if self._still:
+            lane.hold(True)
         if self._much:
             self._move()
 

@@ -31,7 +31,7 @@ PATIENCE_TRIPS = 20
 begins slowly on it: over a long way, what is soon over is over sooner without."""
 DIAL_SECONDS = 10.0
 SPARE_SECONDS = 30.0
-"""How long a line that nobody uses is kept for the next lane."""
+"""How long a wire that nobody uses is kept for the next lane."""
 CHECK_SECONDS = 2.0
 DEAD_SECONDS = 3.0
 """A lane from which nothing came for CHECK_SECONDS is asked, and has so long to answer."""
@@ -51,7 +51,7 @@ class Burst:
         return now - self._began
 
 
-class Line(Protocol):
+class Wire(Protocol):
     """What lanes run over, one after the other."""
 
     @property
@@ -68,7 +68,7 @@ class Line(Protocol):
         """End it."""
 
 
-Dial = Callable[[], Awaitable[Line]]
+Dial = Callable[[], Awaitable[Wire]]
 """Makes one. Raises OSError or DevloopError."""
 
 
@@ -120,7 +120,7 @@ class Lanes:
         self._connection = connection
         self._dial = dial
         self._tasks: dict[Channel, asyncio.Task[None]] = {}
-        self._spare: dict[Line, asyncio.TimerHandle] = {}
+        self._spare: dict[Wire, asyncio.TimerHandle] = {}
         self._asking = asyncio.Lock()
         self._told: tuple[int, bytes, bytes] | None = None
         self._off = False
@@ -137,7 +137,7 @@ class Lanes:
         try:
             async with asyncio.timeout(DIAL_SECONDS):
                 port, developer, agent = await self._ask()
-                line = await self._line()
+                wire = await self._wire()
         except (asyncssh.Error, DevloopError, OSError, ValueError, KeyError, TypeError, TimeoutError) as problem:
             self._give_up(problem)
             return
@@ -145,25 +145,25 @@ class Lanes:
         answered = good = False
         try:
             async with asyncio.timeout(DIAL_SECONDS):
-                await line.open(lambda: lane, port)
+                await wire.open(lambda: lane, port)
                 await asyncio.shield(lane.answered)
             answered = True
-            await _watch(lane, line)
+            await _watch(lane, wire)
             if not lane.clear:
                 # The answer comes behind what was still on its way.
                 async with asyncio.timeout(DEAD_SECONDS):
-                    await line.check()
+                    await wire.check()
             good = True
         except (OSError, TimeoutError) as problem:
             # One that was not used for a while may have ended, and a connection may end at any time.
             if not (answered or spare or channel.closing):
                 self._give_up(problem)
         finally:
-            if good and line.usable and not self._off:
+            if good and wire.usable and not self._off:
                 loop = asyncio.get_running_loop()
-                self._spare[line] = loop.call_later(SPARE_SECONDS, self._drop, line)
+                self._spare[wire] = loop.call_later(SPARE_SECONDS, self._drop, wire)
             else:
-                line.close()
+                wire.close()
 
     def _give_up(self, problem: Exception) -> None:
         """There are none, and it is not tried again."""
@@ -179,28 +179,28 @@ class Lanes:
                 self._told = int(told["port"]), bytes.fromhex(told["developer"]), bytes.fromhex(told["agent"])
         return self._told
 
-    async def _line(self) -> Line:
-        for line in list(self._spare):
-            if line.usable:
-                self._spare.pop(line).cancel()
-                return line
-            self._drop(line)
+    async def _wire(self) -> Wire:
+        for wire in list(self._spare):
+            if wire.usable:
+                self._spare.pop(wire).cancel()
+                return wire
+            self._drop(wire)
         return await self._dial()
 
-    def _drop(self, line: Line) -> None:
-        self._spare.pop(line).cancel()
-        line.close()
+    def _drop(self, wire: Wire) -> None:
+        self._spare.pop(wire).cancel()
+        wire.close()
 
     def close(self) -> None:
         """End them all."""
         self._off = True
-        for line in list(self._spare):
-            self._drop(line)
+        for wire in list(self._spare):
+            self._drop(wire)
         for task in self._tasks.values():
             task.cancel()
 
 
-async def _watch(lane: Asking, line: Line) -> None:
+async def _watch(lane: Asking, wire: Wire) -> None:
     """Until it has ended. Raises TimeoutError if it is dead."""
     while not lane.ended.done():
         await asyncio.wait([lane.ended], timeout=CHECK_SECONDS)
@@ -209,7 +209,7 @@ async def _watch(lane: Asking, line: Line) -> None:
             continue
         try:
             async with asyncio.timeout(DEAD_SECONDS):
-                await line.check()
+                await wire.check()
         except TimeoutError:
             if lane.heard < now and not lane.held:
                 raise

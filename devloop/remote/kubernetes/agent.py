@@ -28,7 +28,7 @@ from .install import (
 from .kubeconfig import Kubeconfig
 
 if TYPE_CHECKING:
-    from devloop.remote.lanes import Line
+    from devloop.remote.lanes import Wire
     from devloop.remote.sshcarrier import SshCarrier
 
 log = logging.getLogger(__name__)
@@ -143,10 +143,10 @@ async def dial(installation: Installation, tell: Callable[[str], None]) -> Carri
                 raise
             await asyncio.sleep(KNOCK_SECONDS)
 
-    async def line() -> Line:
+    async def wire() -> Wire:
         return await connect_pod(api, agent.pod)
 
-    return AgentCarrier(SshCarrier(connection, "agent", api.where, lane=line), installation, agent)
+    return AgentCarrier(SshCarrier(connection, "agent", api.where, lane=wire), installation, agent)
 
 
 async def _still(installation: Installation, agent: Agent) -> bool:

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 class Way:
     """How this end reaches the agent's lanes, and what it has seen."""
 
-    lines: list[Line] = field(default_factory=list)
+    wires: list[Wire] = field(default_factory=list)
     lanes: list[lanes.Asking] = field(default_factory=list)
     before: Callable[[], None] = lambda: None
     """Called before a lane is connected."""
@@ -45,18 +45,18 @@ class Way:
     answers: bool = True
     """Whether the other end does when it is asked."""
 
-    async def dial(self) -> Line:
-        return Line(self)
+    async def dial(self) -> Wire:
+        return Wire(self)
 
 
-class Line:
+class Wire:
     """A connection for each lane."""
 
     def __init__(self, way: Way) -> None:
         self.way = way
         self.usable = True
         self.lane: lanes.Asking | None = None
-        way.lines.append(self)
+        way.wires.append(self)
 
     async def open(self, factory: Callable[[], lanes.Asking], port: int) -> None:
         self.way.before()
@@ -345,26 +345,26 @@ async def test_over_a_long_way_more_has_to_move_before(rig: Rig, way: Way) -> No
     assert not way.lanes
 
 
-async def test_a_line_is_used_again_and_not_kept_for_ever(rig: Rig, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wire_is_used_again_and_not_kept_for_ever(rig: Rig, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         await all_through(rig)
-    assert (len(way.lanes), len(way.lines)) == (3, 1)
+    assert (len(way.lanes), len(way.wires)) == (3, 1)
     monkeypatch.setattr(lanes, "SPARE_SECONDS", 0.05)
     await all_through(rig)
-    await until(lambda: not way.lines[0].usable)
+    await until(lambda: not way.wires[0].usable)
     monkeypatch.undo()
     await all_through(rig)
-    assert len(way.lines) == 2
+    assert len(way.wires) == 2
     monkeypatch.setattr(lanes, "DEAD_SECONDS", 0.1)
     # One on which something may still be on its way is of use when that is through.
     carrier: Any = rig.link._carrier
     await given_up(rig, way)
     await until(lambda: not carrier.lanes._tasks)
-    assert way.lines[-1].usable
+    assert way.wires[-1].usable
     way.answers = False
     await given_up(rig, way)
     await until(lambda: not carrier.lanes._tasks)
-    assert not way.lines[-1].usable
+    assert not way.wires[-1].usable
 
 
 async def given_up(rig: Rig, way: Way) -> None:
@@ -434,6 +434,21 @@ async def test_a_stranger_is_sent_away(link: LiveLink, way: Way, monkeypatch: py
     async with asyncio.timeout(5):
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
+    await ended(writer)
+
+
+async def test_who_stands_still_when_the_lane_comes_is_not_given_what_comes_by_it(rig: Rig, way: Way) -> None:
+    """Nobody would tell it a second time to wait."""
+    reader, writer = await rig.open(target.ECHO)
+    writer.write(b"first")
+    assert await reader.readexactly(5) == b"first"
+    channel = channel_of(writer)
+    channel.pause_reading()
+    channel._carrier.lanes.offer(channel)
+    await until(lambda: channel.lane is not None)
+    assert channel.lane.held
+    channel.resume_reading()
+    assert not channel.lane.held
     await ended(writer)
 
 

@@ -26,10 +26,10 @@ class Receiver(Protocol):
     """What hears a websocket."""
 
     def received(self, data: memoryview, first: bool, /) -> None:
-        """Bytes of a data message; `first`: they begin one. They are good during this call alone: there is no copy."""
+        """Bytes of a data message; `first`: they begin one. They are good until `read` is called: there is no copy."""
 
     def read(self) -> None:
-        """What was read at once has all been given."""
+        """What was read at once has all been given. Called at least once after `received`, in the same turn."""
 
     def lost(self, reason: str) -> None:
         """It has ended, either way; called once."""
@@ -114,10 +114,8 @@ class WebSocket(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """So much was read."""
         try:
-            assert self._receiver is not None
-            try:
-                self._parse(self._head + nbytes)
-            finally:
+            self._parse(self._head + nbytes)
+            if self._receiver is not None:
                 self._receiver.read()
         except ValueError as problem:
             self.abort(f"websocket: {problem}")
@@ -150,6 +148,7 @@ class WebSocket(asyncio.BufferedProtocol):
             if not self._left:
                 size = self._header(view, position, end)
                 if size == 0:
+                    self._receiver.read()  # what it has been given may stand where this goes now
                     self._head = end - position
                     view[: self._head] = bytes(view[position:end])
                     return

@@ -132,6 +132,41 @@ async def test_frames_are_read_in_whatever_pieces_they_come(step: int, tail: int
     )
 
 
+class Keeper:
+    """Looks at what it was given when all of a read is there."""
+
+    def __init__(self) -> None:
+        self.views: list[memoryview] = []
+        self.data = b""
+
+    def received(self, data: memoryview, first: bool, /) -> None:
+        self.views.append(data)
+
+    def read(self) -> None:
+        self.data += b"".join(self.views)
+        self.views.clear()
+
+    def lost(self, reason: str) -> None: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+
+@pytest.mark.parametrize("step", [5, 70, 71, 72, 73, 74, 997])
+async def test_what_was_given_stays_until_all_of_a_read_is_there(step: int) -> None:
+    """A read may end within a header, whose beginning is then put where that read began."""
+    connection: Any = FakeConnection()
+    socket = WebSocket(FakeResponse(connection.transport), connection, masked=False)
+    keeper = Keeper()
+    socket.start(keeper)
+    texts = [bytes([number]) * (60 + number % 90) for number in range(200)]
+    said = b"".join(map(frame, texts))
+    for at in range(0, len(said), step):
+        connection.transport.receive(said[at : at + step])
+    assert keeper.data == b"".join(texts)
+
+
 async def test_what_is_written_in_one_turn_goes_as_one_message() -> None:
     _, transport, _, connection = forwarded()
     transport.write(b"one")

@@ -43,6 +43,9 @@ MB = 1e6
 MANY = 1000
 SETTLE_SECONDS = 1.5
 """Between two measurements: kubectl goes on for more than a second with what was on its way when a download ended."""
+TURNS = 4
+"""So often round trips are measured in each round, shortly one way after the other: the machine is now quicker and now
+slower, for seconds at a time."""
 DELAY = 0.025
 """Seconds each way, for the second half."""
 
@@ -239,12 +242,13 @@ def rounds(
         for way in found
     }
     for _ in range(count):
-        # Round trips have a long tail, and want to be measured more often than the rest.
-        for what in ("trips", "down", "trips", "up", "trips", "connections", "beside"):
+        for what in (*["trips"] * TURNS, "down", "up", "connections", "beside"):
             for way in found:
                 values = raw[way.name]
-                time.sleep(settle)
-                got = way.measure(what, upload if what == "up" else seconds)
+                # Round trips leave nothing behind that has to run dry.
+                time.sleep(settle if way is found[0] or what != "trips" else 0)
+                amount = upload if what == "up" else seconds / TURNS if what == "trips" else seconds
+                got = way.measure(what, amount)
                 if what == "connections":
                     values["rate"].append(got["rate"])
                     values["failed"] += got["failed"]

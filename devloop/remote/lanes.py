@@ -166,9 +166,9 @@ class Lanes:
                 wire.close()
 
     def _give_up(self, problem: Exception) -> None:
-        """There are none, and it is not tried again."""
-        self._off = True
-        log.info("no lanes: %s", problem)
+        """There are none, and it is not tried again; but what was only slow may be quicker the next time."""
+        self._off = self._off or not isinstance(problem, TimeoutError)
+        log.info("no lanes: %s", str(problem) or "no answer in time")
 
     async def _ask(self) -> tuple[int, bytes, bytes]:
         """Where lanes begin, this end's key and the agent's."""

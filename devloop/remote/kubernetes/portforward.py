@@ -77,7 +77,7 @@ class PortForwardCarrier:
                     return
             async with asyncio.TaskGroup() as group:
                 for connection in self._all():
-                    if connection.load:
+                    if connection.load and not connection.stalled:
                         group.create_task(self._ping(connection))
                     elif began - connection.used > SPARE_SECONDS:
                         connection.close()

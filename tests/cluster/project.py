@@ -178,10 +178,13 @@ class Project:
         """Processes, mounts and files that outlived their engine."""
         mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.folder) in line]
         mounts += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.runtime) in line]
-        kept = [str(each) for each in self.runtime.rglob("*") if each != self.temporary]
-        volumes = self.state.path / "volumes"
-        copies = [str(each) for each in volumes.rglob("*")] if volumes.exists() else []
-        return [*self.processes(), *mounts, *kept, *copies]
+        kept = [each for each in _within(self.runtime) if each != str(self.temporary)]
+        return [*self.processes(), *mounts, *kept, *_within(self.state.path / "volumes")]
+
+
+def _within(folder: Path) -> list[str]:
+    """Everything in a folder, if there is one. It may be on its way out: `rglob` fails at a folder that goes then."""
+    return [str(Path(at) / name) for at, folders, files in os.walk(folder) for name in (*folders, *files)]
 
 
 class Running:

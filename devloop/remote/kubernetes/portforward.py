@@ -77,10 +77,11 @@ class PortForwardCarrier:
                     return
             async with asyncio.TaskGroup() as group:
                 for connection in self._all():
-                    if connection.load and not connection.stalled:
+                    if not connection.load:
+                        if began - connection.used > SPARE_SECONDS:
+                            connection.close()
+                    elif not connection.stalled:
                         group.create_task(self._ping(connection))
-                    elif began - connection.used > SPARE_SECONDS:
-                        connection.close()
 
     def _all(self) -> list[Connection]:
         return [each for connections in self._sockets.values() for each in connections]

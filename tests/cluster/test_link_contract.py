@@ -19,7 +19,7 @@ from devloop.remote.kubernetes.kubeconfig import Kubeconfig
 from devloop.remote.lanes import MOST
 
 from ..integration.remote import target
-from ..integration.remote.contract import LinkContract, Rig, echoes, ended
+from ..integration.remote.contract import LinkContract, Rig, all_of_it, echoes, ended
 from . import kit
 from .conftest import Namespace
 from .kit import ApiClient, client
@@ -110,12 +110,8 @@ class ClusterContract(LinkContract):
             assert await echoes(rig, b"others")
             await asyncio.sleep(0.5)
         writer.transport.resume_reading()  # type: ignore[attr-defined]
-        heard, size = hashlib.sha256(), 0
-        while data := await reader.read(1 << 18):
-            heard.update(data)
-            size += len(data)
         expected = hashlib.sha256(b"".join(map(target.block, range(blocks))))
-        assert (size, heard.digest()) == (blocks << 16, expected.digest())
+        assert await all_of_it(reader) == (blocks << 16, expected.hexdigest())
         await ended(writer)
 
 

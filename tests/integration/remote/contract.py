@@ -71,6 +71,15 @@ async def echoes(rig: Rig, text: bytes) -> bool:
         await ended(writer)
 
 
+async def all_of_it(reader: asyncio.StreamReader) -> tuple[int, str]:
+    """What comes to the end: its size, and its SHA-256."""
+    heard, size = hashlib.sha256(), 0
+    while data := await reader.read(1 << 18):
+        heard.update(data)
+        size += len(data)
+    return size, heard.hexdigest()
+
+
 class LinkContract:
     """Each promise is a test."""
 
@@ -109,13 +118,9 @@ class LinkContract:
         assert (await reader.read()).decode() == f"{blocks << 16} {digest.hexdigest()}"
         await ended(writer)
 
-        heard, size = hashlib.sha256(), 0
         reader, writer = await rig.open(target.SOURCE)
         writer.write(b"%d\n" % blocks)
-        while data := await reader.read(1 << 18):
-            heard.update(data)
-            size += len(data)
-        assert (size, heard.hexdigest()) == (blocks << 16, digest.hexdigest())
+        assert await all_of_it(reader) == (blocks << 16, digest.hexdigest())
         await ended(writer)
 
     async def test_a_client_that_does_not_read_stops_the_server_and_nobody_else(self, rig: Rig) -> None:

@@ -26,7 +26,7 @@ from devloop.remote.ssh import connect
 from devloop.remote.sshcarrier import SshCarrier
 
 from . import target
-from .contract import LinkContract, Rig, echoes, ended
+from .contract import LinkContract, Rig, all_of_it, echoes, ended
 from .openssh import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -306,12 +306,8 @@ async def all_through(rig: Rig, blocks: int = 16 * 16) -> None:
     """Many bytes, all of them."""
     reader, writer = await rig.open(target.SOURCE)
     writer.write(b"%d\n" % blocks)
-    heard, size = hashlib.sha256(), 0
-    while data := await reader.read(1 << 18):
-        heard.update(data)
-        size += len(data)
     expected = hashlib.sha256(b"".join(map(target.block, range(blocks))))
-    assert (size, heard.digest()) == (blocks << 16, expected.digest())
+    assert await all_of_it(reader) == (blocks << 16, expected.hexdigest())
     await ended(writer)
 
 

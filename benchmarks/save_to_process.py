@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import random
 import shlex
-import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.figures import Result, Table, ms, percentile, spread
 from benchmarks.rig import DEVLOOP, Fifo, gone, running, stub, wait_until_gone, workspace
+from tests.ports import free_port
 
 GAP = (0.1, 0.5)
 """Seconds of quiet before each save: random, so that no tool's rhythm can fall in with it."""
@@ -171,16 +171,13 @@ def _watchfiles(rig: Rig) -> tuple[Sequence[str], None]:
 def _uvicorn_words(rig: Rig) -> list[str]:
     program = peers.path("uvicorn")
     assert program is not None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     return [
         program,
         "app:app",
         "--app-dir",
         str(rig.folder / "src"),
         "--port",
-        str(port),
+        str(free_port()),
         "--log-level",
         "warning",
     ]

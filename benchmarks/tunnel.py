@@ -36,6 +36,7 @@ from tests.cluster.kube import access, binaries
 from tests.cluster.kube.link import Link
 from tests.cluster.kube.sandbox import Sandbox
 from tests.cluster.kube.settings import Settings
+from tests.ports import free_port
 
 NAMESPACE = f"bench-{secrets.token_hex(4)}"
 PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
@@ -122,12 +123,6 @@ class Forwarder(Way):
     def close(self) -> None:
         self.process.terminate()
         self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(port: int, process: subprocess.Popen[Any], host: str = "127.0.0.1") -> None:

@@ -13,7 +13,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -249,48 +249,47 @@ async def serve(
     except (OSError, asyncssh.KeyImportError) as problem:
         raise AgentError(f"{host_key}: {problem}") from problem
     api = cluster_api()
-    presence = Presence(api, linger)
-    attachments: Attachments | None = None
-    if envoy and state is not None:
-        attachments = Attachments(api, state, envoy)
-        presence.busy = lambda: attachments.busy
-        await attachments.start()
-    lanes = Lanes()
-    try:
-        await lanes.listen(LOOPBACK)
-        listener = await asyncssh.create_server(
-            lambda: Developer(keys, presence, lanes, attachments),
-            LOOPBACK,
-            port,
-            server_host_keys=[key],
-            server_version="devloop",
-            encryption_algs=CIPHERS,
-            compression_algs=["none"],
-            public_key_auth=True,
-            password_auth=False,
-            kbdint_auth=False,
-            host_based_auth=False,
-            gss_host=None,
-            agent_forwarding=False,
-            x11_forwarding=False,
-            allow_pty=False,
-            sftp_factory=None,
-            allow_scp=False,
-            keepalive_interval=KEEPALIVE_SECONDS,
-            rekey_bytes=REKEY_BYTES,
-            login_timeout=20,
-        )
-    except OSError as problem:
-        raise AgentError(f"{LOOPBACK}:{port}: {problem.strerror or problem}") from problem
-    try:
-        async with listener:
-            bound = listener.get_port()
-            log.info("listening on %s:%d", LOOPBACK, bound)
-            yield bound
-            if attachments is not None:
-                await attachments.fail_open()
-    finally:
-        lanes.close()
-        presence.close()
+    async with AsyncExitStack() as stack:
+        presence = Presence(api, linger)
+        stack.callback(presence.close)
+        attachments: Attachments | None = None
+        if envoy and state is not None:
+            attachments = Attachments(api, state, envoy)
+            presence.busy = lambda: attachments.busy
+            await attachments.start()
+            stack.push_async_callback(attachments.close)
+        lanes = Lanes()
+        stack.callback(lanes.close)
+        try:
+            listener = await asyncssh.create_server(
+                lambda: Developer(keys, presence, lanes, attachments),
+                LOOPBACK,
+                port,
+                server_host_keys=[key],
+                server_version="devloop",
+                encryption_algs=CIPHERS,
+                compression_algs=["none"],
+                public_key_auth=True,
+                password_auth=False,
+                kbdint_auth=False,
+                host_based_auth=False,
+                gss_host=None,
+                agent_forwarding=False,
+                x11_forwarding=False,
+                allow_pty=False,
+                sftp_factory=None,
+                allow_scp=False,
+                keepalive_interval=KEEPALIVE_SECONDS,
+                rekey_bytes=REKEY_BYTES,
+                login_timeout=20,
+            )
+            await stack.enter_async_context(listener)
+            # After the SSH server, whose port may be anybody's choice: this one is any that is free.
+            await lanes.listen(LOOPBACK)
+        except OSError as problem:
+            raise AgentError(f"{LOOPBACK}:{port}: {problem.strerror or problem}") from problem
+        bound = listener.get_port()
+        log.info("listening on %s:%d", LOOPBACK, bound)
+        yield bound
         if attachments is not None:
-            await attachments.close()
+            await attachments.fail_open()

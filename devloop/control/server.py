@@ -33,6 +33,8 @@ FLUSH_INTERVAL = 0.04
 """Seconds between two writes to one subscriber: 25 a second are more than an eye can tell apart."""
 LOG_LINES_PER_FLUSH = 500
 """So a subscriber is sent at most 12,500 lines a second, whatever the service prints."""
+GOODBYE_SECONDS = 1.0
+"""So long may a client take, at the end, for what it has not read yet."""
 
 
 class LogSource(Protocol):
@@ -150,6 +152,7 @@ class ControlServer:
         self._subscribers: set[_Subscriber] = set()
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._closing = False
 
     async def start(self) -> None:
         """Listen. A socket left by a dead engine is replaced: the caller holds the project's lock."""
@@ -160,15 +163,21 @@ class ControlServer:
         self.path.chmod(0o600)
 
     async def close(self) -> None:
-        """Send what is pending, hang up on everyone and remove the socket."""
+        """Send what is pending, hang up on everyone and remove the socket.
+
+        A client that does not read what is pending is hung up on all the same, after GOODBYE_SECONDS.
+        """
+        self._closing = True
         if self._server is not None:
             self._server.close()
+        writers = [subscriber.writer for subscriber in self._subscribers]
         for subscriber in self._subscribers:
             subscriber.flush()
             subscriber.writer.close()
         for task in tuple(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+        await _hung_up(writers)
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
@@ -206,6 +215,9 @@ class ControlServer:
                 subscriber.wake.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closing:
+            writer.close()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
@@ -244,3 +256,15 @@ class ControlServer:
         subscriber.send(answer)
         with contextlib.suppress(OSError):
             await subscriber.writer.drain()
+
+
+async def _hung_up(writers: Sequence[asyncio.StreamWriter]) -> None:
+    """Wait until these, which are closing, have sent what they hold; whose client does not take it is cut off."""
+    tasks = [asyncio.create_task(writer.wait_closed()) for writer in writers]
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=GOODBYE_SECONDS)
+    if late:
+        for writer in writers:
+            writer.transport.abort()
+    await asyncio.gather(*tasks, return_exceptions=True)

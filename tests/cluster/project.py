@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -314,13 +313,6 @@ def kill_marked(mark: str, seconds: float = 10) -> None:
     for each in alive:
         each.kill()
     psutil.wait_procs(alive, timeout=seconds)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -16,11 +16,12 @@ import pytest
 import pytest_asyncio
 
 from devloop.protocol import State
+from tests.ports import free_port
 
 from . import kit
 from .conftest import Namespace, Target
 from .kit import ApiClient, client
-from .project import DEADLINE, Inventory, Project, Running, a_project, deployed_shop, free_port, inventory, the_shop
+from .project import DEADLINE, Inventory, Project, Running, a_project, deployed_shop, inventory, the_shop
 
 # The shop takes seconds to start: one for all the tests here, which therefore share a loop.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

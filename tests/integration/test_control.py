@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from devloop.control import client
+from devloop.control import client, server
 from devloop.control.server import LOG_LINES_PER_FLUSH, ControlServer
 from devloop.errors import DevloopError, EngineError, ServiceError
 from devloop.local.logs import LogBook
@@ -100,6 +100,44 @@ async def test_an_engine_that_hangs_up_ends_calls_and_events(tmp_path: Path) -> 
         with pytest.raises(DevloopError):
             await connection.call("echo")
         await connection.close()
+
+
+async def flooded(path: Path, backend: Backend) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client that does not read, with more to read than fits into a socket's buffers."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b'{"id": 1, "method": "subscribe", "params": {"logs": "*"}}\n')
+    await reader.readline()
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    (subscriber,) = backend.server._subscribers
+    while not subscriber.writer.transport.get_write_buffer_size():
+        backend.logs.add("api", "out", [b"x" * 1000] * LOG_LINES_PER_FLUSH)
+        await asyncio.sleep(0)
+    return reader, writer
+
+
+async def test_a_slow_client_gets_the_last_word_too(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path):
+        reader, writer = await flooded(path, backend)
+        backend.server.publish(status(7))
+        closing = asyncio.create_task(backend.server.close())
+        await asyncio.sleep(0)
+        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        told = (await reader.read()).splitlines()
+        assert json.loads(told[-1])["params"]["restarts"] == 7
+        await closing
+        writer.close()
+
+
+async def test_a_client_that_never_reads_does_not_keep_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GOODBYE_SECONDS", 0.05)
+    async with serving(tmp_path) as (backend, path):
+        _, writer = await flooded(path, backend)
+        (subscriber,) = backend.server._subscribers
+        await backend.server.close()
+        assert subscriber.writer.transport.get_extra_info("socket").fileno() == -1, "it is closed, whatever is unsent"
+        writer.close()
 
 
 async def test_a_subscriber_is_told_the_newest_state_and_not_each_step(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from devloop.errors import EngineError, UsageError
 from devloop.protocol import Outcome, State
 from devloop.state import StateFolder
 from tests.integration.conftest import Project
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -22,13 +23,6 @@ PRINTER = """
     command = "sh -c 'cat data.txt; exec sleep 600'"
     watch = ["data.txt", "src"]
     """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_a_save_restarts_the_service_and_is_a_loop_that_survives_the_engine(project: Project) -> None:

@@ -11,9 +11,8 @@ import pytest
 from devloop.engine.fronts import Fronts
 from devloop.net.router import HostLoopback
 from devloop.relay import Target
+from tests.ports import free_port
 from tests.unit.core.playbook import service
-
-from .remote.openssh import free_port
 
 
 class Rig:

@@ -23,10 +23,11 @@ from devloop.net import hosts
 from devloop.net.inside import Inside
 from devloop.protocol import State
 from devloop.state import StateFolder
+from tests.ports import free_port
 
 from .conftest import DEADLINE, Project
 from .remote.conftest import target_ports as target_ports
-from .remote.openssh import Sshd, free_port
+from .remote.openssh import Sshd
 from .remote.openssh import sshd as sshd
 from .sandbox.conftest import namespaces as namespaces
 

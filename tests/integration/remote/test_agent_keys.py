@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import socket
 from pathlib import Path
 from typing import Any
 
 import asyncssh
+import psutil
 import pytest
 
 from devloop.agent import server
-
-from .openssh import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +30,21 @@ class Secret:
         return {"data": {"ada.pub": base64.b64encode(self.line).decode()}}
 
 
+async def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server, "cluster_api", lambda: None)
+    (tmp_path / "host_key").write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key("openssh"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        before = psutil.Process().num_fds()
+        with pytest.raises(server.AgentError, match=f"127.0.0.1:{port}"):
+            async with server.serve(tmp_path, port):
+                pass
+        await asyncio.sleep(0)
+        assert psutil.Process().num_fds() == before
+
+
 @pytest.mark.parametrize("others", [0, 1])
 async def test_a_key_that_the_volume_does_not_show_yet(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, others: int
@@ -39,8 +55,7 @@ async def test_a_key_that_the_volume_does_not_show_yet(
     if others:
         (tmp_path / "ben.pub").write_bytes(ben.export_public_key("openssh"))
     monkeypatch.setattr(server, "cluster_api", lambda: Secret(ada))
-    port = free_port()
-    async with server.serve(tmp_path, port):
+    async with server.serve(tmp_path, 0) as port:
 
         async def enter(key: asyncssh.SSHKey) -> None:
             async with asyncssh.connect(

@@ -24,10 +24,10 @@ from devloop.remote import lanes, sshcarrier
 from devloop.remote.life import LiveLink
 from devloop.remote.ssh import connect
 from devloop.remote.sshcarrier import SshCarrier
+from tests.ports import free_port
 
 from . import target
 from .contract import LinkContract, Rig, all_of_it, echoes, ended
-from .openssh import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -95,7 +95,7 @@ async def an_agent(folder: Path) -> AsyncIterator[tuple[int, dict[str, Any]]]:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "cluster_api", lambda: None)
-        async with server.serve(folder, free_port()) as port:
+        async with server.serve(folder, 0) as port:
             yield port, options
 
 

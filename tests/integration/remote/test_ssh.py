@@ -14,10 +14,11 @@ import pytest
 from devloop.remote.life import LiveLink
 from devloop.remote.link import NameLookupError, OpenError, PermanentError, Phase, Refusal, Resolver
 from devloop.remote.ssh import ssh_link
+from tests.ports import free_port
 
 from . import target
 from .contract import LinkContract, Rig, ended, until
-from .openssh import Sshd, free_port, run
+from .openssh import Sshd, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

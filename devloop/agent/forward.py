@@ -10,6 +10,7 @@ How a connection ends is carried over: an orderly end is EOF and then CLOSE, a r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from asyncio.staggered import staggered_race
 from functools import partial
@@ -145,10 +146,10 @@ class Connection:
 
     async def _connect(self, host: str, port: int, number: int) -> Near:
         try:
-            near = await self.adopt(await dial(host, port))
-            near.number = number
+            near = Near(self, await dial(host, port))
         except OSError as problem:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, str(problem)) from problem
+        near.number = number
         if self.ssh.is_closed():  # the developer has gone meanwhile, and nobody takes what was made
             near.far.transport.abort()
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "SSH connection closed")
@@ -156,31 +157,41 @@ class Connection:
 
     async def adopt(self, sock: socket.socket) -> Near:
         """The session for a channel to a socket that is connected already; it is closed with the channel."""
-        try:
-            _, far = await asyncio.get_running_loop().create_connection(Dialed, sock=sock)
-        except BaseException:
-            sock.close()
-            raise
-        return Near(self, far)
+        return Near(self, await _adopted(sock))
 
 
-async def dial(host: str, port: int) -> socket.socket:
+async def dial(host: str, port: int) -> Far:
     """A connection to a name or an address. Raises OSError."""
     loop = asyncio.get_running_loop()
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host)
-        except OSError:
-            continue
-        # The rule: the developer's side has resolved the name. create_connection would take twice as long.
-        return await _connected(family, (host, port))
+    if _is_address(host):
+        # The rule: the developer's side has resolved the name. uvloop's sock_connect asks a thread to resolve an
+        # address too, and a socket that it has not made itself costs it more: 0.3 ms instead of 0.1 in all.
+        _, far = await loop.create_connection(Dialed, host, port)
+        return far
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     # RFC 8305: a name with an IPv6 address that leads nowhere costs a quarter of a second. uvloop does not do that.
     tries = [partial(_connected, family, address) for family, _, _, _, address in found]
     sock, _, problems = await staggered_race(tries, 0.25)
     if sock is None:
         raise next(each for each in problems if each is not None)
-    return cast(socket.socket, sock)
+    return await _adopted(cast(socket.socket, sock))
+
+
+def _is_address(host: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            socket.inet_pton(family, host)
+            return True
+    return False
+
+
+async def _adopted(sock: socket.socket) -> Far:
+    try:
+        _, far = await asyncio.get_running_loop().create_connection(Dialed, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    return far
 
 
 async def _connected(family: int, address: Any) -> socket.socket:
@@ -289,8 +300,6 @@ class Far(asyncio.BaseProtocol):
         """Connected, and quiet for now."""
         self.transport = cast(asyncio.Transport, transport)
         self.quiet()
-        if connected := transport.get_extra_info("socket"):
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def quiet(self) -> None:
         """Read nothing before the channel is open; for `connection_made`."""

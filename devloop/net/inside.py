@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from devloop.dial import dial
 from devloop.errors import EngineError, ServiceError
 from devloop.net.listeners import Listener, listeners, waiting
 from devloop.net.mounts import Bind
@@ -104,7 +105,7 @@ class Inside:
         try:
             if self.ipv6 and ":" not in address:
                 address = f"::ffff:{address}"
-            await asyncio.get_running_loop().sock_connect(sock, (address, port))
+            await dial(sock, (address, port))
         except BaseException:
             sock.close()
             raise

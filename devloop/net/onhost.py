@@ -5,7 +5,6 @@ Where others are, from there, is the same for all services of a project; see `de
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import socket
@@ -13,6 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from devloop.dial import dial
 from devloop.net.listeners import Listener, diag_socket, listeners, waiting
 from devloop.net.mounts import Bind
 from devloop.net.ports import Rewritten, rewrite_paths
@@ -37,7 +37,7 @@ class HostInner:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, (address, port))
+            await dial(sock, (address, port))
         except BaseException:
             sock.close()
             raise

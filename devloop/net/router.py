@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from devloop.dial import dial
 from devloop.errors import ServiceError
 from devloop.relay import MovedError, Relay, Side, Target
 
@@ -176,7 +177,7 @@ async def _dial(host: str, port: int) -> socket.socket:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            await asyncio.get_running_loop().sock_connect(sock, (host, port))
+            await dial(sock, (host, port))
     except BaseException:
         sock.close()
         raise

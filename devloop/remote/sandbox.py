@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from devloop.dial import dial
+
 from .life import HOLD_SECONDS, LiveLink, imported
 from .link import OpenError, Refusal, Resolver
 
@@ -163,7 +165,7 @@ async def _dial(forward: Forward, host: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in forward.host else socket.AF_INET)
     try:
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, (forward.host, forward.port))
+        await dial(sock, (forward.host, forward.port))
     except OSError as problem:
         sock.close()
         raise OpenError(Refusal.REFUSED, host, port, str(problem)) from problem

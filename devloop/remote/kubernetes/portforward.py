@@ -180,7 +180,7 @@ class PortForwardCarrier:
         began = time.monotonic()
         try:
             async with asyncio.timeout(DEAD_SECONDS):
-                await connection.ping()
+                await connection.check()
         except (StreamResetError, TimeoutError):
             # What comes is a sign of life. Where somebody does not read, nothing comes, and so no answer either.
             if connection.heard < began and not connection.stalled:

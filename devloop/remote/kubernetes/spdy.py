@@ -296,8 +296,8 @@ class Connection:
             raise
         return stream, protocol
 
-    async def ping(self) -> None:
-        """One round trip to the kubelet. Raises StreamResetError."""
+    async def check(self) -> None:
+        """Come back when the kubelet has answered a ping. Raises StreamResetError."""
         number, self._ping = self._ping, self._ping + 2  # a client's are odd
         self._pings[number] = asyncio.get_running_loop().create_future()
         self._control(PING, 0, struct.pack(">I", number))
@@ -311,10 +311,6 @@ class Connection:
         if not self.lost_because:
             self._control(GOAWAY, 0, struct.pack(">II", 0, 0))
             self._socket.close()
-
-    async def check(self) -> None:
-        """Come back when the kubelet has answered. Raises StreamResetError."""
-        await self.ping()
 
     def abort(self, reason: str) -> None:
         """End it now."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,28 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 from devloop import __version__
 from devloop.config.load import load
-from devloop.config.model import SECOND, Mode, Project, Service
+from devloop.config.model import SECOND, Mode, Project
 from devloop.config.problems import ConfigProblems
 from devloop.control.server import ControlServer
 from devloop.core import commands as do
 from devloop.core import events as ev
-from devloop.core.debounce import Burst
 from devloop.core.service import ServiceLife
 from devloop.core.supervisor import Supervisor
 from devloop.engine.board import HISTORY, Board, unix
-from devloop.engine.bursts import Bursts
+from devloop.engine.files import Files
+from devloop.engine.notices import Notices
 from devloop.engine.requests import Requests, expand
 from devloop.errors import ConfigError, UsageError
 from devloop.local import environment, sweep
 from devloop.local.logs import LogBook
 from devloop.local.process import RUN_VARIABLE, Holders
 from devloop.local.runner import ServiceRunner
-from devloop.local.watch.scope import WatchSpec
-from devloop.local.watch.watcher import Watcher
 from devloop.metrics.store import LoopStore
 from devloop.protocol import (
     Loop,
-    Notice,
     Outcome,
     RemoteStatus,
     RequestBatch,
@@ -50,11 +46,6 @@ from devloop.state import StateFolder
 
 if TYPE_CHECKING:
     from devloop.engine.passthrough import Passthrough
-
-CONFIG = ""
-"""The name that the project's own files are watched under; no service can have it."""
-CONFIG_QUIET = 20_000_000
-"""Quiet time of the project's own files, in nanoseconds."""
 
 
 class Engine:
@@ -77,13 +68,11 @@ class Engine:
         self.remote: Passthrough | None = None
         """The remote half, if the project has one."""
         self._requests = Requests(self)
-        self._watcher = Watcher(project.root, self._files_changed, self._watch_trouble)
-        self._bursts = Bursts(project.root, self._settled)
+        self._notices = Notices(lambda notice: self._server.publish(notice))
+        self._files = Files(project, self.dispatch, lambda: self.task(self.reload_config()), self._notices.say)
         self._backoffs: dict[str, asyncio.TimerHandle] = {}
-        self._notices: deque[Notice] = deque(maxlen=50)
         self._survivors: dict[str, tuple[str, ...]] = {}
         self._config_error = ""
-        self._broken: tuple[Path, ...] = ()
         self._events: deque[ev.Event] = deque()
         self._dirty: dict[str, None] = {}
         self._unserved: dict[str, Loop] = {}
@@ -100,7 +89,7 @@ class Engine:
         `idle` is for who wants the remote alone: nothing is started or watched. `up` is called once clients can
         connect. Raises EngineError if the project has an engine already.
         """
-        asyncio.get_running_loop().set_exception_handler(self._bug)
+        asyncio.get_running_loop().set_exception_handler(self._notices.fault)
         self._idle = idle
         chosen = None if services is None else expand(services, self.project.services, self.project.groups)
         async with contextlib.AsyncExitStack() as stack:
@@ -117,7 +106,7 @@ class Engine:
             self._server = ControlServer(self.state.socket, self)
             await self._server.start()
             stack.push_async_callback(self._server.close)
-            self._store = LoopStore(self.state.database, self._notice_from_thread())
+            self._store = LoopStore(self.state.database, self._notices.from_thread())
             stack.callback(self._store.close)
             if self.project.remote is not None:
                 from devloop.engine.passthrough import Passthrough  # a project without a remote does not pay for it
@@ -135,14 +124,13 @@ class Engine:
             if self._idle:
                 await self._finished.wait()
                 return
-            self.task(self._watch())
+            self.task(self._files.watch())
             names = [n for n, s in self.project.services.items() if s.mode is Mode.LOCAL]
             self.dispatch(ev.StartRequested(tuple(names) if chosen is None else chosen))
             await self._finished.wait()
 
     async def _wind_up(self) -> None:
-        await self._watcher.close()
-        self._bursts.close()
+        await self._files.close()
         for timer in self._backoffs.values():
             timer.cancel()
         for task in tuple(self._tasks):
@@ -198,9 +186,9 @@ class Engine:
             case do.ClearBackoff(service):
                 self._clear_backoff(service)
             case do.IgnoreFiles(service, files):
-                self._watcher.quarantine(service, files)
+                self._files.watcher.quarantine(service, files)
             case do.WatchAgain(service):
-                self._watcher.release(service)
+                self._files.watcher.release(service)
             case do.PublishStatus(service):
                 self._dirty[service] = None
             case do.RecordLoop():
@@ -259,32 +247,6 @@ class Engine:
         for name in self.project.services:
             self._board.remember(self._store.recent(name, HISTORY))
 
-    # Files.
-
-    async def _watch(self) -> None:
-        await self._watcher.watch([*map(_watch_spec, self.project.services.values()), self._config_spec()])
-
-    def _config_spec(self) -> WatchSpec:
-        files = (*self.project.files, *self.project.missing, *self._broken)
-        return WatchSpec(CONFIG, self.project.root, files, gitignore=False)
-
-    def _files_changed(self, name: str, files: tuple[str, ...], edited: int, detected: int) -> None:
-        if name == CONFIG:
-            self._bursts.changed(name, files, CONFIG_QUIET, detected)
-        elif name in self.project.services:  # else it has just gone from devloop.toml
-            quiet = max(self.project.services[name].debounce, self._watcher.quiet)
-            self._bursts.changed(name, files, quiet, detected)
-            self.dispatch(ev.FilesChanged(name, files, edited))
-
-    def _settled(self, name: str, _: Burst) -> None:
-        if name == CONFIG:
-            self.task(self.reload_config())
-        else:
-            self.dispatch(ev.FilesSettled(name))
-
-    def _watch_trouble(self, text: str, hint: str) -> None:
-        self.notice("warning", text, hint=hint)
-
     # Configuration.
 
     async def reload_config(self) -> list[str]:
@@ -296,13 +258,14 @@ class Engine:
             project = await asyncio.to_thread(load, self.project.file, self.environ)
         except ConfigError as error:
             self._config_error = str(error)
-            self._broken = error.files if isinstance(error, ConfigProblems) else ()
-            await self._watch()  # what would mend it may be a file that is not part of the project yet
+            self._files.broken = error.files if isinstance(error, ConfigProblems) else ()
+            await self._files.watch()  # what would mend it may be a file that is not part of the project yet
             self.notice("error", f"{self.project.file.name} is broken; the running state is kept", hint=str(error))
             self._server.publish_snapshot()
             return []
         before, self.project = self.project, project
-        had_error, self._config_error, self._broken = bool(self._config_error), "", ()
+        self._files.project, self._files.broken = project, ()
+        had_error, self._config_error = bool(self._config_error), ""
         changed = [
             name
             for name in {**before.services, **project.services}
@@ -317,7 +280,7 @@ class Engine:
             self.notice("info", f"{project.file.name}: {', '.join(changed)} changed")
         if changed or had_error:
             self._server.publish_snapshot()
-        await self._watch()
+        await self._files.watch()
         return changed
 
     # What clients see.
@@ -332,7 +295,7 @@ class Engine:
             version=__version__,
             started_at=self._started_at,
             services=tuple(map(self.status, self.supervisor.services.values())),
-            notices=tuple(self._notices),
+            notices=tuple(self._notices.kept),
             remote=None if self.remote is None else self.remote.status(),
             stopping=self.supervisor.stopping,
             config_error=self._config_error,
@@ -399,27 +362,7 @@ class Engine:
 
     def notice(self, level: str, text: str, *, hint: str = "", service: str | None = None) -> None:
         """Tell a person something."""
-        self._publish_notice(Notice(level, text, time.time_ns(), service, hint))
-
-    def _bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception that nobody caught: said to the user, and in full in the engine's log."""
-        loop.default_exception_handler(context)
-        what = context.get("exception") or context["message"]
-        self.notice("error", f"a fault in devloop itself: {what!r}", hint="please report it; the rest goes on")
-
-    def _publish_notice(self, notice: Notice) -> None:
-        self._notices.append(notice)
-        self._server.publish(notice)
-        if notice.service is None:
-            print(f"devloop: {notice.level}: {notice.text}", notice.hint, sep="\n  ", file=sys.stderr)
-
-    def _notice_from_thread(self) -> Callable[[Notice], None]:
-        loop = asyncio.get_running_loop()
-
-        def tell(notice: Notice) -> None:
-            loop.call_soon_threadsafe(self._publish_notice, notice)
-
-        return tell
+        self._notices.say(level, text, hint, service)
 
     def _publish_statuses(self) -> None:
         self._tell_gone()
@@ -499,10 +442,6 @@ def _raise_descriptor_limit() -> None:
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # macOS refuses what is above OPEN_MAX
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _watch_spec(service: Service) -> WatchSpec:
-    return WatchSpec(service.name, service.cwd, service.watch, service.ignore, service.gitignore)
 
 
 def load_project(file: Path, environ: Mapping[str, str], services: Sequence[str]) -> Project:

@@ -51,8 +51,8 @@ async def test_a_save_without_a_change_restarts_nothing(project: Project) -> Non
     async with project.up():
         await project.until_state("api", State.READY)
         await project.until_line("api", "one")
-        assert project.engine._watcher._learning is not None
-        await project.engine._watcher._learning
+        assert project.engine._files.watcher._learning is not None
+        await project.engine._files.watcher._learning
         project.write("data.txt", "one\n")
         path.touch()
         # The next real change is seen after the two that were none: had they counted, there were more loops.

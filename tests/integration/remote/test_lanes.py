@@ -1,133 +1,28 @@
-"""Lanes: the links' contract with one for each connection, and what happens at their edges. The agent runs here."""
+"""Lanes: the links' contract with one for each connection, and what becomes of bytes and ends at their edges."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import asyncssh
 import pytest
 
-from devloop.agent import lanes as agent_lanes
-from devloop.agent import server
-from devloop.agent.lane import BULK_BYTES, KEY_BYTES, NUMBER_BYTES, Meter
-from devloop.remote import lanes, sshcarrier
+from devloop.agent.lane import Meter
+from devloop.remote import sshcarrier
 from devloop.remote.life import LiveLink
-from devloop.remote.ssh import connect
-from devloop.remote.sshcarrier import SshCarrier
-from tests.ports import free_port
 
 from . import target
-from .contract import LinkContract, Rig, all_of_it, echoes, ended
+from .contract import LinkContract, Rig, echoes, ended
+from .laning import Way, a_server, channel_of, on_lanes, open_by_lane, until
+from .laning import at_once as at_once
+from .laning import link as link
+from .laning import rig as rig
+from .laning import way as way
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-
-
-@dataclass
-class Way:
-    """How this end reaches the agent's lanes, and what it has seen."""
-
-    wires: list[Wire] = field(default_factory=list)
-    lanes: list[lanes.Asking] = field(default_factory=list)
-    before: Callable[[], None] = lambda: None
-    """Called before a lane is connected."""
-    elsewhere: int = 0
-    """Another port than the agent's."""
-    answers: bool = True
-    """Whether the other end does when it is asked."""
-
-    async def dial(self) -> Wire:
-        return Wire(self)
-
-
-class Wire:
-    """A connection for each lane."""
-
-    def __init__(self, way: Way) -> None:
-        self.way = way
-        self.usable = True
-        self.lane: lanes.Asking | None = None
-        way.wires.append(self)
-
-    async def open(self, factory: Callable[[], lanes.Asking], port: int) -> None:
-        self.way.before()
-        assert self.usable
-        loop = asyncio.get_running_loop()
-        _, self.lane = await loop.create_connection(factory, "127.0.0.1", self.way.elsewhere or port)
-        self.way.lanes.append(self.lane)
-
-    async def check(self) -> None:
-        if not self.way.answers:
-            await asyncio.Event().wait()
-
-    def close(self) -> None:
-        self.usable = False
-        if self.lane is not None:
-            self.lane.transport.abort()
-
-
-@pytest.fixture
-def way() -> Way:
-    return Way()
-
-
-@asynccontextmanager
-async def an_agent(folder: Path) -> AsyncIterator[tuple[int, dict[str, Any]]]:
-    """A server with one developer's key: its port, and how asyncssh connects to it."""
-    host, ada = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
-    (folder / "host_key").write_bytes(host.export_private_key("openssh"))
-    (folder / "ada.pub").write_bytes(ada.export_public_key("openssh"))
-    options: dict[str, Any] = {
-        "username": "ada",
-        "client_keys": [ada],
-        "known_hosts": ([host.convert_to_public()], [], []),
-        "config": None,
-        "agent_path": None,
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "cluster_api", lambda: None)
-        async with server.serve(folder, 0) as port:
-            yield port, options
-
-
-@pytest.fixture
-async def link(way: Way, tmp_path: Path) -> AsyncIterator[LiveLink]:
-    async with an_agent(tmp_path) as (port, options):
-
-        async def dial(tell: Callable[[str], None]) -> SshCarrier:
-            connection = await connect("127.0.0.1", where="here", port=port, **options)
-            return SshCarrier(connection, "agent", "here", lane=way.dial)
-
-        made = LiveLink("agent", "here", dial)
-        made.start()
-        await made.ready(10)
-        yield made
-        await made.close()
-
-
-@pytest.fixture
-def rig(link: LiveLink, target_ports: tuple[int, ...]) -> Rig:
-    async def cut() -> None:
-        carrier: Any = link._carrier
-        carrier.abort("cut")
-
-    return Rig(link, "127.0.0.1", target_ports, free_port(), "nobody.invalid", cut)
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is sent is much, and at once."""
-    monkeypatch.setattr(Meter, "limit", 0)
-    monkeypatch.setattr(sshcarrier, "PATIENCE_TRIPS", 0)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -139,29 +34,6 @@ class TestLanesForWhoMovesMuch(LinkContract):
     """The contract with lanes as they are."""
 
 
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for what has no event."""
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-
-
-def channel_of(writer: asyncio.StreamWriter) -> Any:
-    return writer.transport
-
-
-async def on_lanes(rig: Rig, service: int = target.ECHO) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """An echoed connection that sends and receives by its lane."""
-    reader, writer = await rig.open(service)
-    async with asyncio.timeout(10):
-        while True:
-            writer.write(b"ping")
-            assert await reader.readexactly(4) == b"ping"
-            lane = channel_of(writer).lane
-            if channel_of(writer).by_lane and lane._offset is not None:
-                return reader, writer
-
-
 @pytest.mark.usefixtures("at_once")
 async def test_a_half_close_by_lane_comes_after_what_was_sent(rig: Rig) -> None:
     reader, writer = await on_lanes(rig)
@@ -170,25 +42,6 @@ async def test_a_half_close_by_lane_comes_after_what_was_sent(rig: Rig) -> None:
     writer.write_eof()
     assert await reader.read() == text
     await ended(writer)
-
-
-@asynccontextmanager
-async def a_server(
-    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
-) -> AsyncIterator[int]:
-    made = await asyncio.start_server(serve, "127.0.0.1", 0)
-    yield made.sockets[0].getsockname()[1]
-    made.close()
-
-
-async def open_by_lane(link: LiveLink, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection that sends by its lane; bytes 0 are what it took."""
-    reader, writer = await link.open("127.0.0.1", port)
-    async with asyncio.timeout(10):
-        while not channel_of(writer).by_lane:
-            writer.write(b"\0")
-            await asyncio.sleep(0)
-    return reader, writer
 
 
 @pytest.mark.usefixtures("at_once")
@@ -270,169 +123,6 @@ async def test_a_server_that_resets_is_a_reset_after_what_it_sent(link: LiveLink
         await ended(writer)
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_a_lane_that_is_lost_resets_its_connection_and_no_other(rig: Rig, way: Way) -> None:
-    other = await on_lanes(rig)
-    reader, writer = await on_lanes(rig)
-    way.lanes[-1].transport.abort()
-    async with asyncio.timeout(10):
-        with contextlib.suppress(ConnectionError):
-            assert await reader.read() == b""
-    assert channel_of(writer).is_closing()
-    other[1].write(b"still")
-    assert await other[0].readexactly(5) == b"still"
-    assert await echoes(rig, b"and new ones")
-    await ended(writer)
-    await ended(other[1])
-
-
-async def test_a_lane_that_is_lost_before_it_was_used_is_no_loss(rig: Rig, way: Way) -> None:
-    reader, writer = await rig.open(target.ECHO)
-    channel = channel_of(writer)
-    channel._carrier.lanes.offer(channel)
-    await until(lambda: channel.lane is not None)
-    assert not channel.by_lane
-    way.lanes[0].transport.abort()
-    await until(lambda: channel.lane is None)
-    text = random.Random(4).randbytes(4 * BULK_BYTES)
-    async with asyncio.timeout(10):
-        writer.write(text)
-        writer.write_eof()
-        assert await reader.read() == text
-    await ended(writer)
-
-
-async def all_through(rig: Rig, blocks: int = 16 * 16) -> None:
-    """Many bytes, all of them."""
-    reader, writer = await rig.open(target.SOURCE)
-    writer.write(b"%d\n" % blocks)
-    expected = hashlib.sha256(b"".join(map(target.block, range(blocks))))
-    assert await all_of_it(reader) == (blocks << 16, expected.hexdigest())
-    await ended(writer)
-
-
-async def test_who_moves_much_gets_a_lane_and_who_does_not_has_none(rig: Rig, way: Way) -> None:
-    for number in range(50):
-        assert await echoes(rig, b"%d" % number)
-    assert not way.lanes
-    await all_through(rig, 64 * 16)
-    assert len(way.lanes) == 1
-    async with asyncio.timeout(10):
-        await way.lanes[0].ended
-
-
-def test_a_burst_is_counted_from_its_beginning() -> None:
-    burst = lanes.Burst()
-    assert [burst.goes_on(now) for now in (10.0, 10.4, 10.8, 11.4, 11.5)] == pytest.approx([0, 0.4, 0.8, 0, 0.1])
-
-
-async def test_over_a_long_way_more_has_to_move_before(rig: Rig, way: Way) -> None:
-    carrier: Any = rig.link._carrier
-    carrier.trip = 10.0
-    connect = carrier.connect
-
-    async def slowly(*args: Any) -> Any:
-        found = await connect(*args)
-        carrier.trip = 10.0
-        return found
-
-    carrier.connect = slowly
-    await all_through(rig)
-    assert not way.lanes
-
-
-async def test_a_wire_is_used_again_and_not_kept_for_ever(rig: Rig, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    for _ in range(3):
-        await all_through(rig)
-    assert (len(way.lanes), len(way.wires)) == (3, 1)
-    monkeypatch.setattr(lanes, "SPARE_SECONDS", 0.05)
-    await all_through(rig)
-    await until(lambda: not way.wires[0].usable)
-    monkeypatch.undo()
-    await all_through(rig)
-    assert len(way.wires) == 2
-    monkeypatch.setattr(lanes, "DEAD_SECONDS", 0.1)
-    # One on which something may still be on its way is of use when that is through.
-    carrier: Any = rig.link._carrier
-    await given_up(rig, way)
-    await until(lambda: not carrier.lanes._tasks)
-    assert way.wires[-1].usable
-    way.answers = False
-    await given_up(rig, way)
-    await until(lambda: not carrier.lanes._tasks)
-    assert not way.wires[-1].usable
-
-
-async def given_up(rig: Rig, way: Way) -> None:
-    """A download that is broken off."""
-    before = len(way.lanes)
-    reader, writer = await rig.open(target.SOURCE)
-    writer.write(b"100000\n")
-    async with asyncio.timeout(10):
-        while len(way.lanes) == before or way.lanes[-1]._offset is None:
-            assert await reader.read(1 << 16)
-    writer.close()
-    await ended(writer)
-
-
-async def test_where_there_are_no_lanes_all_goes_by_the_channel(
-    rig: Rig, way: Way, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An agent of before does not know the command."""
-    monkeypatch.setattr(server, "LANES", "another command")
-    await all_through(rig)
-    await all_through(rig)
-    assert not way.lanes
-
-
-async def test_a_lane_that_can_t_be_made_is_not_tried_again(rig: Rig, way: Way) -> None:
-    tried = 0
-
-    def refuse() -> None:
-        nonlocal tried
-        tried += 1
-        raise ConnectionRefusedError
-
-    way.before = refuse
-    await all_through(rig)
-    await all_through(rig)
-    assert tried == 1
-
-
-async def test_somebody_else_who_answers_gets_nothing(rig: Rig, way: Way) -> None:
-    """Whoever stands in the agent's place does not have its key."""
-    heard = bytearray()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(bytes(1000))
-        while data := await reader.read(1 << 16):
-            heard.extend(data)
-        writer.close()
-
-    async with a_server(serve) as port:
-        way.elsewhere = port
-        await all_through(rig)
-        await all_through(rig)
-        assert len(way.lanes) == 1
-        assert isinstance(way.lanes[0].answered.exception(), ConnectionError)
-        await until(lambda: len(heard) == KEY_BYTES + NUMBER_BYTES)
-
-
-@pytest.mark.parametrize("said", [b"", bytes(36), b"x" * 100])
-async def test_a_stranger_is_sent_away(link: LiveLink, way: Way, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
-    """No key, a wrong one, or too much."""
-    monkeypatch.setattr(agent_lanes, "GREETING_SECONDS", 0.1)
-    carrier: Any = link._carrier
-    ran = await carrier.connection.run(agent_lanes.COMMAND, check=True)
-    port = int(str(ran.stdout).split('"port": ')[1].split(",")[0])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(said)
-    async with asyncio.timeout(5):
-        with contextlib.suppress(ConnectionError):
-            assert await reader.read() == b""
-    await ended(writer)
-
-
 async def test_who_stands_still_when_the_lane_comes_is_not_given_what_comes_by_it(rig: Rig, way: Way) -> None:
     """Nobody would tell it a second time to wait."""
     reader, writer = await rig.open(target.ECHO)
@@ -445,29 +135,6 @@ async def test_who_stands_still_when_the_lane_comes_is_not_given_what_comes_by_i
     assert channel.lane.held
     channel.resume_reading()
     assert not channel.lane.held
-    await ended(writer)
-
-
-@pytest.mark.usefixtures("at_once")
-async def test_a_dead_lane_ends(rig: Rig, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing comes by it any more, though the SSH connection lives."""
-    monkeypatch.setattr(lanes, "CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(lanes, "DEAD_SECONDS", 0.05)
-    reader, writer = await on_lanes(rig)
-    # One that answers, or that nobody reads from, is let be.
-    writer.transport.pause_reading()  # type: ignore[attr-defined]
-    way.answers = False
-    await asyncio.sleep(0.3)
-    assert not way.lanes[0].ended.done()
-    way.answers = True
-    writer.transport.resume_reading()  # type: ignore[attr-defined]
-    await asyncio.sleep(0.3)
-    assert not way.lanes[0].ended.done()
-    way.answers = False
-    async with asyncio.timeout(5):
-        await way.lanes[0].ended
-        with contextlib.suppress(ConnectionError):
-            assert await reader.read() == b""
     await ended(writer)
 
 

@@ -6,7 +6,7 @@ Configured by the environment, which the pod's manifest sets:
     DEVLOOP_AGENT_KEYS   the folder with `host_key` and the public keys, mounted from a Secret
     DEVLOOP_AGENT_LINGER how many seconds without a client until the agent removes itself; 0, the default:
                          it stays, as an administrator's does
-    DEVLOOP_AGENT_READY  a file that exists while the server takes connections; the readiness probe's
+    DEVLOOP_AGENT_READY  a file that exists while the server takes connections; the startup probe's
     DEVLOOP_AGENT_STATE  a folder for Envoy's configuration and sockets (/tmp/devloop)
     ENVOY                Envoy's program, set by the image; without it nothing can be attached
 """

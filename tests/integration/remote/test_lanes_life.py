@@ -88,26 +88,33 @@ async def test_over_a_long_way_more_has_to_move_before(rig: Rig, way: Way) -> No
     assert not way.lanes
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_a_wire_is_used_again_and_not_kept_for_ever(rig: Rig, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         await all_through(rig)
+        await given_back(rig)
     assert (len(way.lanes), len(way.wires)) == (3, 1)
-    monkeypatch.setattr(lanes, "SPARE_SECONDS", 0.05)
-    await all_through(rig)
-    await until(lambda: not way.wires[0].usable)
-    monkeypatch.undo()
+    with monkeypatch.context() as soon:
+        soon.setattr(lanes, "SPARE_SECONDS", 0.05)
+        await all_through(rig)
+        await until(lambda: not way.wires[0].usable)
     await all_through(rig)
     assert len(way.wires) == 2
     monkeypatch.setattr(lanes, "DEAD_SECONDS", 0.1)
     # One on which something may still be on its way is of use when that is through.
-    carrier: Any = rig.link._carrier
     await given_up(rig, way)
-    await until(lambda: not carrier.lanes._tasks)
+    await given_back(rig)
     assert way.wires[-1].usable
     way.answers = False
     await given_up(rig, way)
-    await until(lambda: not carrier.lanes._tasks)
+    await given_back(rig)
     assert not way.wires[-1].usable
+
+
+async def given_back(rig: Rig) -> None:
+    """What lanes ran over is spare again, or is gone."""
+    carrier: Any = rig.link._carrier
+    await until(lambda: not carrier.lanes._tasks)
 
 
 async def given_up(rig: Rig, way: Way) -> None:
@@ -132,6 +139,7 @@ async def test_where_there_are_no_lanes_all_goes_by_the_channel(
     assert not way.lanes
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_a_lane_that_can_t_be_made_is_not_tried_again(rig: Rig, way: Way) -> None:
     tried = 0
 
@@ -142,10 +150,12 @@ async def test_a_lane_that_can_t_be_made_is_not_tried_again(rig: Rig, way: Way) 
 
     way.before = refuse
     await all_through(rig)
+    await given_back(rig)
     await all_through(rig)
     assert tried == 1
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_somebody_else_who_answers_gets_nothing(rig: Rig, way: Way) -> None:
     """Whoever stands in the agent's place does not have its key."""
     heard = bytearray()
@@ -159,6 +169,7 @@ async def test_somebody_else_who_answers_gets_nothing(rig: Rig, way: Way) -> Non
     async with a_server(serve) as port:
         way.elsewhere = port
         await all_through(rig)
+        await given_back(rig)
         await all_through(rig)
         assert len(way.lanes) == 1
         assert isinstance(way.lanes[0].answered.exception(), ConnectionError)

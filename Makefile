@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check format bench bench-peers bench-smoke lock clean cluster cluster-down test-cluster
+.PHONY: help setup up test check lint format bench bench-peers bench-smoke lock clean cluster cluster-down test-cluster
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,12 +25,13 @@ up: setup ## Run the example in the TUI
 test: setup ## The tests that need nothing but this machine
 	$(BIN)/python -m pytest -n 2 -m 'not cluster' tests
 
-check: setup ## Lint, format, types, import contracts, then the tests
+check: lint test ## Lint, format, types, import contracts, then the tests
+
+lint: setup ## Lint, format, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MAKE) test
 
 format: setup ## Put the code into its format
 	$(BIN)/ruff check --fix .

@@ -32,7 +32,7 @@ async def test_an_intercept_of_all_and_nothing_of_it_is_left(
 async def test_no_request_fails_when_it_comes_and_goes(admin: ApiClient, namespace: Namespace, tmp_path: Path) -> None:
     await asyncio.gather(run_service(admin, namespace.name), client_pod(admin, namespace.name))
     async with engine(namespace.developer, tmp_path) as ada, Here() as here:
-        load = Load(namespace, rate=300, connections=16)
+        load = Load(namespace, rate=300, connections=16, requests_per_connection=10)
         await asyncio.sleep(1)
         for _ in range(3):
             found = await ada.attachments.attach(ada.wanted(here, routes=(personal("ada"),)), here)

@@ -235,8 +235,15 @@ async def forward(kubeconfig: Path, namespace: str, pod: str, port: int) -> Asyn
         )
         async with request as socket:
             forwarded = Forwarded(socket, port)
-            await forwarded.begin()
-            yield forwarded
+            transport = socket._response.connection.transport
+            try:
+                await forwarded.begin()
+                yield forwarded
+            finally:
+                await socket.close()
+                # A wire that a test has cut does not answer the end of TLS, which would be waited for longer than
+                # this event loop lasts.
+                transport.abort()
 
 
 async def eventually(ask: Callable[[], Awaitable[Any]], wanted: Any, seconds: float = WAIT_SECONDS) -> None:

@@ -1,4 +1,4 @@
-"""Connecting a socket to an address, with no thread.
+"""Connecting to an address, with no thread.
 
 uvloop's `sock_connect` has a resolver's thread look at every address first. That costs 0.1 ms; and there are four such
 threads, so that a few names which no resolver answers would hold up every connection for seconds.
@@ -9,6 +9,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from typing import Any
+
+
+async def connect(host: str, port: int) -> socket.socket:
+    """A socket that does not block and is connected to an address. Raises OSError."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await dial(sock, (host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def dial(sock: socket.socket, address: Any) -> None:

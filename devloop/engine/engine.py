@@ -124,7 +124,7 @@ class Engine:
             if self._idle:
                 await self._finished.wait()
                 return
-            self.task(self._files.watch())
+            self.task(self._files.watch(self.project))
             names = [n for n, s in self.project.services.items() if s.mode is Mode.LOCAL]
             self.dispatch(ev.StartRequested(tuple(names) if chosen is None else chosen))
             await self._finished.wait()
@@ -258,13 +258,12 @@ class Engine:
             project = await asyncio.to_thread(load, self.project.file, self.environ)
         except ConfigError as error:
             self._config_error = str(error)
-            self._files.broken = error.files if isinstance(error, ConfigProblems) else ()
-            await self._files.watch()  # what would mend it may be a file that is not part of the project yet
+            # What would mend it may be a file that is not part of the project yet.
+            await self._files.watch(self.project, error.files if isinstance(error, ConfigProblems) else ())
             self.notice("error", f"{self.project.file.name} is broken; the running state is kept", hint=str(error))
             self._server.publish_snapshot()
             return []
         before, self.project = self.project, project
-        self._files.project, self._files.broken = project, ()
         had_error, self._config_error = bool(self._config_error), ""
         changed = [
             name
@@ -280,7 +279,7 @@ class Engine:
             self.notice("info", f"{project.file.name}: {', '.join(changed)} changed")
         if changed or had_error:
             self._server.publish_snapshot()
-        await self._files.watch()
+        await self._files.watch(project)
         return changed
 
     # What clients see.

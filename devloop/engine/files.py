@@ -29,20 +29,20 @@ class Files:
         notice: Callable[[str, str, str], None],
     ) -> None:
         """`config_changed` is called when the project's own files have come to rest; `notice`: level, text, hint."""
-        self.project = project
-        """The one in force: what counts as a file of a service is its own to say."""
-        self.broken: tuple[Path, ...] = ()
-        """Files that would mend a project file which can't be read, and are no part of the project in force."""
+        self._project = project
         self._dispatch = dispatch
         self._config_changed = config_changed
         self.watcher = Watcher(project.root, self._changed, lambda text, hint: notice("warning", text, hint))
         self._bursts = Bursts(project.root, self._settled)
 
-    async def watch(self) -> None:
-        """Watch what the project in force names. Again after each change of it."""
-        own = (*self.project.files, *self.project.missing, *self.broken)
-        config = WatchSpec(CONFIG, self.project.root, own, gitignore=False)
-        await self.watcher.watch([*map(_spec, self.project.services.values()), config])
+    async def watch(self, project: Project, broken: tuple[Path, ...] = ()) -> None:
+        """Watch what the project in force names. Again after each change of it.
+
+        `broken`: files that would mend a project file which can't be read, and are no part of the project in force.
+        """
+        self._project = project
+        config = WatchSpec(CONFIG, project.root, (*project.files, *project.missing, *broken), gitignore=False)
+        await self.watcher.watch([*map(_spec, project.services.values()), config])
 
     async def close(self) -> None:
         """Watch nothing any more."""
@@ -52,8 +52,8 @@ class Files:
     def _changed(self, name: str, files: tuple[str, ...], edited: int, detected: int) -> None:
         if name == CONFIG:
             self._bursts.changed(name, files, CONFIG_QUIET, detected)
-        elif name in self.project.services:  # else it has just gone from devloop.toml
-            quiet = max(self.project.services[name].debounce, self.watcher.quiet)
+        elif name in self._project.services:  # else it has just gone from devloop.toml
+            quiet = max(self._project.services[name].debounce, self.watcher.quiet)
             self._bursts.changed(name, files, quiet, detected)
             self._dispatch(ev.FilesChanged(name, files, edited))
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from devloop.dial import dial
+from devloop.dial import connect
 from devloop.net.listeners import Listener, diag_socket, listeners, waiting
 from devloop.net.mounts import Bind
 from devloop.net.ports import Rewritten, rewrite_paths
@@ -33,15 +33,7 @@ class HostInner:
     async def connect(self, port: int, address: str = "127.0.0.1") -> socket.socket:
         """See `devloop.net.publish.Inner`."""
         self._asked.add(port)
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            await dial(sock, (address, port))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+        return await connect(address, port)
 
     def listeners(self) -> Iterable[Listener]:
         """See `Inner`. Where the kernel can't be asked, only ports that were connected to are looked at."""

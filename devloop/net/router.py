@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from devloop.dial import dial
+from devloop.dial import connect
 from devloop.errors import ServiceError
 from devloop.relay import MovedError, Relay, Side, Target
 
@@ -170,17 +170,10 @@ async def connect_socket(sock: socket.socket, side: asyncio.Protocol) -> Any:
 
 
 async def _dial(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            await dial(sock, (host, port))
-    except BaseException:
-        sock.close()
-        raise
+    async with asyncio.timeout(CONNECT_TIMEOUT):
+        sock = await connect(host, port)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return sock
 
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from devloop.dial import dial
+from devloop.dial import connect
 
 from .life import HOLD_SECONDS, LiveLink, imported
 from .link import OpenError, Refusal, Resolver
@@ -162,17 +162,10 @@ class SandboxCluster:
 
 
 async def _dial(forward: Forward, host: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in forward.host else socket.AF_INET)
     try:
-        sock.setblocking(False)
-        await dial(sock, (forward.host, forward.port))
+        return await connect(forward.host, forward.port)
     except OSError as problem:
-        sock.close()
         raise OpenError(Refusal.REFUSED, host, port, str(problem)) from problem
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 class SandboxLink(LiveLink):

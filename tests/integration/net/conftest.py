@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from devloop.net.proxy import Proxy
 from devloop.net.publish import Publisher
 from devloop.net.router import Destination, HostLoopback, RefusedError
 from devloop.relay import Target
+from tests import waiting
 
 DEADLINE = 20.0
 SYSTEM_PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
@@ -60,11 +62,8 @@ def shared() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait for what has no event to wait for: the kernel's view of a process."""
-    async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+until = partial(waiting.until, seconds=DEADLINE)
+"""For the kernel's view of a process."""
 
 
 class Table:

@@ -123,13 +123,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sshcarrier, "PATIENCE_TRIPS", 0)
 
 
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for what has no event."""
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-
-
 def channel_of(writer: asyncio.StreamWriter) -> Any:
     return writer.transport
 

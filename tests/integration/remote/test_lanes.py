@@ -13,10 +13,11 @@ import pytest
 from devloop.agent.lane import Meter
 from devloop.remote import sshcarrier
 from devloop.remote.life import LiveLink
+from tests.waiting import until
 
 from . import target
 from .contract import LinkContract, Rig, echoes, ended
-from .laning import Way, a_server, channel_of, on_lanes, open_by_lane, until
+from .laning import Way, a_server, channel_of, on_lanes, open_by_lane
 from .laning import at_once as at_once
 from .laning import link as link
 from .laning import rig as rig

@@ -14,10 +14,11 @@ from devloop.agent import server
 from devloop.agent.lane import BULK_BYTES, KEY_BYTES, NUMBER_BYTES
 from devloop.remote import lanes
 from devloop.remote.life import LiveLink
+from tests.waiting import until
 
 from . import target
 from .contract import Rig, echoes, ended
-from .laning import Way, a_server, all_through, channel_of, on_lanes, until
+from .laning import Way, a_server, all_through, channel_of, on_lanes
 from .laning import at_once as at_once
 from .laning import link as link
 from .laning import rig as rig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from devloop.errors import RemoteError
 from devloop.remote.kubernetes import portforward
 from devloop.remote.kubernetes.portforward import PortForwardCarrier
+from tests.waiting import until
 
 SPARE = 0.05
 
@@ -83,12 +84,6 @@ class Rig:
     @property
     def over(self) -> bool:
         return self.carrier._ended.done()
-
-
-async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not what():  # noqa: ASYNC110 (nobody tells of it)
-            await asyncio.sleep(0.002)
 
 
 @pytest.fixture

@@ -304,11 +304,12 @@ def _take(connection: Any, state: State, cipher: QuickGCM) -> bool:
                 plain = memoryview(_buffers.take())[:length]
             else:
                 plain = memoryview(bytearray(length))
-            # No slice of the view may outlast its use: a bytearray that is looked at keeps its size.
+            # No slice of the view may outlast its use, not even in the traceback of an exception that somebody keeps: a
+            # bytearray that is looked at keeps its size.
             if not cipher.open(view[at : at + HEADER], view[at + HEADER : at + total], plain):
                 raise MACError("MAC verification failed")
             if not _data(connection, plain) and not _message(connection, plain):
-                again = _other(connection, cipher, view[at : at + total], bytes(plain))
+                again = _other(connection, cipher, bytes(view[at : at + total]), bytes(plain))
             at += total
             if connection._transport is None:  # it was closed by what it was told
                 at = end
@@ -363,12 +364,12 @@ def _taken(connection: Any) -> None:
     connection._recv_seq = (connection._recv_seq + 1) & 0xFFFFFFFF
 
 
-def _other(connection: Any, cipher: QuickGCM, packet: memoryview, plain: bytes) -> bool:
+def _other(connection: Any, cipher: QuickGCM, packet: bytes, plain: bytes) -> bool:
     """Give a packet to asyncssh's own parser. True if it does not simply wait for the next one now."""
     first = connection._recv_blocksize
-    connection._packet = bytes(packet[:first])
+    connection._packet = packet[:first]
     connection._pktlen = len(plain)
-    connection._inpbuf = bytes(packet[first:])
+    connection._inpbuf = packet[first:]
     connection._recv_handler = connection._recv_packet
     cipher.opened = plain
     _receive_packet(connection)

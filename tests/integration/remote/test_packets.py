@@ -18,6 +18,7 @@ from devloop.agent import packets
 from devloop.agent.forward import Connection, TcpChannel
 
 pytestmark = pytest.mark.slow
+QUICK = "aes128-gcm@openssh.com"
 
 # A server that knows nothing of devloop: it answers each connection with what it was sent.
 PLAIN = """
@@ -168,7 +169,7 @@ OPTIONS: dict[str, Any] = {"known_hosts": None, "username": "dev", "config": Non
 
 @pytest.mark.parametrize("server", [ours, plain])
 @pytest.mark.parametrize("rekey", ["1G", "300K"])
-@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr"])
+@pytest.mark.parametrize("cipher", [QUICK, "chacha20-poly1305@openssh.com", "aes256-ctr"])
 async def test_all_that_is_sent_arrives(server: Callable[..., Any], rekey: str, cipher: str) -> None:
     options = {**OPTIONS, "encryption_algs": [cipher]}
     async with echo() as port, server(cipher, rekey) as ssh, asyncssh.connect("127.0.0.1", ssh, **options) as made:
@@ -178,8 +179,8 @@ async def test_all_that_is_sent_arrives(server: Callable[..., Any], rekey: str, 
 async def test_bulk_is_not_copied() -> None:
     async with (
         echo() as port,
-        ours("aes128-gcm@openssh.com", "1G") as ssh,
-        asyncssh.connect("127.0.0.1", ssh, encryption_algs="aes128-gcm@openssh.com", **OPTIONS) as connection,
+        ours(QUICK, "1G") as ssh,
+        asyncssh.connect("127.0.0.1", ssh, encryption_algs=QUICK, **OPTIONS) as connection,
     ):
         session = await converse(connection, port, [1 << 20] * 8)
     assert memoryview in session.kinds
@@ -236,14 +237,14 @@ class Pieces:
 @pytest.mark.parametrize("size", [1, 3, 21, 4096, 131_073])
 async def test_in_whatever_pieces_it_comes(size: int) -> None:
     sizes = [1, 100, 40_000] if size == 1 else SIZES
-    async with echo() as port, ours("aes128-gcm@openssh.com", "1G") as ssh:
+    async with echo() as port, ours(QUICK, "1G") as ssh:
         tunnel: Any = Pieces(size)
         async with asyncssh.connect("127.0.0.1", ssh, tunnel=tunnel, **OPTIONS) as connection:
             await converse(connection, port, sizes)
 
 
 async def test_a_changed_packet_ends_the_connection() -> None:
-    async with echo() as port, ours("aes128-gcm@openssh.com", "1G") as ssh:
+    async with echo() as port, ours(QUICK, "1G") as ssh:
         tunnel: Any = Pieces(4096, spoil=True)
         connection = await asyncssh.connect("127.0.0.1", ssh, tunnel=tunnel, **OPTIONS)
         session = Session()
@@ -279,8 +280,34 @@ async def test_commands_beside_bulk() -> None:
         await bulk
 
 
+async def test_an_exception_that_is_kept_is_no_harm() -> None:
+    """Its traceback holds what was being read when it was raised."""
+    kept: list[Exception] = []
+
+    class Asked(asyncssh.SSHServerSession[str]):
+        def exec_requested(self, command: str) -> bool:
+            try:
+                raise OSError(command)
+            except OSError as problem:
+                kept.append(problem)
+            return False
+
+    class Keeper(Developer):
+        def session_requested(self) -> Any:
+            return Asked()
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    server = await asyncssh.create_server(Keeper, "127.0.0.1", 0, server_host_keys=[key], encryption_algs=[QUICK])
+    async with server, asyncssh.connect("127.0.0.1", server.get_port(), **OPTIONS) as connection:
+        for _ in range(3):
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.run("something")
+        assert not connection.is_closed()
+    assert len(kept) == 3
+
+
 async def test_silence_is_noticed() -> None:
-    async with echo() as port, ours("aes128-gcm@openssh.com", "1G") as ssh:
+    async with echo() as port, ours(QUICK, "1G") as ssh:
         options = {**OPTIONS, "keepalive_interval": 0.2, "keepalive_count_max": 2}
         connection: Any = await asyncssh.connect("127.0.0.1", ssh, **options)
         session = Session()

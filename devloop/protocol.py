@@ -259,6 +259,8 @@ class RemoteStatus(_Wire):
     """What people should know though it works."""
     network: str = ""
     """How local services reach it: namespace, ports or hosts."""
+    direct: str = ""
+    """The agent's address (host:port) if connections go straight there, and not by the API server."""
 
 
 @dataclass(frozen=True, slots=True)

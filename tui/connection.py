@@ -31,8 +31,8 @@ def look(remote: RemoteStatus) -> Look:
 
 
 def link_name(remote: RemoteStatus) -> str:
-    """What carries it: agent, port-forwards, SSH, sandbox."""
-    return LINKS.get(remote.link, remote.link)
+    """What carries it: agent, direct (to the agent's pod), port-forwards, SSH, sandbox."""
+    return "direct" if remote.direct else LINKS.get(remote.link, remote.link)
 
 
 def countdown(remote: RemoteStatus, now: int) -> str:

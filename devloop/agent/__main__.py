@@ -3,6 +3,7 @@
 Configured by the environment, which the pod's manifest sets:
 
     DEVLOOP_AGENT_PORT   where the SSH server listens, on the pod's loopback (2222)
+    DEVLOOP_AGENT_DIRECT where it listens at the pod's own address while somebody has asked for it (2223); 0: never
     DEVLOOP_AGENT_KEYS   the folder with `host_key` and the public keys, mounted from a Secret
     DEVLOOP_AGENT_LINGER how many seconds without a client until the agent removes itself; 0, the default:
                          it stays, as an administrator's does
@@ -27,9 +28,7 @@ from .server import AgentError, serve
 
 async def run() -> None:
     """Serve until SIGTERM or SIGINT; the connections that are open then are closed in order."""
-    port = os.environ.get("DEVLOOP_AGENT_PORT", "2222")
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise AgentError(f"DEVLOOP_AGENT_PORT is {port!r}, and a port is a number from 1 to 65535")
+    port, direct = _port("DEVLOOP_AGENT_PORT", "2222", 1), _port("DEVLOOP_AGENT_DIRECT", "2223", 0)
     keys = Path(os.environ.get("DEVLOOP_AGENT_KEYS", "/etc/devloop-agent"))
     ready = Path(os.environ.get("DEVLOOP_AGENT_READY", "/tmp/ready"))
     linger = os.environ.get("DEVLOOP_AGENT_LINGER", "0")
@@ -42,12 +41,20 @@ async def run() -> None:
     await asyncio.to_thread(ready.unlink, missing_ok=True)
     state = Path(os.environ.get("DEVLOOP_AGENT_STATE", "/tmp/devloop"))
     try:
-        async with serve(keys, int(port), int(linger), state=state, envoy=os.environ.get("ENVOY", "")):
+        envoy = os.environ.get("ENVOY", "")
+        async with serve(keys, port, int(linger), direct=direct or None, state=state, envoy=envoy):
             await asyncio.to_thread(ready.touch)
             await stopped.wait()
     finally:
         # Last of all: a pod that says that it is not ready gets no traffic, and it has to lead that elsewhere first.
         ready.unlink(missing_ok=True)  # noqa: ASYNC240 (a tmpfs, and nothing else runs any more)
+
+
+def _port(variable: str, default: str, first: int) -> int:
+    said = os.environ.get(variable, default)
+    if not said.isdecimal() or not first <= int(said) < 65536:
+        raise AgentError(f"{variable} is {said!r}, and a port is a number from {first} to 65535")
+    return int(said)
 
 
 def main() -> int:

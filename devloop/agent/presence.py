@@ -67,6 +67,29 @@ class ClusterApi:
         return urllib.request.urlopen(request, timeout=seconds, context=self._context)
 
 
+class Seat:
+    """One client, whose connections come and go: the first one takes the seat, the last one gives it back."""
+
+    def __init__(self, presence: Presence) -> None:
+        self._presence = presence
+        self._connections = 0
+        self.given_back: Callable[[], None] = lambda: None
+        """Called when it is."""
+
+    def joined(self) -> None:
+        """A connection has logged in."""
+        self._connections += 1
+        if self._connections == 1:
+            self._presence.joined()
+
+    def left(self) -> None:
+        """One that had has ended."""
+        self._connections -= 1
+        if not self._connections:
+            self._presence.left()
+            self.given_back()
+
+
 def cluster_api() -> ClusterApi | None:
     """The API, if this pod may speak to it."""
     try:

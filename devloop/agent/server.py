@@ -1,7 +1,8 @@
 """The agent's SSH server: a developer's way to every address that a pod of this namespace can reach.
 
 It listens on the pod's loopback alone, so that a port-forward, and with it the API server's own
-authentication and audit log, stands before every connection. Behind that only a public key opens it. It
+authentication and audit log, stands before every client; who has come that way may come by the pod's own address as
+well (`direct.py`). Behind that only a public key opens it. It
 forwards connections (RFC 4254, 7.2, "direct-tcpip"), beside itself too (`lanes.py`), answers questions about itself,
 attaches a developer's services (`desk.py`) and refuses all else: no shell, no file transfer, no agent or X11
 forwarding, no listening ports.
@@ -12,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,14 @@ import asyncssh
 
 from .attachments import Attachments
 from .desk import Desk
+from .direct import COMMAND as DIRECT
+from .direct import Direct
 from .forward import Connection
 from .lanes import COMMAND as LANES
 from .lanes import Lanes
 from .packets import REKEY_BYTES
 from .paths import COMMAND
-from .presence import SECRET, ClusterApi, Presence, cluster_api
+from .presence import SECRET, ClusterApi, Presence, Seat, cluster_api
 
 log = logging.getLogger("agent")
 
@@ -44,14 +49,25 @@ class AgentError(Exception):
     """The agent can't serve: which file or port, and why."""
 
 
-class Developer(asyncssh.SSHServer):
-    """One developer's connection."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all connections share. `attachments`: None where nothing can be attached."""
 
-    def __init__(self, keys: Path, presence: Presence, lanes: Lanes, attachments: Attachments | None = None) -> None:
-        self.keys = keys
-        self.presence = presence
-        self.lanes = lanes
-        self.attachments = attachments
+    keys: Path
+    presence: Presence
+    lanes: Lanes
+    direct: Direct
+    attachments: Attachments | None
+
+
+class Developer(asyncssh.SSHServer):
+    """One developer's connection. `seat`: that of the one beside which it comes; None: it is the first."""
+
+    def __init__(self, parts: Parts, seat: Seat | None = None) -> None:
+        self.parts = parts
+        self.seat = seat or Seat(parts.presence)
+        if seat is None:
+            self.seat.given_back = lambda: parts.direct.forget(self.seat)
         self.connection: Connection | None = None
         self.name = "nobody"
         self.entered = False
@@ -67,13 +83,14 @@ class Developer(asyncssh.SSHServer):
         """
         self.name = username
         assert self.connection is not None
-        files = [str(each) for each in (self.keys / ALL_KEYS, *sorted(self.keys.glob(f"*{ONE_KEY}")))]
+        keys = self.parts.keys
+        files = [str(each) for each in (keys / ALL_KEYS, *sorted(keys.glob(f"*{ONE_KEY}")))]
         found = [each for each in files if Path(each).exists()]
         try:
             if found:
                 self.connection.ssh.set_authorized_keys(found)
         except (OSError, ValueError) as problem:
-            log.warning("%s is refused: %s: %s", username, self.keys, problem)
+            log.warning("%s is refused: %s: %s", username, keys, problem)
         return True
 
     def public_key_auth_supported(self) -> bool:
@@ -86,7 +103,7 @@ class Developer(asyncssh.SSHServer):
         The kubelet writes the volume anew within a minute or so, and a developer who has just added their
         key to the Secret waits for it.
         """
-        api = self.presence.api
+        api = self.parts.presence.api
         if api is None:
             return False
         try:
@@ -99,13 +116,13 @@ class Developer(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         """Say who is there now."""
         self.entered = True
-        self.presence.joined()
+        self.seat.joined()
         log.info("%s is connected", self.name)
 
     def session_requested(self) -> Any:
-        """Three questions and attachments, nothing else."""
+        """A few questions and attachments, nothing else."""
         assert self.connection is not None
-        return Question(self.presence, self.lanes, self.attachments, self.connection)
+        return Question(self.parts, self.seat, self.connection)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         """Forward anything: what this pod may reach is for network policies to say."""
@@ -118,17 +135,17 @@ class Developer(asyncssh.SSHServer):
 
     def unix_server_requested(self, listen_path: str) -> Any:
         """Let Envoy's connections for an attachment be handed to this developer; no socket of that name is made."""
-        if self.attachments is None or not listen_path.startswith("devloop/"):
+        if self.parts.attachments is None or not listen_path.startswith("devloop/"):
             return False
         return Handed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say who has gone."""
         if self.connection is not None:
-            self.lanes.forget(self.connection)
+            self.parts.lanes.forget(self.connection)
         if self.entered:
             self.entered = False
-            self.presence.left()
+            self.seat.left()
             log.info("%s is gone%s", self.name, f": {exc}" if exc else "")
 
 
@@ -155,14 +172,11 @@ class Handed(asyncssh.SSHListener):
 
 
 class Question(asyncssh.SSHServerSession[str]):
-    """A session that answers one of `COMMANDS` or where lanes begin, or is a desk, and can do nothing else."""
+    """A session that answers one of `COMMANDS` or which other ways there are, or is a desk; it can do nothing else."""
 
-    def __init__(
-        self, presence: Presence, lanes: Lanes, attachments: Attachments | None, connection: Connection
-    ) -> None:
-        self.presence = presence
-        self.lanes = lanes
-        self.attachments = attachments
+    def __init__(self, parts: Parts, seat: Seat, connection: Connection) -> None:
+        self.parts = parts
+        self.seat = seat
         self.connection = connection
         self.desk: Desk | None = None
         self.channel: asyncssh.SSHServerChannel[str] | None = None
@@ -174,16 +188,17 @@ class Question(asyncssh.SSHServerSession[str]):
 
     def exec_requested(self, command: str) -> bool:
         """Only what is listed."""
-        if command == COMMAND and self.attachments is not None:
-            self.desk = Desk(self.attachments, self.connection, self.channel)
-            return True
-        if command == LANES:
-            self.answer = self.lanes.answer(self.connection)
-            return True
-        ask = COMMANDS.get(command)
-        if ask is None:
+        parts = self.parts
+        if command == COMMAND and parts.attachments is not None:
+            self.desk = Desk(parts.attachments, self.connection, self.channel)
+        elif command == LANES:
+            self.answer = parts.lanes.answer(self.connection)
+        elif command == DIRECT:
+            self.answer = parts.direct.answer(self.seat)
+        elif (ask := COMMANDS.get(command)) is not None:
+            self.answer = ask(parts.presence)
+        else:
             return False
-        self.answer = ask(self.presence)
         return True
 
     def session_started(self) -> None:
@@ -233,15 +248,39 @@ COMMANDS: dict[str, Callable[[Presence], str]] = {
 }
 
 
+def _settings(key: asyncssh.SSHKey) -> dict[str, Any]:
+    """How asyncssh serves, at the loopback and at the pod's address."""
+    return {
+        "server_host_keys": [key],
+        "server_version": "devloop",
+        "encryption_algs": CIPHERS,
+        "compression_algs": ["none"],
+        "public_key_auth": True,
+        "password_auth": False,
+        "kbdint_auth": False,
+        "host_based_auth": False,
+        "gss_host": None,
+        "agent_forwarding": False,
+        "x11_forwarding": False,
+        "allow_pty": False,
+        "sftp_factory": None,
+        "allow_scp": False,
+        "keepalive_interval": KEEPALIVE_SECONDS,
+        "rekey_bytes": REKEY_BYTES,
+        "login_timeout": 20,
+    }
+
+
 @asynccontextmanager
 async def serve(
-    keys: Path, port: int, linger: float = 0, *, state: Path | None = None, envoy: str = ""
+    keys: Path, port: int, linger: float = 0, *, direct: int | None = None, state: Path | None = None, envoy: str = ""
 ) -> AsyncIterator[int]:
     """Listen on the loopback while the context lasts; gives the port, which matters when `port` is 0.
 
     `keys` holds `host_key`, in any private key format of OpenSSH's, and the developers' public keys:
-    `authorized_keys`, or a file `*.pub` for each. `linger`: see Presence. With `envoy`, its program, developers can
-    attach services; `state` is a folder for its files. Raises AgentError.
+    `authorized_keys`, or a file `*.pub` for each. `linger`: see Presence. `direct`: the port for direct connections;
+    None: there are none. With `envoy`, its program, developers can attach services; `state` is a folder for its files.
+    Raises AgentError.
     """
     host_key = keys / "host_key"
     try:
@@ -260,29 +299,17 @@ async def serve(
             stack.push_async_callback(attachments.close)
         lanes = Lanes()
         stack.callback(lanes.close)
+        settings = _settings(key)
+
+        async def login(sock: socket.socket, seat: Seat) -> None:
+            # It ends with the last of its developer's connections at the latest; nothing here waits for it.
+            await asyncssh.run_server(sock, server_factory=lambda: Developer(parts, seat), **settings)
+
+        ways = Direct(direct, login)
+        stack.push_async_callback(ways.close)
+        parts = Parts(keys, presence, lanes, ways, attachments)
         try:
-            listener = await asyncssh.create_server(
-                lambda: Developer(keys, presence, lanes, attachments),
-                LOOPBACK,
-                port,
-                server_host_keys=[key],
-                server_version="devloop",
-                encryption_algs=CIPHERS,
-                compression_algs=["none"],
-                public_key_auth=True,
-                password_auth=False,
-                kbdint_auth=False,
-                host_based_auth=False,
-                gss_host=None,
-                agent_forwarding=False,
-                x11_forwarding=False,
-                allow_pty=False,
-                sftp_factory=None,
-                allow_scp=False,
-                keepalive_interval=KEEPALIVE_SECONDS,
-                rekey_bytes=REKEY_BYTES,
-                login_timeout=20,
-            )
+            listener = await asyncssh.listen(LOOPBACK, port, server_factory=lambda: Developer(parts), **settings)
             await stack.enter_async_context(listener)
             # After the SSH server, whose port may be anybody's choice: this one is any that is free.
             await lanes.listen(LOOPBACK)

@@ -132,19 +132,20 @@ class Attachments(Hearers):
         """The connection to the agent's desk. AttachError if there is no agent; SessionLostError."""
         async with self._opening:
             await self._link.ready(SESSION_SECONDS)
-            ssh = self._link.ssh
-            if ssh is None:
-                if self._link.state.phase is not LinkPhase.CONNECTED:
-                    raise SessionLostError("the link is lost")
-                why = "; ".join(self._link.state.notes) or "the link is plain port-forwards"
-                raise AttachError(f"traffic needs the agent: {why}", where=self.api.where)
-            if self._session is None or self._session.lost or self._session.carrier is not ssh:
+            session = self._session
+            if session is None or self._lost():
+                ssh = await self._link.best()
+                if ssh is None:
+                    if self._link.state.phase is not LinkPhase.CONNECTED:
+                        raise SessionLostError("the link is lost")
+                    why = "; ".join(self._link.state.notes) or "the link is plain port-forwards"
+                    raise AttachError(f"traffic needs the agent: {why}", where=self.api.where)
                 session = Session(ssh, self._heard)
                 await session.open()
                 self._session = session
-            if self._session.leaving:
+            if session.leaving:
                 raise SessionLostError("the agent is about to end")
-            return self._session
+            return session
 
     # --- Attaching ----------------------------------------------------------------------------------------------------
 
@@ -295,7 +296,7 @@ class Attachments(Hearers):
                 delay = RETRY_SECONDS[0]
 
     def _lost(self) -> bool:
-        return self._session is None or self._session.lost or self._session.carrier is not self._link.ssh
+        return self._session is None or self._session.lost or not self._link.holds(self._session.carrier)
 
     async def _renewing(self) -> None:
         """Renew every lease three times within its duration."""

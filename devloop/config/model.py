@@ -176,6 +176,8 @@ class Remote:
     link: LinkWay = LinkWay.AUTO
     agent_image: str | None = None
     """None: the one that devloop was released with."""
+    direct: bool | tuple[str, int] = True
+    """Whether the agent's pod is tried at its own address, or at which other one (host, port)."""
     host: str | None = None
     """A name as `ssh` takes it."""
     networks: tuple[str, ...] = ()

@@ -36,6 +36,10 @@ def remote(main: Mapping[str, Any], place: Place, environ: Mapping[str, str], fi
         except ValueError as error:
             at = here.at("networks", index)
             findings.add(at, f"{dotted(at.path)}: {quoted(network)} is no network: {error}", 'write "10.20.0.0/16"')
+    direct = _direct(table.direct or "auto")
+    if direct is None:
+        what = f"remote.direct: {quoted(table.direct or '')} is neither auto, off nor an address"
+        findings.add(here.at("direct"), what, 'write "10.0.0.7:30223", or "[fd00::7]:30223"')
     folder = place.file.parent
 
     def path(text: str, *key: str | int) -> Path:
@@ -55,9 +59,21 @@ def remote(main: Mapping[str, Any], place: Place, environ: Mapping[str, str], fi
         namespace=table.namespace,
         link=LinkWay(table.link or "auto"),
         agent_image=table.agent_image,
+        direct=True if direct is None else direct,
         host=table.host,
         networks=table.networks or (),
         names=tuple(name.strip(".").lower() for name in dns.remote or ()),
         manifests=tuple(path(text, "manifests", index) for index, text in enumerate(table.manifests or ())),
         images={name: path(text, "images", name) for name, text in (table.images or {}).items()},
     )
+
+
+def _direct(text: str) -> bool | tuple[str, int] | None:
+    """None: it can't be read."""
+    if text in ("auto", "off"):
+        return text == "auto"
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not bare or not port.isdecimal() or not 0 < int(port) < 65536 or (":" in bare and bare == host):
+        return None
+    return bare, int(port)

@@ -317,6 +317,12 @@ class RemoteTable(Table):
         "port-forwards where it may not be made. Default: auto.",
     )
     agent_image: Text | None = Field(None, description="The agent's image, from a registry of your own.")
+    direct: Text | None = Field(
+        None,
+        description="auto: connections go straight to the agent's pod where this machine reaches its address, and by "
+        "the API server else. off: always by the API server. HOST:PORT: where something of yours leads to the agent's "
+        "port 2223. Default: auto.",
+    )
     host: Text | None = Field(None, description="Of kind ssh: the host, as `ssh` takes it.")
     networks: Strings | None = Field(
         None, description="Networks (CIDR) to reach through the link, besides those that devloop finds by itself."

@@ -10,7 +10,7 @@ from devloop.engine.networks import Networks
 from devloop.engine.routes import Routes
 from devloop.net.dns import Resolver
 from devloop.net.upstream import HostResolvers
-from devloop.remote.open import agent_image, host_link, kubeconfig
+from devloop.remote.open import agent_image, host_link, kubeconfig, link_by
 from devloop.remote.workload import KubeCluster, RunFolder
 from devloop.remote.workload.runfolder import remove
 
@@ -65,11 +65,8 @@ async def make(side: RemoteSide) -> Parts:
 
 
 async def _kubernetes(side: RemoteSide, remote: Remote) -> tuple[Link, dict[str, Any]]:
-    from devloop.remote.kubernetes.agent import KubernetesLink
-    from devloop.remote.open import KEY_FILE
-
     chosen = kubeconfig(remote)
-    link = KubernetesLink(chosen, key_file=KEY_FILE, way=remote.link.value, image=agent_image(remote))
+    link = link_by(chosen, remote)
     if side.connects:
         link.start()  # before all else: it takes the longest
     settings = await chosen.configuration()

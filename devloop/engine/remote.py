@@ -96,6 +96,7 @@ class RemoteSide:
         self.connects = True
         self._failure: DevloopError | None = None
         self._since = 0
+        self._linked_at = 0  # monotonic
         self._tasks: set[asyncio.Task[None]] = set()
         self.copies = state.path / "volumes"
         """Where copies of volumes lie: on a disk, as they may be large."""
@@ -179,7 +180,8 @@ class RemoteSide:
             self._outside.services()
 
     def _link_changed(self, state: LinkState) -> None:
-        if state.phase is Phase.CONNECTED:
+        if state.phase is Phase.CONNECTED and state.since != self._linked_at:
+            self._linked_at = state.since
             gc.freeze()  # the modules that this took stay: going through them would hold up every connection
             self._look.set()
             if self._parts is not None:
@@ -225,6 +227,7 @@ class RemoteSide:
             next_at=None if state.next_attempt is None else unix(state.next_attempt),
             notes=state.notes,
             network=network,
+            direct=state.direct,
         )
 
     def standing(self, service: str) -> Standing | None:

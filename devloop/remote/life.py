@@ -51,6 +51,10 @@ class Carrier(Protocol):
     kind: Kind
     notes: tuple[str, ...]
 
+    @property
+    def direct(self) -> str:
+        """As `LinkState.direct`; it may change, and whoever changes it says so (`LiveLink.refresh`)."""
+
     async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
         """As `Link.connect`; CarrierLostError when it ends meanwhile."""
 
@@ -169,6 +173,7 @@ class LiveLink:
             attempt,
             next_attempt,
             carrier.notes if carrier else old.notes,
+            carrier.direct if carrier else "",
         )
         # Each waiter sees this change; the next one has an event of its own.
         self._changed.set()
@@ -178,6 +183,11 @@ class LiveLink:
                 listener(self._state)
             except Exception:  # what a listener does wrong does not end the link
                 log.exception("a listener of the link failed")
+
+    def refresh(self) -> None:
+        """What is told of the connection has changed, and the connection has not."""
+        if self._carrier is not None and self._state.phase is Phase.CONNECTED:
+            self._become(Phase.CONNECTED, carrier=self._carrier)
 
     # --- Life --------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ class LinkState:
     """When it tries again; None while an attempt runs."""
     notes: tuple[str, ...] = ()
     """What people should know though it works: that plain port-forwards are used, and why."""
+    direct: str = ""
+    """The agent's address (host:port) if connections go straight there, and not by the API server."""
 
 
 class Refusal(StrEnum):

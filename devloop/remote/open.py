@@ -55,9 +55,15 @@ def agent_image(remote: Remote, environ: Mapping[str, str] | None = None) -> str
 
 def kubernetes_link(remote: Remote) -> KubernetesLink:
     """A link into the remote's namespace, not started. Raises as `kubeconfig` does."""
+    return link_by(kubeconfig(remote), remote)
+
+
+def link_by(chosen: Kubeconfig, remote: Remote) -> KubernetesLink:
+    """The same by a context that was read already."""
     from devloop.remote.kubernetes.agent import KubernetesLink
 
-    return KubernetesLink(kubeconfig(remote), key_file=KEY_FILE, way=remote.link.value, image=agent_image(remote))
+    image = agent_image(remote)
+    return KubernetesLink(chosen, key_file=KEY_FILE, way=remote.link.value, image=image, direct=remote.direct)
 
 
 def host_link(remote: Remote) -> LiveLink:

@@ -198,6 +198,8 @@ class Channel(Laned, asyncssh.SSHTCPSession[bytes], asyncio.Transport):
 class SshCarrier:
     """A connected SSH client connection."""
 
+    direct = ""
+
     def __init__(
         self,
         connection: asyncssh.SSHClientConnection,
@@ -242,7 +244,8 @@ class SshCarrier:
             channel.pressure()
 
     @property
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """It has ended."""
         return self.connection.is_closed()
 
     async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
@@ -263,7 +266,7 @@ class SshCarrier:
                     session.abort()
                 raise
         except asyncssh.ChannelOpenError as problem:
-            if self._over or problem.reason == "SSH connection closed":
+            if self.over or problem.reason == "SSH connection closed":
                 raise CarrierLostError(problem.reason) from problem
             raise refused(problem, host, port) from problem
         except (asyncssh.Error, OSError) as problem:
@@ -284,7 +287,7 @@ class SshCarrier:
             async with asyncio.timeout(5):
                 ran = await self.connection.run(RESOLV_CONF, check=False, encoding="utf-8", errors="replace")
         except (asyncssh.Error, OSError, TimeoutError) as problem:
-            if self._over:
+            if self.over:
                 raise CarrierLostError(str(problem)) from problem
             what = f"its /etc/resolv.conf can't be read: {problem or 'no answer'}"
             raise NameLookupError(what, where=self.where, hint=hint) from problem

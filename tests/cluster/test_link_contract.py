@@ -62,6 +62,9 @@ async def connected(kubeconfig: Path, folder: Path, way: Way = "auto") -> AsyncI
 class ClusterContract(LinkContract):
     way: Way
 
+    async def prepare(self, rig: Rig) -> None:
+        """Whatever else has to be before a test begins."""
+
     @pytest.fixture
     async def rig(
         self,
@@ -85,7 +88,7 @@ class ClusterContract(LinkContract):
 
         ports = tuple(range(FIRST, FIRST + target.SERVICES))
         async with connected(behind_gate(namespace.developer), tmp_path, self.way) as link:
-            yield Rig(
+            made = Rig(
                 link,
                 HOST,
                 ports,
@@ -96,6 +99,8 @@ class ClusterContract(LinkContract):
                 half_close=not plain,
                 lingering=2.5 if plain else 0.02,
             )
+            await self.prepare(made)
+            yield made
         for each in timers:
             await asyncio.to_thread(each.join)
 

@@ -95,7 +95,10 @@ async def test_the_connection_screen_says_what_carries_it_and_what_is_special(op
     async with opened(size=(80, 24)) as screen:
         await screen.press("c")
         await screen.shows("connection dev/shop", "● connected", "for 11m", "devloop's agent pod", "1 service of this")
-        await screen.shows("a network namespace for each local service")
+        await screen.shows("a network namespace for each local service", "through one port-forward")
+        screen.engine.connection("connected", direct="10.244.0.7:2223")
+        await screen.shows("SSH straight to devloop's agent, at 10.244.0.7:2223")
+        screen.engine.connection("connected", direct="")
         screen.engine.connection("connected", link="portforward", notes=(shop.NO_AGENT,))
         await screen.shows("nothing is installed in the cluster", "▲ plain port-forwards, as the agent can't be used")
         lose(screen)

@@ -37,6 +37,7 @@ def test_the_board_follows_the_remote() -> None:
     ("remote", "width", "text"),
     [
         (REMOTE, 30, "● dev/shop · agent"),
+        (replace(REMOTE, direct="10.244.0.7:2223"), 30, "● dev/shop · direct"),
         (REMOTE, 17, "● dev/shop"),
         (REMOTE, 7, "● …shop"),
         (replace(REMOTE, link="portforward", notes=("no agent",)), 40, "● dev/shop · port-forwards ▲"),

@@ -100,7 +100,7 @@ def _lines(remote: RemoteStatus, away: int, width: int) -> list[Content]:
     facts = [
         ("remote", KINDS.get(remote.kind, remote.kind)),
         # Before the first connection it may not be known what will carry it.
-        ("link", LINKS.get(remote.link, "" if remote.link == remote.kind else remote.link)),
+        ("link", _link(remote)),
         ("network", NETWORKS.get(remote.network, remote.network)),
         ("services", f"{count(away, 'service')} of this project there"),
     ]
@@ -120,6 +120,12 @@ def _lines(remote: RemoteStatus, away: int, width: int) -> list[Content]:
             lines.append(Content.assemble((f" {NOTED} ", "$text-warning"), first))
             lines += [Content(f"   {rest}") for rest in more]
     return lines
+
+
+def _link(remote: RemoteStatus) -> str:
+    if remote.direct:
+        return f"SSH straight to devloop's agent, at {remote.direct}"
+    return LINKS.get(remote.link, "" if remote.link == remote.kind else remote.link)
 
 
 def _meaning(remote: RemoteStatus) -> str:

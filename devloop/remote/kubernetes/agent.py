@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from devloop.errors import RemoteError
 from devloop.remote.life import HOLD_SECONDS, Carrier, LiveLink, imported
-from devloop.remote.link import PermanentError
+from devloop.remote.link import CarrierLostError, PermanentError, Resolver
 
 from .api import Api
 from .install import (
@@ -28,17 +28,26 @@ from .install import (
 from .kubeconfig import Kubeconfig
 
 if TYPE_CHECKING:
+    import socket
+
+    from devloop.remote.direct import Direct
     from devloop.remote.lanes import Wire
     from devloop.remote.sshcarrier import SshCarrier
 
 log = logging.getLogger(__name__)
 
+P = TypeVar("P", bound=asyncio.Protocol)
+T = TypeVar("T")
 Way = Literal["auto", "agent", "portforward"]
 PORT = 2222
 # The container runs some tenths of a second before its SSH server listens.
 KNOCK_SECONDS = 0.05
 JOIN_SECONDS = 100.0
 """How long a key that was just added may be refused: the kubelet's period, where the agent can't ask the API."""
+BETTER_SECONDS = 0.3
+"""So long who wants the best connection for a long time waits for it to be found."""
+CHECK_SECONDS = 1.5
+"""A direct connection that does not answer within this time is given up; the link's own patience is longer."""
 
 
 class KubernetesLink(LiveLink):
@@ -53,7 +62,9 @@ class KubernetesLink(LiveLink):
         image: str = IMAGE,
         linger: int = LINGER_SECONDS,
         hold: float = HOLD_SECONDS,
+        direct: bool | tuple[str, int] = True,
     ) -> None:
+        """`direct`: whether the agent's pod is tried at its own address, or at which other one (host, port)."""
         kind: Literal["agent", "portforward"] = "portforward" if way == "portforward" else "agent"
         super().__init__(kind, kubeconfig.where, self._connect, hold=hold)
         self.api = Api(kubeconfig)
@@ -61,6 +72,7 @@ class KubernetesLink(LiveLink):
         self._key_file = key_file
         self._image = image
         self._linger = linger
+        self._direct = direct
         self._identity: Identity | None = None
 
     async def _connect(self, tell: Callable[[str], None]) -> Carrier:
@@ -71,17 +83,21 @@ class KubernetesLink(LiveLink):
             self._identity = await asyncio.to_thread(identity, self._key_file)
         installation = Installation(self.api, self._identity, self._image, self._linger)
         try:
-            return await dial(installation, tell)
+            return await dial(installation, tell, self._direct, self.refresh)
         except AgentRefusedError as problem:
             if self._way == "agent":
                 rights = "`devloop doctor` names the rights; `devloop agent manifest` is for an administrator."
                 raise PermanentError(problem.what, where=problem.where, hint=problem.hint or rights) from problem
             return await self._portforward((f"plain port-forwards, as the agent can't be used: {problem.what}",))
 
-    @property
-    def ssh(self) -> SshCarrier | None:
-        """The SSH connection to the agent; None in a gap, and when plain port-forwards are used."""
-        return self._carrier.ssh if isinstance(self._carrier, AgentCarrier) else None
+    async def best(self) -> SshCarrier | None:
+        """The SSH connection to the agent for what stays; None in a gap, and when plain port-forwards are used."""
+        carrier = self._carrier
+        return await carrier.best() if isinstance(carrier, AgentCarrier) else None
+
+    def holds(self, ssh: SshCarrier) -> bool:
+        """Whether this is one of the link's SSH connections, now."""
+        return isinstance(self._carrier, AgentCarrier) and ssh in self._carrier.connections
 
     async def _portforward(self, notes: tuple[str, ...]) -> Carrier:
         from .portforward import PortForwardCarrier
@@ -96,10 +112,16 @@ class KubernetesLink(LiveLink):
         await self.api.close()
 
 
-async def dial(installation: Installation, tell: Callable[[str], None]) -> Carrier:
-    """Provide the agent and log in."""
+async def dial(
+    installation: Installation,
+    tell: Callable[[str], None],
+    direct: bool | tuple[str, int],
+    changed: Callable[[], None],
+) -> Carrier:
+    """Provide the agent and log in. For `direct` and `changed` see KubernetesLink and Direct."""
     import asyncssh
 
+    from devloop.remote.direct import Direct
     from devloop.remote.ssh import connect
     from devloop.remote.sshcarrier import SshCarrier
 
@@ -110,19 +132,22 @@ async def dial(installation: Installation, tell: Callable[[str], None]) -> Carri
     agent = await installation.provide(tell)
     who = installation.who
     began = time.monotonic()
+
+    async def login(**way: Any) -> Any:
+        return await connect(
+            "127.0.0.1",
+            where=api.where,
+            username=who.name,
+            client_keys=[who.key],
+            known_hosts=([agent.host_key], [], []),
+            config=None,
+            agent_path=None,
+            **way,
+        )
+
     while True:
         try:
-            connection: Any = await connect(
-                "127.0.0.1",
-                where=api.where,
-                port=PORT,
-                tunnel=PodPort(api, agent.pod),
-                username=who.name,
-                client_keys=[who.key],
-                known_hosts=([agent.host_key], [], []),
-                config=None,
-                agent_path=None,
-            )
+            connection: Any = await login(port=PORT, tunnel=PodPort(api, agent.pod))
             break
         except PermanentError as problem:
             cause = problem.__cause__
@@ -146,7 +171,15 @@ async def dial(installation: Installation, tell: Callable[[str], None]) -> Carri
     async def wire() -> Wire:
         return await connect_pod(api, agent.pod)
 
-    return AgentCarrier(SshCarrier(connection, "agent", api.where, lane=wire), installation, agent)
+    async def login_directly(sock: socket.socket) -> Any:
+        return await login(sock=sock)
+
+    base = SshCarrier(connection, "agent", api.where, lane=wire)
+    beside: Direct | None = None
+    if direct:
+        addresses = [direct] if isinstance(direct, tuple) else [(each, 0) for each in agent.addresses]
+        beside = Direct(base, addresses, login_directly, changed)
+    return AgentCarrier(base, beside, installation, agent)
 
 
 async def _still(installation: Installation, agent: Agent) -> bool:
@@ -157,21 +190,92 @@ async def _still(installation: Installation, agent: Agent) -> bool:
 
 
 class AgentCarrier:
-    """An SSH carrier that removes the agent when it is the last one to leave."""
+    """The SSH connection by a port-forward and, while there is one, the direct one beside it, which is preferred.
 
-    def __init__(self, ssh: Any, installation: Installation, agent: Agent) -> None:
-        self.ssh: SshCarrier = ssh
+    It lasts until both are lost: an API server that restarts cuts the first, and nobody notices who uses the second.
+    The agent is removed by its last client.
+    """
+
+    def __init__(self, ssh: SshCarrier, direct: Direct | None, installation: Installation, agent: Agent) -> None:
+        self.ssh = ssh
         self.kind = ssh.kind
         self.notes = ssh.notes
         self.agent = agent
+        self._direct = direct
         self._installation = installation
-        # What is asked for often goes straight there.
-        self.connect = ssh.connect
-        self.query = ssh.query
-        self.resolver = ssh.resolver
-        self.check = ssh.check
-        self.lost = ssh.lost
-        self.abort = ssh.abort
+
+    @property
+    def direct(self) -> str:
+        """Where the direct connection leads; empty while there is none."""
+        return self._direct.address if self._direct is not None else ""
+
+    @property
+    def _near(self) -> SshCarrier | None:
+        return self._direct.carrier if self._direct is not None else None
+
+    @property
+    def connections(self) -> tuple[SshCarrier, ...]:
+        """Those that there are, the better one first."""
+        return (self.ssh,) if self._near is None else (self._near, self.ssh)
+
+    async def best(self) -> SshCarrier:
+        """One for what stays: the direct one if there is one, or will be in a moment."""
+        if self._direct is not None:
+            await self._direct.tried(BETTER_SECONDS)
+        return self.connections[0]
+
+    async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
+        """As `Link.connect`; CarrierLostError when it ends meanwhile."""
+        return await self._by_either(lambda ssh: ssh.connect(factory, host, port))
+
+    async def resolver(self) -> Resolver:
+        """As `Link.resolver`."""
+        return await self._by_either(lambda ssh: ssh.resolver())
+
+    async def query(self, message: bytes) -> bytes:
+        """As `Link.query`."""
+        return await self._by_either(lambda ssh: ssh.query(message))
+
+    async def _by_either(self, ask: Callable[[SshCarrier], Awaitable[T]]) -> T:
+        near = self._near
+        if near is not None:
+            with contextlib.suppress(CarrierLostError):
+                return await ask(near)
+        return await ask(self.ssh)
+
+    async def check(self) -> None:
+        """One round trip by each. The direct one may be gone by itself; it is looked for anew at the same time."""
+        if self._direct is not None:
+            self._direct.again()
+        near = self._near
+        if near is not None:
+            await asyncio.gather(self._check(near), *([] if self.ssh.over else [self.ssh.check()]))
+        else:
+            await self.ssh.check()
+
+    async def _check(self, near: SshCarrier) -> None:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await near.check()
+        except Exception as problem:
+            near.abort(str(problem) or "the agent does not answer")
+
+    async def lost(self) -> str:
+        """Wait until there is neither; why."""
+        reason = await self.ssh.lost()
+        if (near := self._near) is not None:
+            # An agent that has gone takes both with it, and this one may not say so.
+            await self._check(near)
+            reason = await near.lost()
+        if self._direct is not None:  # it may be on its way just now
+            self._direct.abort(reason)
+        return reason
+
+    def abort(self, reason: str) -> None:
+        """End both at once."""
+        if self._direct is not None:
+            self._direct.abort(reason)
+        self.ssh.abort(reason)
 
     async def close(self) -> None:
         """Leave. What fails here is the agent's own to do, some time later."""
@@ -179,13 +283,15 @@ class AgentCarrier:
             async with asyncio.timeout(5):
                 if await self._alone():
                     await self._installation.remove(self.agent)
+        if self._direct is not None:
+            await self._direct.close()
         await self.ssh.close()
 
     async def _alone(self) -> bool:
         import asyncssh
 
-        try:
-            answer = await self.ssh.connection.run("clients", check=False)
-        except asyncssh.Error:
-            return False
-        return str(answer.stdout).strip() == "1"
+        for each in self.connections:
+            with contextlib.suppress(asyncssh.Error):
+                answer = await each.connection.run("clients", check=False)
+                return str(answer.stdout).strip() == "1"
+        return False

@@ -175,6 +175,8 @@ class Agent:
     host_key: asyncssh.SSHKey
     joined: bool
     """Our key was added just now: the agent may take a moment to know it."""
+    addresses: tuple[str, ...] = ()
+    """The pod's own; one of each family."""
 
 
 async def allowed(api: Api, doing: str, method: str, path: str, body: object = None, **more: Any) -> Manifest:
@@ -299,7 +301,8 @@ class Installation:
                     with contextlib.suppress(ApiError):
                         await self._delete_secret(secret)
                 raise
-        return Agent(pod["metadata"]["name"], pod["metadata"]["uid"], host_key, joined)
+        addresses = tuple(str(each["ip"]) for each in pod["status"].get("podIPs") or ())
+        return Agent(pod["metadata"]["name"], pod["metadata"]["uid"], host_key, joined, addresses)
 
     async def _make(self, tell: Tell) -> Manifest:
         """A new pod, running."""

@@ -35,6 +35,7 @@ class PortForwardCarrier:
     """Websockets to pods, opened as they are asked for, and the names that lead to them."""
 
     kind: Kind = "portforward"
+    direct = ""
 
     def __init__(self, api: Api, notes: tuple[str, ...] = ()) -> None:
         self.api = api

@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import asyncssh
 import pytest
 
-from devloop.agent import server
 from devloop.agent.lane import Meter
 from devloop.remote import lanes, sshcarrier
 from devloop.remote.life import LiveLink
@@ -22,6 +20,7 @@ from devloop.remote.sshcarrier import SshCarrier
 from tests.ports import free_port
 
 from . import target
+from .agent_here import an_agent
 from .contract import Rig, all_of_it, ended
 
 
@@ -71,25 +70,6 @@ class Wire:
 @pytest.fixture
 def way() -> Way:
     return Way()
-
-
-@asynccontextmanager
-async def an_agent(folder: Path) -> AsyncIterator[tuple[int, dict[str, Any]]]:
-    """A server with one developer's key: its port, and how asyncssh connects to it."""
-    host, ada = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
-    (folder / "host_key").write_bytes(host.export_private_key("openssh"))
-    (folder / "ada.pub").write_bytes(ada.export_public_key("openssh"))
-    options: dict[str, Any] = {
-        "username": "ada",
-        "client_keys": [ada],
-        "known_hosts": ([host.convert_to_public()], [], []),
-        "config": None,
-        "agent_path": None,
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "cluster_api", lambda: None)
-        async with server.serve(folder, 0) as port:
-            yield port, options
 
 
 @pytest.fixture

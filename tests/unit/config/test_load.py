@@ -303,6 +303,21 @@ def test_groups_list_their_services_in_the_order_of_the_file(folder: Folder) -> 
     assert folder.load(text).groups == {"x": ("b", "a"), "y": ("a",)}
 
 
+@pytest.mark.parametrize(
+    ("line", "direct"),
+    [
+        ("", True),
+        ('direct = "auto"', True),
+        ('direct = "off"', False),
+        ('direct = "node.example:30223"', ("node.example", 30223)),
+        ('direct = "[fd00::7]:2223"', ("fd00::7", 2223)),
+    ],
+)
+def test_forms_of_direct(folder: Folder, line: str, direct: object) -> None:
+    remote = folder.load(f'[services.web]\ncommand = "true"\n[remote]\n{line}\n').remote
+    assert remote is not None and remote.direct == direct
+
+
 def test_find_looks_upwards(folder: Folder) -> None:
     folder.write({"devloop.toml": "", "a/b/c.txt": ""})
     assert find(folder.root / "a/b") == folder.root / "devloop.toml"

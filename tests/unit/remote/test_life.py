@@ -27,6 +27,7 @@ QUICK = Backoff(first=0.001, longest=0.002)
 class FakeCarrier:
     kind = "agent"
     notes: tuple[str, ...] = ()
+    direct = ""
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from devloop.attach import personal
 from tests.cluster import conftest, kit
 from tests.cluster.attaching import PORT, SERVICE, SOURCE, Here, Load, client_pod, engine, run_service
 from tests.cluster.kube.cluster import Cluster
+from tests.cluster.kube.routes import to_pods
 from tests.cluster.kube.sandbox import Sandbox
 from tests.cluster.kube.settings import Settings
 
@@ -122,14 +123,26 @@ async def latency(space: Any, seconds: float, **plan: Any) -> dict[str, Any]:
     return await Load(space, connections=1, seconds=seconds, requests_per_connection=10**9, **plan).done()
 
 
-async def measure(quick: bool) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+async def measure(quick: bool) -> dict[str, dict[str, Any]]:
+    """By the API server, and then by a direct connection to the agent's pod."""
+    out = await attached(quick, direct=False)
+    with to_pods(Settings.of_environment().node_ip):
+        return out | {
+            f"direct connection: {name}": found for name, found in (await attached(quick, direct=True)).items()
+        }
+
+
+async def attached(quick: bool, *, direct: bool) -> dict[str, dict[str, Any]]:
+    out: dict[str, dict[str, Any]] = {}
     seconds = 3.0 if quick else 8.0
     async with namespace() as (admin, space, folder), engine(space.developer, folder) as ada:
+        ssh = await ada.link.best()
+        if ssh is None or bool(ada.link.state.direct) is not direct:
+            raise SystemExit(f"the link is not the one to be measured: {ada.link.state}")
         command = [sys.executable, "-c", SOURCE, "serve", "here"]
         async with Process(command) as here:
             plain = await latency(space, seconds)
-            out["direct"] = {"p50 ms": plain["p50"], **await flood(admin, space, seconds)}
+            out["not attached"] = {"p50 ms": plain["p50"], **await flood(admin, space, seconds)}
             out["switch, under 500 requests/s"] = await switch(ada, space, here, 3 if quick else 15)
             await ada.attachments.attach(ada.wanted(here, routes=(personal("ada"),)), here)
             await asyncio.sleep(1)
@@ -140,16 +153,17 @@ async def measure(quick: bool) -> dict[str, Any]:
                 **await flood(admin, space, seconds),
             }
             trips = []
-            check: Callable[[], Any] = ada.link.ssh.check
             for _ in range(200):
                 began = time.perf_counter()
-                await check()
+                await ssh.check()
                 trips.append(time.perf_counter() - began)
             local = await latency(space, seconds, headers=MARK)
             out["served here"] = {
                 "p50 ms": local["p50"],
                 "link's round trip p50 ms": statistics.median(trips) * 1000,
-                "added over direct and round trip, ms": local["p50"] - plain["p50"] - statistics.median(trips) * 1000,
+                "added over that and a plain request, ms": local["p50"]
+                - plain["p50"]
+                - statistics.median(trips) * 1000,
                 **await flood(admin, space, seconds, *(f"{key}: {value}" for key, value in MARK.items())),
             }
     return out

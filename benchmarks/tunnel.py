@@ -1,9 +1,10 @@
 """devloop's whole path beside `kubectl port-forward` and OpenSSH's `ssh -L`, at the cluster of the tests.
 
-devloop: a process in its namespace → the engine's proxy → the link to the agent → a pod. kubectl: to the same pod.
-ssh: to an sshd on the node, which has the pods' network; it needs neither the API server nor the kubelet on its way,
-so it is the shortest, and beside it is devloop by its link of kind `ssh` to the same sshd. The ways take turns;
-figures are medians of their rounds.
+devloop: a process in its namespace → the engine's proxy → the link to the agent → a pod. The link goes straight to the
+agent's pod, for this machine has a route to the pods meanwhile; and by the API server alone, as without one. kubectl:
+to the same pod. ssh: to an sshd on the node, which has the pods' network; it needs neither the API server nor the
+kubelet on its way, and beside it is devloop by its link of kind `ssh` to the same sshd. The ways take turns; figures
+are medians of their rounds.
 
 It needs root and the cluster of docs/cluster-tests.md, up (DEVLOOP_TEST_CLUSTER says which).
 """
@@ -34,6 +35,7 @@ from benchmarks.tunnel_programs import CLIENT, SERVER, SERVER_PORT
 from tests.cluster import kit
 from tests.cluster.kube import access, binaries
 from tests.cluster.kube.link import Link
+from tests.cluster.kube.routes import to_pods
 from tests.cluster.kube.sandbox import Sandbox
 from tests.cluster.kube.settings import Settings
 from tests.ports import free_port
@@ -69,13 +71,13 @@ class Way:
 
 
 class Devloop(Way):
-    """Through an engine on this event loop."""
+    """Through an engine: `way` is agent, direct or ssh."""
 
-    def __init__(self, loop: str, remote: Path, folder: Path, pod: str, name: str = "") -> None:
-        self.name = name or f"devloop ({loop})"
-        self.names = not name
+    def __init__(self, way: str, remote: Path, folder: Path, pod: str) -> None:
+        self.name = f"devloop ({way})"
+        self.names = way != "ssh"
         """It has the cluster's DNS."""
-        arguments = [str(remote), str(folder / f"{loop}_key"), pod, loop]
+        arguments = [str(remote), str(folder / f"{way}_key"), pod, way]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.tunnel_engine", *arguments],
             stdin=subprocess.PIPE,
@@ -214,17 +216,16 @@ def ways(settings: Settings, folder: Path, pod: str, kubeconfig: Path, node: str
     with ExitStack() as stack:
         made: list[Any] = []
         for make in (
-            lambda: Devloop("asyncio", kubeconfig, folder, pod),
-            lambda: Devloop("uvloop", kubeconfig, folder, pod),
-            lambda: Devloop("uvloop", config, folder, pod, "devloop (ssh link)"),
+            lambda: Devloop("direct", kubeconfig, folder, pod),
+            lambda: Devloop("agent", kubeconfig, folder, pod),
+            lambda: Devloop("ssh", config, folder, pod),
             lambda: Forwarder("kubectl", [str(kubectl), "--kubeconfig", str(kubeconfig), *forward], ports[0]),
             lambda: Forwarder(
                 "ssh -L", [*ssh, "-L", f"{ports[1]}:{pod}:{SERVER_PORT}", f"{getpass.getuser()}@{node}"], ports[1]
             ),
         ):
-            with contextlib.suppress(ImportError):
-                made.append(make())
-                stack.callback(made[-1].close)
+            made.append(make())
+            stack.callback(made[-1].close)
         yield made
 
 
@@ -307,7 +308,10 @@ def run(*, quick: bool, far: bool = True) -> Result:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="devloop-tunnel-")))
         pod, kubeconfig = stack.enter_context(a_pod(settings, folder))
         sshd = stack.enter_context(an_sshd(settings, folder))
-        with ways(settings, folder, pod, kubeconfig, settings.node_ip, sshd) as found:
+        with (
+            to_pods(settings.node_ip),
+            ways(settings, folder, pod, kubeconfig, settings.node_ip, sshd) as found,
+        ):
             raw["near"] = rounds(found, count, seconds, 40e6 if quick else 99e6, many, settle)
             raw["names"] = {way.name: names(way, seconds) for way in found if isinstance(way, Devloop) and way.names}
         tables.append(table("Tunnel, near", raw["near"], many))
@@ -323,7 +327,7 @@ def run(*, quick: bool, far: bool = True) -> Result:
         over = folder / "far.conf"
         over.write_text(json.dumps(access.with_server(json.loads(kubeconfig.read_text()), wire.server)))
         wire.set(delay=DELAY)
-        with ways(settings, folder, pod, over, settings.link_ips[1], sshd) as found:
+        with to_pods(settings.link_ips[1]), ways(settings, folder, pod, over, settings.link_ips[1], sshd) as found:
             raw["far"] = rounds(found, 1 if quick else 2, 2 * seconds, 5e6 if quick else 30e6, many, settle)
             raw["far names"] = {
                 way.name: names(way, seconds) for way in found if isinstance(way, Devloop) and way.names

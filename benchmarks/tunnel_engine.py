@@ -1,8 +1,8 @@
 """The engine's half of a tunnel, in a process of its own: a namespace, its proxy and DNS, and a link to the agent.
 
-`python -m benchmarks.tunnel_engine REMOTE KEY_FILE POD_ADDRESS asyncio|uvloop`. REMOTE is a kubeconfig, or a
-configuration of OpenSSH's client (`….ssh`) that knows a host `node`. Each line of stdin is the
-arguments of a client, as JSON; it runs in the namespace, and its output is a line of stdout.
+`python -m benchmarks.tunnel_engine REMOTE KEY_FILE POD_ADDRESS agent|direct|ssh`. REMOTE is a kubeconfig, or for `ssh`
+a configuration of OpenSSH's client that knows a host `node`. `agent` goes by the API server alone. Each line of stdin
+is the arguments of a client, as JSON; it runs in the namespace, and its output is a line of stdout.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import gc
 import json
 import sys
 from pathlib import Path
+
+import uvloop
 
 from benchmarks.tunnel_programs import CLIENT, SERVER_PORT
 from devloop.engine.names import Names
@@ -29,15 +31,19 @@ ADDRESS = "10.96.0.1"
 """Where a client in the namespace finds the server; its port is the server's own."""
 
 
-async def main(remote: Path, key_file: Path, pod_address: str) -> None:
+async def main(remote: Path, key_file: Path, pod_address: str, way: str) -> None:
     link: LiveLink
-    if remote.suffix == ".ssh":
+    if way == "ssh":
         link = ssh_link("node", config=[remote])
     else:
-        link = KubernetesLink(Kubeconfig(remote), key_file=key_file, way="agent")
+        link = KubernetesLink(Kubeconfig(remote), key_file=key_file, way="agent", direct=way == "direct")
     link.start()
     await link.ready(60)
-    search = (await link.resolver()).search if remote.suffix != ".ssh" else ()
+    if isinstance(link, KubernetesLink) and way == "direct":
+        await link.best()
+        if not link.state.direct:
+            raise SystemExit("the agent's pod is not reached")
+    search = (await link.resolver()).search if way != "ssh" else ()
     standings = Standings((), {}, Domain.of(search[0].partition(".")[0], search) if search else Domain(""))
     resolver = Resolver(Names(link, lambda: standings, lambda service: False, ()), HostResolvers())
     router = Table()
@@ -58,8 +64,5 @@ async def main(remote: Path, key_file: Path, pod_address: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[4] == "uvloop":
-        import uvloop
-
-        uvloop.install()
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]))

@@ -42,6 +42,7 @@ async def main(remote: Path, key_file: Path, pod_address: str, way: str) -> None
     if isinstance(link, KubernetesLink) and way == "direct":
         await link.best()
         if not link.state.direct:
+            await link.close()
             raise SystemExit("the agent's pod is not reached")
     search = (await link.resolver()).search if way != "ssh" else ()
     standings = Standings((), {}, Domain.of(search[0].partition(".")[0], search) if search else Domain(""))

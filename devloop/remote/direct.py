@@ -67,6 +67,7 @@ class Direct:
         self._login = login
         self._changed = changed
         self._again = asyncio.Event()
+        self._answered = asyncio.Event()
         self._tried = asyncio.Event()
         self._over = False
         self.carrier: SshCarrier | None = None
@@ -76,10 +77,11 @@ class Direct:
         self._task = asyncio.create_task(self._live(), name="direct connection")
 
     async def tried(self, seconds: float) -> None:
-        """Come back when it is known whether there is one, and after `seconds` at the latest."""
+        """Come back when it is known whether there is one; after `seconds`, if nobody has answered there until then."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._tried.wait()
+                await self._answered.wait()
+            await self._tried.wait()
 
     def again(self) -> None:
         """Do not wait for the next attempt: the network has changed."""
@@ -103,6 +105,7 @@ class Direct:
                 if time.monotonic() - began > STEADY_SECONDS:
                     delay = AGAIN_SECONDS[0]
             finally:
+                self._answered.set()
                 self._tried.set()
             try:
                 async with asyncio.timeout(delay):
@@ -141,6 +144,7 @@ class Direct:
         if not port:
             raise AbsentError("the agent has none to give")
         sock, address = await reach([(host, given or port) for host, given in self._addresses])
+        self._answered.set()
         try:
             sock.send(ticket)  # into the empty buffer of a new socket
             connection = await self._login(sock)

@@ -45,7 +45,8 @@ KNOCK_SECONDS = 0.05
 JOIN_SECONDS = 100.0
 """How long a key that was just added may be refused: the kubelet's period, where the agent can't ask the API."""
 BETTER_SECONDS = 0.3
-"""So long who wants the best connection for a long time waits for it to be found."""
+"""So long who wants the best connection for a long time waits for an answer from the pod's address; if there is one,
+for the login as well, which takes eight round trips on a far network."""
 CHECK_SECONDS = 1.5
 """A direct connection that does not answer within this time is given up; the link's own patience is longer."""
 

@@ -48,6 +48,13 @@ class Way:
     removed: int = 0
     """So often the last client has taken the agent away."""
     pods: list[Any] = field(default_factory=list)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    """A direct connection has got as far as its login,"""
+    logins: asyncio.Event = field(default_factory=asyncio.Event)
+    """and may go on with it."""
+
+    def __post_init__(self) -> None:
+        self.logins.set()
 
     async def remove(self, pod: Any) -> bool:
         """An installation's."""
@@ -66,6 +73,8 @@ async def linked(port: int, options: dict[str, Any], way: Way) -> AsyncIterator[
         base = SshCarrier(await connect(HERE, where="here", port=port, **options), "agent", "here")
 
         async def login(sock: socket.socket) -> Any:
+            way.answered.set()
+            await way.logins.wait()
             return await connect(HERE, where="here", sock=sock, **options)
 
         beside = Direct(base, way.addresses, login, link.refresh)
@@ -430,3 +439,28 @@ async def test_what_stays_waits_a_moment_for_the_better_way(agent: Any, way: Way
         best.abort("cut")
         await until(lambda: not link.state.direct)
         assert await carrier_of(link).best() is carrier_of(link).ssh
+
+
+async def test_a_far_network_is_waited_for_once_it_has_answered(
+    agent: Any, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login takes many round trips, a connection one."""
+    monkeypatch.setattr(kubernetes_agent, "BETTER_SECONDS", 0.05)
+    way.logins.clear()
+    async with linked(*agent, way) as link:
+        await asyncio.wait_for(way.answered.wait(), 10)
+        best = asyncio.create_task(carrier_of(link).best())
+        done, _ = await asyncio.wait([best], timeout=0.2)
+        assert not done
+        way.logins.set()
+        assert await best is near_of(link)
+
+
+async def test_an_address_that_does_not_answer_is_not_waited_for(
+    agent: Any, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the pods' addresses are from most machines: packets to them go to a gateway, and are lost there."""
+    monkeypatch.setattr(kubernetes_agent, "BETTER_SECONDS", 0.05)
+    monkeypatch.setattr(direct, "reach", lambda addresses: asyncio.Event().wait())
+    async with linked(*agent, way) as link:
+        assert await asyncio.wait_for(carrier_of(link).best(), 1) is carrier_of(link).ssh

@@ -123,13 +123,11 @@ async def latency(space: Any, seconds: float, **plan: Any) -> dict[str, Any]:
     return await Load(space, connections=1, seconds=seconds, requests_per_connection=10**9, **plan).done()
 
 
-async def measure(quick: bool) -> dict[str, dict[str, Any]]:
+async def measure(quick: bool) -> dict[str, dict[str, dict[str, Any]]]:
     """By the API server, and then by a direct connection to the agent's pod."""
-    out = await attached(quick, direct=False)
+    by_server = await attached(quick, direct=False)
     with to_pods(Settings.of_environment().node_ip):
-        return out | {
-            f"direct connection: {name}": found for name, found in (await attached(quick, direct=True)).items()
-        }
+        return {"by the API server": by_server, "straight to the agent": await attached(quick, direct=True)}
 
 
 async def attached(quick: bool, *, direct: bool) -> dict[str, dict[str, Any]]:
@@ -175,11 +173,13 @@ def run(*, quick: bool) -> Result:
         raise SystemExit("there is no wrk, which makes the load: apt-get install wrk")
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         raw = runner.run(measure(quick))
-    table = Table("Attachments", ["", "figure"])
-    for name, figures in raw.items():
-        for key, value in figures.items():
-            shown = f"{value:.2f}" if isinstance(value, float) and value < 100 else f"{value:.0f}"
-            table.rows.append([f"{name}: {key}", shown])
+    table = Table("Attachments", ["", *raw])
+    first, *_ = raw.values()
+    for name, figures in first.items():
+        for key in figures:
+            values = [each[name][key] for each in raw.values()]
+            shown = [f"{value:.2f}" if isinstance(value, float) and value < 100 else f"{value:.0f}" for value in values]
+            table.rows.append([f"{name}: {key}", *shown])
     table.notes.append("pods, API server, load and local service on this one machine")
     return Result("attach", [table], raw)
 

@@ -23,9 +23,12 @@ from .lane import READ_BYTES, Laned
 from .packets import PACKET_BYTES, Buffers, send_data
 from .quick import quicken
 
-# Both ends' windows. A stream gets one window in each round trip: 8 MiB are 160 MB/s at 50 ms. It is
-# a bound, not an allocation: memory is used only while one side reads more slowly than the other sends.
 WINDOW_BYTES = 8 * 1024 * 1024
+"""The largest of a channel's windows. A stream gets one in each round trip: 8 MiB are 160 MB/s at 50 ms. It is a bound,
+not an allocation: memory is used only while one side reads more slowly than the other sends."""
+NEAR_WINDOW_BYTES = 2 * 1024 * 1024
+"""The smallest: as much as keeps both ends at work where a round trip takes next to nothing. What is more than that
+waits somewhere on the way, and all that comes after it on the connection waits behind it."""
 
 
 quicken()
@@ -45,9 +48,9 @@ class TcpChannel(asyncssh.SSHTCPChannel[bytes]):
     _asks: asyncssh.SSHTCPSession[bytes] | None = None
 
     @classmethod
-    def of(cls, connection: Any) -> TcpChannel:
+    def of(cls, connection: Any, window: int = WINDOW_BYTES) -> TcpChannel:
         """A channel that is not open yet. Raises ChannelOpenError if the connection has ended."""
-        made = connection.create_tcp_channel(window=WINDOW_BYTES, max_pktsize=PACKET_BYTES)
+        made = connection.create_tcp_channel(window=window, max_pktsize=PACKET_BYTES)
         made.__class__ = cls  # there is no way to say which class it makes
         return cast(TcpChannel, made)
 
@@ -72,6 +75,12 @@ class TcpChannel(asyncssh.SSHTCPChannel[bytes]):
             handler=self,
         )
         return waiter
+
+    def process_open(self, send_chan: int, send_window: int, send_pktsize: int, session: Any) -> None:
+        """The other end asks. It gives the window that the way needs, and gets one like it."""
+        self._init_recv_window = max(min(self._init_recv_window, send_window), NEAR_WINDOW_BYTES)
+        self._recv_window = self._init_recv_window
+        super().process_open(send_chan, send_window, send_pktsize, session)
 
     def process_open_confirmation(self, send_chan: int, send_window: int, send_pktsize: int, packet: SSHPacket) -> None:
         """It is open."""

@@ -17,8 +17,8 @@ from typing import Any, TypeVar, cast
 
 import asyncssh
 
+from devloop.agent.forward import NEAR_WINDOW_BYTES, TcpChannel
 from devloop.agent.forward import WINDOW_BYTES as WINDOW_BYTES
-from devloop.agent.forward import TcpChannel
 from devloop.agent.lane import Laned
 from devloop.agent.packets import PACKET_BYTES as PACKET_BYTES
 from devloop.agent.packets import SMALL
@@ -33,8 +33,15 @@ KEEPALIVE_SECONDS = 1.5
 KEEPALIVE_COUNT = 2
 """A peer that says nothing for KEEPALIVE_SECONDS * (KEEPALIVE_COUNT + 1) is gone."""
 CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+BYTES_PER_SECOND = 400e6
+"""So much a window lets through; no link was quicker so far."""
 RESOLV_CONF = "cat /etc/resolv.conf"
 """devloop's agent answers this one command itself; a host's shell runs it."""
+
+
+def window(trip: float) -> int:
+    """The window of a new channel, in bytes, where a round trip takes so many seconds; infinity: it is not known."""
+    return int(min(NEAR_WINDOW_BYTES + trip * BYTES_PER_SECOND, WINDOW_BYTES))
 
 
 class Channel(Laned, asyncssh.SSHTCPSession[bytes], asyncio.Transport):
@@ -220,7 +227,7 @@ class SshCarrier:
         self.lanes = Lanes(connection, lane) if lane is not None else None
         self._next = 0
         self.trip = float("inf")
-        """The quickest answer to the opening of a channel so far, in seconds: a round trip, and a little more."""
+        """The quickest answer so far, in seconds: a round trip, and a little more."""
         self._resolver = resolver
         self._reading: asyncio.Task[Resolver] | None = None
         self._dns: DnsOverTcp | None = None
@@ -253,7 +260,7 @@ class SshCarrier:
         protocol = factory()
         session = Channel(self, protocol, host, port)
         try:
-            channel = TcpChannel.of(self.connection)
+            channel = TcpChannel.of(self.connection, window(self.trip))
             if self.lanes is not None:
                 session.number = self._next = self._next % 0xFFFFFFFF + 1
             began = time.monotonic()
@@ -307,7 +314,9 @@ class SshCarrier:
     async def check(self) -> None:
         """One round trip: the server answers any global request, if only with a failure (RFC 4254, 4)."""
         make: Any = self.connection._make_global_request
+        began = time.monotonic()
         await make(b"keepalive@openssh.com")
+        self.trip = min(self.trip, time.monotonic() - began)
 
     async def lost(self) -> str:
         """Wait for the end of the connection."""

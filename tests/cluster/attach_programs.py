@@ -51,6 +51,8 @@ async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name:
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError, OSError):
         pass
+    except asyncio.CancelledError:  # the program ends, and asyncio would print a traceback for each connection
+        pass
     finally:
         writer.close()
 

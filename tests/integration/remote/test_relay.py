@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from devloop.agent.forward import WINDOW_BYTES
+from devloop.agent.forward import NEAR_WINDOW_BYTES, WINDOW_BYTES
 from devloop.net.publish import loopback_listeners
 from devloop.net.router import ToLink
 from devloop.relay import Relay, Relays, Target
@@ -99,6 +99,23 @@ class Sips(asyncio.Protocol):
             self.enough.set()
         else:
             asyncio.get_running_loop().call_later(0.005, self.transport.resume_reading)
+
+
+@pytest.mark.parametrize(("trip", "expected"), [(0.0, NEAR_WINDOW_BYTES), (0.05, WINDOW_BYTES), (1e9, WINDOW_BYTES)])
+async def test_a_window_is_as_large_as_the_way_is_long_at_both_ends(
+    target_ports: tuple[int, ...], trip: float, expected: int
+) -> None:
+    """What is too much for it waits on the way, and everybody's next byte behind it."""
+    link = SandboxLink(SandboxCluster((SandboxService("target", {80: Forward(target_ports[target.ECHO])}),)))
+    link.start()
+    await link.ready(10)
+    link._carrier.trip = trip  # type: ignore[union-attr]
+    transport, _ = await link.connect(Sips, "target", 80)
+    channel = transport.channel  # type: ignore[attr-defined]
+    assert channel.get_recv_window() == expected, "ours"
+    assert channel._send_window == expected, "theirs"
+    transport.abort()
+    await link.close()
 
 
 async def test_a_slow_client_has_one_window_and_no_more(target_ports: tuple[int, ...]) -> None:

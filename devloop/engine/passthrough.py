@@ -16,7 +16,7 @@ from devloop.engine.remote import Outside, RemoteSide
 from devloop.errors import DevloopError, UsageError
 from devloop.local.probes import Connect
 from devloop.protocol import RemoteStatus, RequestBatch, RequestRecord, ServiceStatus, State, Variable
-from devloop.remote.life import imported
+from devloop.remote.imports import imported
 
 if TYPE_CHECKING:
     from devloop.engine.attaching import Attaching

@@ -16,7 +16,7 @@ from devloop.engine.here import Here
 from devloop.errors import DevloopError, RemoteError
 from devloop.local.process import Holders
 from devloop.protocol import RemoteStatus
-from devloop.remote.life import imported
+from devloop.remote.imports import imported
 from devloop.remote.link import Link, LinkState, Phase
 from devloop.remote.standing import Domain, Standing, Standings
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import random
 import time
@@ -97,11 +96,6 @@ class Backoff:
         """Before attempt number `attempt` (1 is the first one after a failure); `draw` gives 0 to 1."""
         whole = min(self.first * 2.0 ** min(attempt - 1, 30), self.longest)
         return whole * (1 - self.jitter * draw())
-
-
-async def imported(*modules: str) -> None:
-    """Import these in a thread: it takes some tenths of a second, and local services start meanwhile."""
-    await asyncio.to_thread(lambda: [importlib.import_module(each) for each in modules])
 
 
 class LiveLink:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from devloop.dial import connect
 
-from .life import HOLD_SECONDS, LiveLink, imported
+from .imports import imported
+from .life import HOLD_SECONDS, LiveLink
 from .link import OpenError, Refusal, Resolver
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import Any
 
 from devloop.errors import RemoteError
 
-from .life import HOLD_SECONDS, LiveLink, imported
+from .imports import imported
+from .life import HOLD_SECONDS, LiveLink
 from .link import PermanentError, Resolver
 
 CONNECT_SECONDS = 10

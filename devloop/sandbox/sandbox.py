@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from devloop.local.process import RUN_VARIABLE, Holders
-from devloop.remote.life import HOLD_SECONDS, LiveLink, imported
+from devloop.remote.imports import imported
+from devloop.remote.life import HOLD_SECONDS, LiveLink
 from devloop.remote.sandbox import SandboxLink
 from devloop.remote.workload import references as kinds
 from devloop.remote.workload import runfolder

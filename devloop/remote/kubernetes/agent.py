@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from devloop.errors import RemoteError
-from devloop.remote.life import HOLD_SECONDS, Carrier, LiveLink, imported
+from devloop.remote.imports import imported
+from devloop.remote.life import HOLD_SECONDS, Carrier, LiveLink
 from devloop.remote.link import CarrierLostError, PermanentError, Resolver
 
 from .api import Api

@@ -151,7 +151,7 @@ class Direct:
         except BaseException:
             sock.close()
             raise
-        return SshCarrier(connection, "agent", self._base.where), address
+        return SshCarrier(connection, "agent", self._base.where, snug=True), address
 
     def abort(self, reason: str) -> None:
         """End it at once, for good."""

@@ -98,6 +98,15 @@ class Backoff:
         return whole * (1 - self.jitter * draw())
 
 
+async def answers_or_ends(carrier: Carrier, seconds: float, who: str) -> None:
+    """One round trip within so many seconds, or the carrier is ended; `who`: what does not answer, for people."""
+    try:
+        async with asyncio.timeout(seconds):
+            await carrier.check()
+    except Exception as problem:
+        carrier.abort(str(problem) or f"{who} does not answer")
+
+
 class LiveLink:
     """The Link (see `link.py`) over whatever `dial` connects to."""
 
@@ -205,18 +214,13 @@ class LiveLink:
                 self._become(Phase.RECONNECTING, self._state.reason)
             self._woken.set()
         if self._carrier is not None and (self._checking is None or self._checking.done()):
-            self._checking = asyncio.create_task(self._check(self._carrier), name="link check")
+            self._checking = asyncio.create_task(
+                answers_or_ends(self._carrier, CHECK_SECONDS, "the other end"), name="link check"
+            )
 
     def _woke(self, why: str) -> None:
         log.info("%s: %s", self._state.where, why)
         self.wake(retry=self._state.phase is not Phase.FAILED)
-
-    async def _check(self, carrier: Carrier) -> None:
-        try:
-            async with asyncio.timeout(CHECK_SECONDS):
-                await carrier.check()
-        except Exception as problem:
-            carrier.abort(str(problem) or "the other end does not answer")
 
     async def _live(self) -> None:
         attempt = 0

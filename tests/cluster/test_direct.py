@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 
 from devloop.attach import Phase as AttachPhase
-from devloop.remote.kubernetes.agent import KubernetesLink
-from devloop.remote.kubernetes.kubeconfig import Kubeconfig
 from devloop.remote.link import LinkState, Phase
 
 from ..integration.remote import target
@@ -144,18 +142,15 @@ async def test_a_network_that_comes_and_goes(
 @pytest.mark.usefixtures("routed")
 async def test_one_who_wants_none_has_none(admin: ApiClient, namespace: Namespace, tmp_path: Path) -> None:
     await run_target(admin, namespace.name)
-    link = KubernetesLink(Kubeconfig(namespace.developer), key_file=tmp_path / "key", direct=False)
-    link.start()
-    await link.ready(60)
-    assert await says_bye(link)
-    carrier: Any = link._carrier
-    assert len(carrier.connections) == 1 and not link.state.direct
-    assert await listening(namespace) == []
-    async with connected(namespace.other_developer, tmp_path / "ben", "agent") as other:
-        await until(other, is_direct)
-        assert await listening(namespace) == [":2223"]
-    await kit.eventually(partial(listening, namespace), [], 10)
-    await link.close()
+    async with connected(namespace.developer, tmp_path, direct=False) as link:
+        assert await says_bye(link)
+        carrier: Any = link._carrier
+        assert len(carrier.connections) == 1 and not link.state.direct
+        assert await listening(namespace) == []
+        async with connected(namespace.other_developer, tmp_path / "ben", "agent") as other:
+            await until(other, is_direct)
+            assert await listening(namespace) == [":2223"]
+        await kit.eventually(partial(listening, namespace), [], 10)
 
 
 async def test_another_address_that_leads_to_the_agent(
@@ -172,13 +167,11 @@ async def test_another_address_that_leads_to_the_agent(
     service = client.V1Service(metadata=client.V1ObjectMeta(name="devloop-direct"), spec=spec)
     made = await client.CoreV1Api(admin).create_namespaced_service(namespace.name, service)
     address = (own.settings.node_ip, made.spec.ports[0].node_port)
-    link = KubernetesLink(Kubeconfig(namespace.developer), key_file=tmp_path / "key", direct=address)
-    link.start()
-    # A new pod is behind its Service a moment after it runs; the second attempt is 10 s later.
-    await until(link, is_direct, 30)
-    assert link.state.direct == f"{address[0]}:{address[1]}"
-    assert await says_bye(link)
-    await link.close()
+    async with connected(namespace.developer, tmp_path, direct=address) as link:
+        # A new pod is behind its Service a moment after it runs; the second attempt is 10 s later.
+        await until(link, is_direct, 30)
+        assert link.state.direct == f"{address[0]}:{address[1]}"
+        assert await says_bye(link)
 
 
 async def listening(space: Namespace) -> list[str]:

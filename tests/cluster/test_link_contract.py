@@ -48,9 +48,11 @@ async def run_target(admin: ApiClient, namespace: str) -> None:
 
 
 @asynccontextmanager
-async def connected(kubeconfig: Path, folder: Path, way: Way = "auto") -> AsyncIterator[KubernetesLink]:
+async def connected(
+    kubeconfig: Path, folder: Path, way: Way = "auto", *, direct: bool | tuple[str, int] = True
+) -> AsyncIterator[KubernetesLink]:
     """A link as that user, who is a machine of their own."""
-    link = KubernetesLink(Kubeconfig(kubeconfig), key_file=folder / "agent_key", way=way)
+    link = KubernetesLink(Kubeconfig(kubeconfig), key_file=folder / "agent_key", way=way, direct=direct)
     link.start()
     try:
         await link.ready(60)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from devloop.errors import RemoteError
 from devloop.remote.imports import imported
-from devloop.remote.life import HOLD_SECONDS, Carrier, LiveLink
+from devloop.remote.life import HOLD_SECONDS, Carrier, LiveLink, answers_or_ends
 from devloop.remote.link import CarrierLostError, PermanentError, Resolver
 
 from .api import Api
@@ -251,23 +251,17 @@ class AgentCarrier:
             self._direct.again()
         near = self._near
         if near is not None:
-            await asyncio.gather(self._check(near), *([] if self.ssh.over else [self.ssh.check()]))
+            looked = answers_or_ends(near, CHECK_SECONDS, "the agent")
+            await asyncio.gather(looked, *([] if self.ssh.over else [self.ssh.check()]))
         else:
             await self.ssh.check()
-
-    async def _check(self, near: SshCarrier) -> None:
-        try:
-            async with asyncio.timeout(CHECK_SECONDS):
-                await near.check()
-        except Exception as problem:
-            near.abort(str(problem) or "the agent does not answer")
 
     async def lost(self) -> str:
         """Wait until there is neither; why."""
         reason = await self.ssh.lost()
         if (near := self._near) is not None:
             # An agent that has gone takes both with it, and this one may not say so.
-            await self._check(near)
+            await answers_or_ends(near, CHECK_SECONDS, "the agent")
             reason = await near.lost()
         if self._direct is not None:  # it may be on its way just now
             self._direct.abort(reason)

@@ -11,6 +11,7 @@ import asyncssh
 import pytest
 
 from devloop.agent import server
+from devloop.remote.life import Dial, LiveLink
 
 
 @asynccontextmanager
@@ -30,3 +31,15 @@ async def an_agent(folder: Path, *, direct: int | None = None) -> AsyncIterator[
         patch.setattr(server, "cluster_api", lambda: None)
         async with server.serve(folder, 0, direct=direct) as port:
             yield port, options
+
+
+@asynccontextmanager
+async def live(dial: Dial) -> AsyncIterator[LiveLink]:
+    """A link to it, connected."""
+    link = LiveLink("agent", "here", dial)
+    link.start()
+    try:
+        await link.ready(10)
+        yield link
+    finally:
+        await link.close()

@@ -20,7 +20,7 @@ from devloop.remote.sshcarrier import SshCarrier
 from tests.ports import free_port
 
 from . import target
-from .agent_here import an_agent
+from .agent_here import an_agent, live
 from .contract import Rig, all_of_it, ended
 
 
@@ -80,11 +80,8 @@ async def link(way: Way, tmp_path: Path) -> AsyncIterator[LiveLink]:
             connection = await connect("127.0.0.1", where="here", port=port, **options)
             return SshCarrier(connection, "agent", "here", lane=way.dial)
 
-        made = LiveLink("agent", "here", dial)
-        made.start()
-        await made.ready(10)
-        yield made
-        await made.close()
+        async with live(dial) as made:
+            yield made
 
 
 @pytest.fixture

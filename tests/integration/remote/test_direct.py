@@ -82,11 +82,13 @@ async def linked(port: int, options: dict[str, Any], way: Way) -> AsyncIterator[
         pod: Any = None
         return AgentCarrier(base, beside, installation, pod)
 
-    link = LiveLink("agent", "here", dial)
+    link = LiveLink("agent", "here", dial)  # `dial` refreshes it
     link.start()
-    await link.ready(10)
-    yield link
-    await link.close()
+    try:
+        await link.ready(10)
+        yield link
+    finally:
+        await link.close()
 
 
 @pytest.fixture
@@ -115,6 +117,13 @@ def carrier_of(link: LiveLink) -> AgentCarrier:
     found: Any = link._carrier
     assert isinstance(found, AgentCarrier)
     return found
+
+
+async def tried(link: LiveLink) -> None:
+    """It is known whether there is a direct connection."""
+    beside = carrier_of(link)._direct
+    assert beside is not None
+    await beside.tried(10)
 
 
 def near_of(link: LiveLink) -> SshCarrier:
@@ -154,7 +163,7 @@ async def test_what_is_open_stays_where_it_is(agent: Any, way: Way, target_ports
     """A connection that was opened before there was a direct one goes on by the base."""
     way.addresses = [(HERE, free_port())]
     async with linked(*agent, way) as link:
-        await carrier_of(link)._direct.tried(10)  # type: ignore[union-attr]
+        await tried(link)
         reader, writer = await link.open(HERE, target_ports[target.ECHO])
         way.addresses[:] = [(HERE, 0)]
         link.wake()
@@ -289,7 +298,7 @@ async def test_an_agent_that_is_not_reached_is_used_by_the_base(
 ) -> None:
     way.addresses = [(HERE, free_port())] if isinstance(addresses, str) else addresses
     async with linked(*agent, way) as link:
-        await carrier_of(link)._direct.tried(10)  # type: ignore[union-attr]
+        await tried(link)
         reader, writer = await link.open(HERE, target_ports[target.CLOSER])
         assert await reader.read() == b"bye"
         assert carried_by(writer) is carrier_of(link).ssh and link.state.direct == ""
@@ -318,7 +327,7 @@ async def test_somebody_else_at_that_address_learns_nothing_but_a_ticket(
 ) -> None:
     """Its host key is another one: no name and no key is offered to it, and everything goes on by the base."""
     users: list[str] = []
-    tried = asyncio.Event()
+    served = asyncio.Event()
 
     class Impostor(asyncssh.SSHServer):
         def begin_auth(self, username: str) -> bool:
@@ -333,13 +342,13 @@ async def test_somebody_else_at_that_address_learns_nothing_but_a_ticket(
             key = asyncssh.generate_private_key("ssh-ed25519")
             await asyncssh.run_server(sock, server_factory=Impostor, server_host_keys=[key])
         writer.close()
-        tried.set()
+        served.set()
 
     listening = await asyncio.start_server(impostor, HERE, 0)
     way.addresses = [(HERE, listening.sockets[0].getsockname()[1])]
     async with linked(*agent, way) as link:
-        await asyncio.wait_for(tried.wait(), 10)
-        await carrier_of(link)._direct.tried(10)  # type: ignore[union-attr]
+        await asyncio.wait_for(served.wait(), 10)
+        await tried(link)
         assert link.state.direct == "" and not users
         reader, writer = await link.open(HERE, target_ports[target.CLOSER])
         assert await reader.read() == b"bye"
@@ -374,7 +383,7 @@ async def test_by_itself_it_is_tried_again(agent: Any, way: Way, monkeypatch: py
     monkeypatch.setattr(direct, "AGAIN_SECONDS", (0.01, 0.04))
     way.addresses = [(HERE, free_port())]
     async with linked(*agent, way) as link:
-        await carrier_of(link)._direct.tried(10)  # type: ignore[union-attr]
+        await tried(link)
         way.addresses[:] = [(HERE, 0)]
         await until(lambda: link.state.direct)
 

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
+from devloop.agent.tasks import background
 from devloop.errors import DevloopError, ServiceError
 
 WRITE_BUFFER = 512 * 1024
@@ -315,7 +316,7 @@ class Relays:
 
     def _start(self, relay: Relay, side: Side) -> None:
         """Find a target for this relay, in a task of its own."""
-        task = asyncio.create_task(self._connect(relay, side))
+        task = background(self._connect(relay, side), name="relay")
         self._tasks[relay] = task
         task.add_done_callback(lambda done: self._forget_task(relay, done))
 

@@ -42,6 +42,7 @@ from .pods import PodWay
 from .presence import ClusterApi
 from .records import service_of
 from .spec import Spec
+from .tasks import background
 from .uplink import Uplink
 from .view import RefusedError, View, until
 
@@ -99,7 +100,7 @@ class Attachments:
             path = leases(self._api.namespace)
             self._leases = kube.Watched(self._api, path, self._woken.set, f"labelSelector={LEASE_LABEL}")
         for work, name in ((self._configure, "configure"), (self._watchdog, "watchdog"), (self._restore, "restore")):
-            self._tasks.append(asyncio.create_task(work(), name=name))
+            self._tasks.append(background(work(), name=name))
 
     def _changed(self) -> None:
         self._dirty.set()

@@ -18,6 +18,7 @@ from typing import Any
 from .attachments import Attachments
 from .forward import Connection
 from .spec import Spec, SpecError
+from .tasks import background
 from .view import RefusedError
 
 log = logging.getLogger("agent")
@@ -42,7 +43,7 @@ class Desk:
         self._timer: asyncio.TimerHandle | None = None
         self._stuck = False
         self._ended = False
-        self._task = asyncio.create_task(self._work(), name="desk")
+        self._task = background(self._work(), name="desk")
 
     def begin(self) -> None:
         """The session is open."""
@@ -129,7 +130,7 @@ class Desk:
         if self._timer is not None:
             self._timer.cancel()
         self._task.cancel()
-        task = asyncio.ensure_future(self._attachments.left(self))
+        task = background(self._attachments.left(self), name="leaving")
         _LEAVING.add(task)
         task.add_done_callback(_LEAVING.discard)
 

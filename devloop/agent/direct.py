@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .presence import Seat
+from .tasks import background
 
 log = logging.getLogger("agent")
 
@@ -91,7 +92,7 @@ class Direct:
             return
         sock.setblocking(False)
         self._strangers += 1
-        task = asyncio.create_task(self._arrived(sock), name="direct")
+        task = background(self._arrived(sock), name="direct")
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 

@@ -41,6 +41,7 @@ from . import rules
 from .gateways import gateways
 from .loops import new_event_loop
 from .splice import Inward, Onward
+from .tasks import background
 
 log = logging.getLogger("door")
 
@@ -103,8 +104,8 @@ class Door:
             raise DoorError(f"the agent at {self._agent[0]}:{self._agent[1]} can't be reached: {problem}") from problem
         self._say(writer, door=self._pod, token=self._token)
         tasks = [
-            asyncio.create_task(self._heed(reader, writer), name="heed"),
-            asyncio.create_task(self._live(writer), name="live"),
+            background(self._heed(reader, writer), name="heed"),
+            background(self._live(writer), name="live"),
         ]
         try:
             await self._ended.wait()

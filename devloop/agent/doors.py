@@ -19,6 +19,8 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from .tasks import background
+
 log = logging.getLogger("agent.doors")
 
 PORT = 19999
@@ -97,7 +99,7 @@ class Door:
 
     async def heed(self) -> None:
         """What it says, until it is gone."""
-        beating = asyncio.create_task(self._beat(), name="door's beat")
+        beating = background(self._beat(), name="door's beat")
         try:
             while True:
                 async with asyncio.timeout(SILENCE_SECONDS):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from . import envoy
+from .tasks import background
 
 log = logging.getLogger("agent.envoy")
 
@@ -83,7 +84,7 @@ class Gateway:
             self._files = envoy.files([], str(self.folder))
             for name, text in self._files.items():
                 self._write(name, text)
-            self._running = asyncio.create_task(self._run(), name="envoy")
+            self._running = background(self._run(), name="envoy")
         await asyncio.wait_for(self._started.wait(), TAKEN_SECONDS)
 
     async def _run(self) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .objects import kept
+from .tasks import background
 
 log = logging.getLogger("agent")
 
@@ -130,7 +131,7 @@ class Presence:
             self._timer = asyncio.get_running_loop().call_later(self.linger, self._begin)
 
     def _begin(self) -> None:
-        self._removing = asyncio.create_task(self._remove(), name="removal")
+        self._removing = background(self._remove(), name="removal")
 
     async def _remove(self) -> None:
         """Delete the Secret, then this pod. If somebody joins meanwhile, they make both anew."""

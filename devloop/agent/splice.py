@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import cast
 
+from .tasks import background
+
 Dial = Callable[["Onward"], Awaitable[None]]
 """Connects the other side (`loop.create_connection(lambda: onward, …)`); OSError or TimeoutError if nobody takes it."""
 
@@ -93,7 +95,7 @@ class Inward(Side):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Look for the other side."""
         super().connection_made(transport)
-        self._task = asyncio.get_running_loop().create_task(self._join())
+        self._task = background(self._join(), name="splice")
 
     async def _join(self) -> None:
         onward = _Counted(self)

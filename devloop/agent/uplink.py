@@ -20,6 +20,7 @@ import asyncssh
 
 from .forward import WINDOW_BYTES, Connection, Far, Near
 from .packets import PACKET_BYTES
+from .tasks import background
 from .turns import LOST, REFUSED_H2, Turns, is_h2
 
 log = logging.getLogger("agent")
@@ -132,7 +133,7 @@ class Uplink:
     def begin(self, far: FromEnvoy) -> None:
         """Envoy has connected."""
         self._open.add(far)
-        task = asyncio.create_task(self._join(far), name=self._target)
+        task = background(self._join(far), name=self._target)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

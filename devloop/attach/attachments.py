@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from devloop.agent import objects
 from devloop.agent.overlap import conflicts
 from devloop.agent.spec import Spec
+from devloop.agent.tasks import background
 from devloop.errors import RemoteError
 from devloop.remote.kubernetes.api import Api, ApiError
 from devloop.remote.kubernetes.install import SELECTOR, running
@@ -90,7 +91,7 @@ class Attachments(Hearers):
         self._stops.append(self._link.subscribe(self._linked))
         self._linked(self._link.state)
         for work in (self._renewing, self._watching, self._doors.watching, self._warm):
-            self._hold(asyncio.create_task(work(), name=work.__name__))
+            self._hold(background(work(), name=work.__name__))
 
     def _hold(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -113,7 +114,7 @@ class Attachments(Hearers):
                 if each.state.phase is Phase.ATTACHED:
                     each.become(Phase.OPEN, f"the link is lost, and the original answers: {state.reason}")
             if taken:
-                self._hold(asyncio.create_task(self._bridge(), name="agent lost"))
+                self._hold(background(self._bridge(), name="agent lost"))
 
     async def _bridge(self) -> None:
         """While there is no agent, nobody stands behind its Services: lead them back, if the API can be reached."""
@@ -175,7 +176,7 @@ class Attachments(Hearers):
             found.become(Phase.REFUSED, problem.what if isinstance(problem, RemoteError) else "")
             raise
         found.stop = found.local.subscribe(found.dirty.set)
-        found.task = asyncio.create_task(self._keep(found), name=f"attachment {began.id}")
+        found.task = background(self._keep(found), name=f"attachment {began.id}")
         return found
 
     async def _draft(self, wanted: Wanted) -> Spec:
@@ -340,13 +341,13 @@ class Attachments(Hearers):
                 found.version = version(service)
                 ours = who == "devloop"
                 text = f"{who or 'somebody'} has changed the Service"
-                self._hold(asyncio.create_task(self._undone(found, text, ours=ours), name="undone"))
+                self._hold(background(self._undone(found, text, ours=ours), name="undone"))
 
     def _deleted(self, found: Attachment, what: str) -> None:
         """The watch tells it, or a call that meets nothing: the shadow Service goes too, and that is told as well."""
         if not found.gone:
             found.gone = True
-            self._hold(asyncio.create_task(self._undone(found, what), name="deleted"))
+            self._hold(background(self._undone(found, what), name="deleted"))
 
     async def _undone(self, found: Attachment, what: str, *, ours: bool = False) -> None:
         """Do it again after a moment, a few times; then leave it to them."""
@@ -380,7 +381,7 @@ class Attachments(Hearers):
         if self._held.pop(found.spec.id, None) is None:
             return
         found.become(phase, why)
-        task = asyncio.create_task(self._put_back(found), name=f"giving up {found.spec.id}")
+        task = background(self._put_back(found), name=f"giving up {found.spec.id}")
         self._giving_up.add(task)
         task.add_done_callback(self._giving_up.discard)
 

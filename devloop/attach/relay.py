@@ -19,6 +19,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+from devloop.agent.tasks import background
 from devloop.agent.turns import LOST, begins
 from devloop.errors import DevloopError
 
@@ -218,7 +219,7 @@ class Far(asyncio.Protocol):
 
     def _again(self) -> None:
         if self._joining is None:
-            self._joining = asyncio.create_task(self._rejoin(), name="next process")
+            self._joining = background(self._rejoin(), name="next process")
 
     async def _rejoin(self) -> None:
         try:

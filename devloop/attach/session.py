@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from devloop.agent.paths import COMMAND, listen_path
 from devloop.agent.records import Request, read
 from devloop.agent.spec import Spec
+from devloop.agent.tasks import background
 from devloop.errors import DevloopError, RemoteError
 
 from .relay import Far, Near
@@ -65,7 +66,7 @@ class Session:
             raise RemoteError("the agent attaches nothing", where=self.carrier.where, hint=hint) from problem
         except (asyncssh.Error, OSError) as problem:
             raise SessionLostError(str(problem)) from problem
-        self._beating = asyncio.create_task(self._beat(), name="beat")
+        self._beating = background(self._beat(), name="beat")
 
     async def _beat(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from devloop.agent.tasks import background
 from devloop.control import wire
 from devloop.errors import EngineError
 from devloop.protocol import (
@@ -65,7 +66,7 @@ class ControlClient:
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._task = asyncio.create_task(self._read(), name="control-client")
+        self._task = background(self._read(), name="control-client")
 
     @classmethod
     async def connect(cls, path: Path) -> ControlClient:

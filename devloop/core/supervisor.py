@@ -97,15 +97,18 @@ class Supervisor:
     def _start(self, names: Iterable[str], now: int) -> list[do.Command]:
         if self.stopping:
             return []
-        for name in names:
-            if self.services[name].mode is Mode.OFF:
-                self.services[name].mode = Mode.LOCAL  # asked for by name; dependencies that are off stay so
+        asked = set(names)
         wanted = self._with_dependencies(names)
         self._chosen |= set(wanted)
         self._all_chosen = self._all_chosen or self._chosen >= set(self.services)
-        for name in wanted:
-            self.services[name].unmet = self._unmet(self.services[name].spec)
-        return [command for name in wanted for command in self.services[name].start(now)]
+        out: list[do.Command] = []
+        for name in wanted:  # what others depend on first: whether it is on decides what they wait for
+            life = self.services[name]
+            life.unmet = self._unmet(life.spec)
+            # One that is off is turned on where it was asked for by name; as a dependency it stays off.
+            turned_on = name in asked and life.mode is Mode.OFF
+            out += life.set_mode(Mode.LOCAL, now) if turned_on else life.start(now)
+        return out
 
     def _start_dependencies(self, name: str, now: int) -> list[do.Command]:
         needed = self.project.services[name].depends_on

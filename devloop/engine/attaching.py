@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from devloop.agent.spec import ALL, Header, Match, Route, personal
+from devloop.agent.tasks import background
 from devloop.attach.attachments import Attachments
 from devloop.attach.seam import AttachError, Phase, Wanted
 from devloop.config.model import SECOND, Attach, AttachKind, Matching, Service
@@ -104,7 +105,7 @@ class Attaching:
     def start(self) -> None:
         """Begin; the link may still be connecting."""
         self._attachments.start()
-        self._ticking = asyncio.create_task(self._tick(), name="request rates")
+        self._ticking = background(self._tick(), name="request rates")
 
     async def close(self) -> None:
         """Leave everything."""

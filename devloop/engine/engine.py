@@ -8,25 +8,27 @@ import os
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devloop import __version__
+from devloop.agent.tasks import background
 from devloop.config.load import load
 from devloop.config.model import SECOND, Mode, Project
 from devloop.config.problems import ConfigProblems
 from devloop.control.server import ControlServer
 from devloop.core import commands as do
 from devloop.core import events as ev
+from devloop.core.answers import failed
 from devloop.core.service import ServiceLife
 from devloop.core.supervisor import Supervisor
 from devloop.engine.board import HISTORY, Board, unix
 from devloop.engine.files import Files
 from devloop.engine.notices import Notices
 from devloop.engine.requests import Requests, expand
-from devloop.errors import ConfigError, UsageError
+from devloop.errors import ConfigError, DevloopError, UsageError
 from devloop.local import environment, sweep
 from devloop.local.logs import LogBook
 from devloop.local.process import RUN_VARIABLE, Holders
@@ -74,6 +76,7 @@ class Engine:
         self._survivors: dict[str, tuple[str, ...]] = {}
         self._config_error = ""
         self._events: deque[ev.Event] = deque()
+        self._feeding = False
         self._dirty: dict[str, None] = {}
         self._unserved: dict[str, Loop] = {}
         """Service → its newest loop, until the first request is answered."""
@@ -142,20 +145,47 @@ class Engine:
     # The core: events in, commands out.
 
     def dispatch(self, event: ev.Event) -> None:
-        """Feed the core, and carry out what follows; events that come of that are fed in their turn."""
+        """Feed the core, and carry out what follows; events that come of that are fed in their turn.
+
+        Never raises: a command that can't be carried out is told to the user, and answered as having failed.
+        """
         self._events.append(event)
-        if len(self._events) > 1:
+        if self._feeding:
             return  # called by a command below: the loop there takes it
-        while self._events:
-            event = self._events[0]
-            if isinstance(event, ev.ProcessEnded) and event.survivors:
-                self._survivors[event.service] = event.survivors
-            try:
-                for command in self.supervisor.handle(event, time.monotonic_ns()):
-                    self._carry_out(command)
-            finally:
-                self._events.popleft()
+        self._feeding = True
+        try:
+            while self._events:
+                self._feed(self._events.popleft())
+        finally:
+            self._feeding = False
         self._publish_statuses()
+
+    def _feed(self, event: ev.Event) -> None:
+        if isinstance(event, ev.ProcessEnded) and event.survivors:
+            self._survivors[event.service] = event.survivors
+        try:
+            commands = self.supervisor.handle(event, time.monotonic_ns())
+        except Exception as problem:
+            self._fault(f"the event {event!r} was not handled", problem)
+            return
+        for command in commands:
+            try:
+                self._carry_out(command)
+            except Exception as problem:
+                failure, hint = str(problem) or type(problem).__name__, ""
+                if isinstance(problem, DevloopError):
+                    failure, hint = problem.what, problem.hint or ""
+                else:
+                    self._fault(f"{command!r} was not carried out", problem)
+                answer = failed(command, failure, hint)
+                if answer is not None:
+                    self._events.append(answer)
+                elif isinstance(problem, DevloopError):
+                    self.notice("error", str(problem), hint=hint)
+
+    def _fault(self, message: str, problem: Exception) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_exception_handler({"message": message, "exception": problem})
 
     def _carry_out(self, command: do.Command) -> None:
         match command:
@@ -423,16 +453,11 @@ class Engine:
         if self.on_logs is not None:
             self.on_logs()
 
-    def task(self, work: Any) -> None:
+    def task(self, work: Coroutine[Any, Any, object]) -> None:
         """Have this done meanwhile; it is cancelled at the end."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = background(work)
         self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-
-    def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.result()
+        task.add_done_callback(self._tasks.discard)
 
 
 def _raise_descriptor_limit() -> None:

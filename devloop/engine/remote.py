@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from devloop.agent.tasks import background
 from devloop.config.model import Network, Project, Remote, RemoteKind
 from devloop.engine.board import unix
 from devloop.engine.here import Here
@@ -280,14 +281,9 @@ class RemoteSide:
         return self._standings
 
     def _task(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = background(work)
         self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.result()
+        task.add_done_callback(self._tasks.discard)
 
 
 def where(remote: Remote) -> str:

@@ -6,13 +6,13 @@ What comes of it is told as events of `devloop.core.events`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
+from devloop.agent.tasks import background
 from devloop.config.model import SECOND, Command, ExecCheck, LogCheck, Probe, ReloadKind, Service
 from devloop.core import events as ev
 from devloop.errors import DevloopError
@@ -323,12 +323,7 @@ class ServiceRunner:
         self.logs.say(self.name, text)
 
     def _spawn_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=f"{self.name}")
+        task = background(work, name=self.name)
         self._tasks.add(task)
-        task.add_done_callback(self._task_done)
+        task.add_done_callback(self._tasks.discard)
         return task
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        with contextlib.suppress(asyncio.CancelledError):
-            task.result()

@@ -27,6 +27,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
+from devloop.agent.tasks import background
 from devloop.net.upstream import Upstream
 
 LOCAL_TTL = 0
@@ -304,7 +305,7 @@ class DnsServer:
                 data, ancillary, _, client = self._udp.recvmsg(65535, 256)
             except OSError:
                 return  # BlockingIOError: all read; else an ICMP error of somebody who is gone
-            self._keep(asyncio.create_task(self._answer(data, _source(ancillary), client)))
+            self._keep(background(self._answer(data, _source(ancillary), client), name="dns answer"))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

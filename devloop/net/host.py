@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from devloop.agent.tasks import background
 from devloop.errors import DevloopError
 from devloop.net.listeners import diag_socket, listeners
 
@@ -43,7 +44,7 @@ class HostPorts:
         self._told[namespace] = except_for
         await self.look()
         if self._task is None:
-            self._task = asyncio.create_task(self._watch())
+            self._task = background(self._watch(), name="host listeners")
 
     def remove(self, namespace: Listening) -> None:
         """Let go of a namespace."""

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from devloop.agent.tasks import background
 from devloop.errors import DevloopError
 from devloop.net.host import HostPorts
 from devloop.net.inside import Inside, remove_made, seqpacket_pair
@@ -148,7 +149,9 @@ class ServiceNetwork:
     def follow(self, changed: Callable[[], None], *, except_for: Collection[int] = ()) -> None:
         """Publish on the host what the service begins to listen on, but for some ports; `changed` is told."""
         if self._follow is None:
-            self._follow = asyncio.create_task(self.publisher.follow(lambda _: changed(), except_for=except_for))
+            self._follow = background(
+                self.publisher.follow(lambda _: changed(), except_for=except_for), name="what the service listens on"
+            )
 
     async def mount(self, binds: Sequence[Bind], remove: Sequence[str] = ()) -> dict[str, str]:
         """Put files and folders of the host at absolute paths inside; target → why for those that failed."""

@@ -24,6 +24,7 @@ from typing import cast
 import asyncssh
 
 from devloop.agent.direct import COMMAND
+from devloop.agent.tasks import background
 from devloop.dial import connect
 from devloop.errors import RemoteError
 
@@ -74,7 +75,7 @@ class Direct:
         """The connection, while there is one."""
         self.address = ""
         """Where it leads, for people; empty while there is none."""
-        self._task = asyncio.create_task(self._live(), name="direct connection")
+        self._task = background(self._live(), name="direct connection")
 
     async def tried(self, seconds: float) -> None:
         """Come back when it is known whether there is one; after `seconds`, if nobody has answered there until then."""

@@ -17,6 +17,7 @@ import asyncssh
 
 from devloop.agent.lane import BULK_SECONDS, NUMBER_BYTES, Lane, LaneError
 from devloop.agent.lanes import COMMAND
+from devloop.agent.tasks import background
 from devloop.errors import DevloopError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Lanes:
     def offer(self, channel: Channel) -> None:
         """Give this one a lane, in the background."""
         if not self._off and len(self._tasks) < MOST and channel not in self._tasks:
-            task = self._tasks[channel] = asyncio.create_task(self._keep(channel), name="lane")
+            task = self._tasks[channel] = background(self._keep(channel), name="lane")
             task.add_done_callback(lambda _: self._tasks.pop(channel, None))
 
     async def _keep(self, channel: Channel) -> None:

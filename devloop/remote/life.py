@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from devloop.agent.tasks import background
 from devloop.errors import RemoteError
 
 from .link import (
@@ -197,7 +198,7 @@ class LiveLink:
     def start(self) -> None:
         """Begin to connect; returns at once."""
         if self._task is None:
-            self._task = asyncio.create_task(self._live(), name="link")
+            self._task = background(self._live(), name="link")
             self._watch.start()
 
     async def ready(self, timeout: float | None = None) -> None:
@@ -214,7 +215,7 @@ class LiveLink:
                 self._become(Phase.RECONNECTING, self._state.reason)
             self._woken.set()
         if self._carrier is not None and (self._checking is None or self._checking.done()):
-            self._checking = asyncio.create_task(
+            self._checking = background(
                 answers_or_ends(self._carrier, CHECK_SECONDS, "the other end"), name="link check"
             )
 
@@ -223,6 +224,14 @@ class LiveLink:
         self.wake(retry=self._state.phase is not Phase.FAILED)
 
     async def _live(self) -> None:
+        try:
+            await self._keep()
+        except Exception as problem:
+            # Nobody will try again: who waits for it is told now, and the loop's exception handler has the rest.
+            self._become(Phase.FAILED, f"a fault in devloop itself: {problem!r}")
+            raise
+
+    async def _keep(self) -> None:
         attempt = 0
         first = True
         while True:
@@ -264,11 +273,10 @@ class LiveLink:
         """End it; connections through it are aborted."""
         self._watch.close()
         carrier, self._carrier = self._carrier, None
-        for task in (self._checking, self._task):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        tasks = [task for task in (self._checking, self._task) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._task = self._checking = None
         if carrier is not None:
             await carrier.close()

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from devloop.agent.tasks import background
 from devloop.local.process import Holder
 from devloop.remote.workload.model import Object
 
@@ -113,7 +114,7 @@ class Container:
                 self.began.set()
             pod.publish()
             if state.role in ("main", "sidecar"):
-                watching = asyncio.create_task(self._watch(command), name=f"probes of {pod.name}")
+                watching = background(self._watch(command), name=f"probes of {pod.name}")
         try:
             code = await asyncio.shield(command.ended)
         finally:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from devloop.agent.tasks import background
 from devloop.errors import DevloopError, RemoteError, ServiceError
 from devloop.local.process import Holder
 from devloop.net.mounts import Bind
@@ -248,7 +249,7 @@ class Pod:
         there = pod_spec.get("ephemeralContainers") or []
         self.item = {**self.item, "spec": {**pod_spec, "ephemeralContainers": [*there, spec]}}
         self.publish()
-        task = asyncio.create_task(container.once(), name=f"{state.name} of {self.name}")
+        task = background(container.once(), name=f"{state.name} of {self.name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from devloop.agent.tasks import background
 from devloop.local.process import RUN_VARIABLE, Holders
 from devloop.remote.imports import imported
 from devloop.remote.life import HOLD_SECONDS, LiveLink
@@ -236,7 +237,7 @@ class Sandbox:
             pod = self._pod(world, controllers.job_pod(job, self._draw))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = background(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

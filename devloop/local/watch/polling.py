@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from devloop.agent.tasks import background
+
 POLL_INTERVAL = 400
 """Milliseconds between two looks at every file, when polling."""
 
@@ -31,8 +33,7 @@ class WatchfilesSource:
         """Deliver events."""
         self._stop = asyncio.Event()
         if self._roots:
-            self._task = asyncio.create_task(self._run(self._stop), name="watchfiles")
-            self._task.add_done_callback(_raise)
+            self._task = background(self._run(self._stop), name="watchfiles")
 
     def pause(self) -> None:
         """Deliver no events until `resume`; those between are lost."""
@@ -59,8 +60,3 @@ class WatchfilesSource:
             poll_delay_ms=POLL_INTERVAL,
         ):
             self._on_files([Path(path) for _, path in changes])
-
-
-def _raise(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.result()

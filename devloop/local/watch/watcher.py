@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from devloop.agent.tasks import background
 from devloop.local.watch.fingerprint import Fingerprints
 from devloop.local.watch.polling import POLL_INTERVAL, WatchfilesSource
 from devloop.local.watch.scope import Scope, WatchSpec
@@ -99,7 +100,7 @@ class Watcher:
             self._source = self._polling_instead(error.name)
             self._source.add(folders)
         # Learned after the watch is armed, so that nothing is missed between; see FRESH.
-        self._learning = asyncio.create_task(self._learn(files, began))
+        self._learning = background(self._learn(files, began))
 
     async def _learn(self, files: list[Path], began: int) -> None:
         modified = await asyncio.to_thread(self._prints.learn, files, began)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+from devloop.agent.tasks import background
 from devloop.errors import RemoteError
 from devloop.remote.link import CarrierLostError, Kind, NameLookupError, OpenError, PermanentError, Refusal, Resolver
 
@@ -57,7 +58,7 @@ class PortForwardCarrier:
                 hint = "`devloop doctor` names the rights that are missing."
                 raise PermanentError(problem.what, where=self.api.where, hint=hint) from problem
             raise
-        self._watching = asyncio.create_task(self._watch(), name="port-forwards")
+        self._watching = background(self._watch(), name="port-forwards")
 
     async def _watch(self) -> None:
         """Notice that the API server does not answer any more."""

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
-from devloop.errors import RemoteError
+from devloop.errors import DevloopError, RemoteError
 
 from . import environment, gather, materialise, payload
 from . import references as kinds
@@ -144,11 +144,15 @@ class Follower:
     async def _next_pod(self, gone: str) -> None:
         """Wait until another pod of the workload runs; until then the files stay."""
         container = str(self._workload.container["name"])
+        told = ""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 found = await find(self._cluster, self._workload.reference, container)
-            except Exception:  # the workload itself may be away for a while
+            except DevloopError as problem:  # the workload itself, or the way to it, may be away for a while
+                if problem.what != told:
+                    told = problem.what
+                    self._on_change(Change("trouble", f"there is no pod to follow: {told}; devloop goes on looking"))
                 continue
             if found.running and found.pod["metadata"]["uid"] != gone:
                 break

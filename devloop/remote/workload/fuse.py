@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from devloop.agent.tasks import background
 from devloop.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ async def mounted(
         stderr=asyncio.subprocess.PIPE,
     )
     tasks = [
-        asyncio.create_task(_pump(process.stdout, channel.stdin)),
-        asyncio.create_task(_pump(channel.stdout, process.stdin)),
+        background(_pump(process.stdout, channel.stdin), name="sshfs asks"),
+        background(_pump(channel.stdout, process.stdin), name="sshfs is answered"),
     ]
     try:
         await _until_mounted(process, volume, local)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from devloop.agent.tasks import background
 from devloop.errors import RemoteError
 
 from . import far_end
@@ -83,8 +84,8 @@ class _Tunnel:
         out: asyncio.Queue[bytes | None] = asyncio.Queue()
         session.connection_made(_Transport(out))
         self._tasks = [
-            asyncio.create_task(self._send(out)),
-            asyncio.create_task(self._receive(session)),
+            background(self._send(out), name="sftp out"),
+            background(self._receive(session), name="sftp in"),
         ]
         return None, session
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from devloop.agent.tasks import background
 from devloop.errors import RemoteError
 
 from . import (
@@ -123,7 +124,7 @@ async def open_view(
             made.append(materialise.as_mount(mount, volume, source, whole=not path))
         notes += _of_spec(workload)
         if options.follow:
-            task = asyncio.create_task(follower.run(found))
+            task = background(follower.run(found), name="changes of the workload")
             stack.push_async_callback(_ended, task)
         made.sort(key=lambda each: each.path)
         yield WorldView(workload, found, tuple(made), tuple(dict.fromkeys(notes)))

@@ -129,6 +129,23 @@ async def test_what_can_not_be_mended_is_not_tried_again_until_it_is_woken() -> 
     await link.close()
 
 
+async def test_a_fault_of_its_own_fails_it_at_once_and_is_told() -> None:
+    """Nobody waits for a link whose task is dead, and its exception is not kept until it is collected."""
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(repr(context["exception"])))
+
+    async def dial(_: Any) -> Any:
+        raise NameError("link")
+
+    link, states = made(dial)
+    link.start()
+    with pytest.raises(RemoteError, match="a fault in devloop itself"):
+        await link.ready(10)
+    assert states[-1].phase is Phase.FAILED
+    assert told == ["NameError('link')"]
+    await link.close()
+
+
 async def test_waking_finds_a_connection_that_is_dead() -> None:
     dialer = Dialer("ok")
     link, states = made(dialer)

@@ -20,6 +20,7 @@ from devloop.remote.link import (
     Resolver,
 )
 from devloop.remote.wake import WakeWatch
+from tests.waiting import until
 
 QUICK = Backoff(first=0.001, longest=0.002)
 
@@ -142,6 +143,7 @@ async def test_a_fault_of_its_own_fails_it_at_once_and_is_told() -> None:
     with pytest.raises(RemoteError, match="a fault in devloop itself"):
         await link.ready(10)
     assert states[-1].phase is Phase.FAILED
+    await until(lambda: told)
     assert told == ["NameError('link')"]
     await link.close()
 

@@ -222,6 +222,10 @@ class ServiceStatus(_Wire):
     """How its environment and files differ from its pod's, a sentence each."""
     attachments: tuple[AttachmentStatus, ...] = ()
     """What it holds of the remote's traffic; one for each Service."""
+    tty: bool = False
+    """Its input and output are a terminal."""
+    paused: str = ""
+    """What it waits at, for people, such as "(Pdb)": it runs, and somebody has to type. Empty if it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +332,17 @@ class LogBatch(_Wire):
 
 
 @dataclass(frozen=True, slots=True)
+class TerminalOutput(_Wire):
+    """What a service's own process printed, as it is: for who has called `terminal_open`."""
+
+    service: str
+    data: str
+    """The bytes, in base64."""
+    missed: int = 0
+    """Bytes before these that were passed over because the client read too slowly."""
+
+
+@dataclass(frozen=True, slots=True)
 class Variable(_Wire):
     """One variable of a service's environment."""
 
@@ -359,6 +374,12 @@ METHODS: Mapping[str, str] = {
     "restart": "{services} → {}",
     "build": "{services} → {}; builds, and restarts if the build succeeds",
     "logs": "{services: [name] | null, tail: lines} → {lines: [LogLine]}",
+    "terminal_open": "{service, columns, rows} → {tty: bool}; what the service prints comes as `terminal` events on "
+    "this connection, from what is kept of it on; the size is that of who opened or resized last",
+    "terminal_type": "{service, data: base64} → {}; input for its process, answered once it is taken; anybody may type",
+    "terminal_interrupt": "{service} → {}; SIGINT to its process group: Ctrl-C where there is no terminal",
+    "terminal_resize": "{service, columns, rows} → {}; without `terminal_open` it counts while nobody has it open",
+    "terminal_close": "{service} → {}; also done by hanging up",
     "env": "{service, reveal: bool} → {variables: [Variable]}",
     "world": "{service} → {workload, mounts: [Mounted], notes: [text]}; what a local service has of its workload",
     "enter": "{service} → {pid, cwd, env}: what it takes to run a command as this service sees the world; "
@@ -379,6 +400,7 @@ EVENTS: Mapping[str, type[_Wire]] = {
     "service": ServiceStatus,
     "loop": Loop,
     "logs": LogBatch,
+    "terminal": TerminalOutput,
     "notice": Notice,
     "remote": RemoteStatus,
     "requests": RequestBatch,

@@ -15,7 +15,7 @@ from typing import Any
 
 from devloop.control.client import ControlClient
 from devloop.errors import DevloopError, EngineError
-from devloop.protocol import LogBatch, Loop, Mounted, RequestRecord, Snapshot, Variable
+from devloop.protocol import LogBatch, Loop, Mounted, RequestRecord, Snapshot, TerminalOutput, Variable
 from tui import attachments
 from tui.board import Board, Event
 
@@ -59,6 +59,8 @@ class Session:
             self._client, self.connected = client, True
             try:
                 async for event in client.events():
+                    if isinstance(event, TerminalOutput):
+                        continue  # a terminal has a connection of its own
                     self.board.apply(event)
                     yield event
             finally:

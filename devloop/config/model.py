@@ -277,6 +277,8 @@ class Service:
     groups: tuple[str, ...]
     debounce: int
     """Shortest quiet time after a whole save before it counts as settled, in nanoseconds."""
+    tty: bool = False
+    """Whether its input and output are a terminal (pty(7))."""
     place: Place = Place()
     attach: Attach = Attach()
     hold: int = 10 * SECOND

@@ -134,6 +134,7 @@ def resolve(scope: Scope) -> Service:
         mode=_mode(scope),
         groups=tuple(dict.fromkeys(scope.holder("groups")[0].groups or ())),
         debounce=DEBOUNCE if debounce is None else debounce,
+        tty=bool(scope.holder("tty")[0].tty),
         place=_place_of(scope),
         attach=_attach(scope),
         hold=HOLD if (hold := scope.holder("hold")[0].hold) is None else hold,

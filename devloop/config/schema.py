@@ -219,6 +219,10 @@ class Common(Table):
         None, description="Where it runs: local (here), remote (in the cluster) or off. Default: local."
     )
     groups: Groups | None = Field(None, description="Names that stand for several services.")
+    tty: bool | None = Field(
+        None,
+        description="Whether it gets a terminal: colours, prompts, debuggers, `devloop terminal`. Default: false.",
+    )
     hold: Pause | None = Field(
         None, description="How long connections wait for it while it reloads, with a remote. Default: 10s."
     )

@@ -23,9 +23,12 @@ from devloop.protocol import (
     ServiceStatus,
     Snapshot,
     StopProgress,
+    TerminalOutput,
 )
 
-Event = Snapshot | ServiceStatus | Loop | LogBatch | Notice | RemoteStatus | RequestBatch | StopProgress
+Event = (
+    Snapshot | ServiceStatus | Loop | LogBatch | Notice | RemoteStatus | RequestBatch | StopProgress | TerminalOutput
+)
 
 
 def _not_running(path: Path) -> EngineError:

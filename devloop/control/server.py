@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from devloop.control import wire
+from devloop.control.terminals import Terminal, Terminals
 from devloop.errors import DevloopError, UsageError
 from devloop.protocol import (
     LogBatch,
@@ -61,6 +62,9 @@ class Backend(Protocol):
     def snapshot(self) -> Snapshot:
         """The whole state now."""
 
+    def terminal(self, service: str) -> Terminal:
+        """A service's terminal. Raises UsageError if there is no such service."""
+
     async def call(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one of `devloop.protocol.METHODS`. Raises DevloopError."""
 
@@ -83,6 +87,7 @@ class _Subscriber:
         self.requests: deque[RequestRecord] = deque(maxlen=1000)
         self.progress: StopProgress | None = None
         self.wake = asyncio.Event()
+        self.terminals = Terminals(lambda name: server.backend.terminal(name), self.wake.set)
 
     def send(self, message: Mapping[str, Any]) -> None:
         self.writer.write(wire.encode(message))
@@ -125,6 +130,8 @@ class _Subscriber:
             )
             if lines or dropped:
                 self.send_logs(lines, dropped)
+        for output in self.terminals.pending():
+            self.send({"method": "terminal", "params": output.to_json()})
         if self.remote is not None:
             self.send({"method": "remote", "params": self.remote.to_json()})
             self.remote = None
@@ -214,6 +221,12 @@ class ControlServer:
             if subscriber.wants_logs:
                 subscriber.wake.set()
 
+    def terminal_arrived(self, service: str) -> None:
+        """A service has printed something, for those who have its terminal open."""
+        for subscriber in self._subscribers:
+            if subscriber.terminals.shows(service):
+                subscriber.wake.set()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._closing:
             writer.close()
@@ -236,6 +249,7 @@ class ControlServer:
         finally:
             self._subscribers.discard(subscriber)
             self._connections.discard(task)
+            subscriber.terminals.close()
             writer.close()
 
     async def _answer(self, subscriber: _Subscriber, line: bytes) -> None:
@@ -248,6 +262,8 @@ class ControlServer:
             if method == "subscribe":
                 subscriber.subscribe(params)
                 result: dict[str, Any] = {}
+            elif method.startswith("terminal_"):
+                result = await subscriber.terminals.answer(method, params)
             else:
                 result = await self.backend.call(method, params)
             answer: dict[str, Any] = {"id": number, "result": result}

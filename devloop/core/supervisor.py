@@ -10,7 +10,7 @@ from devloop.core import commands as do
 from devloop.core import events as ev
 from devloop.core.service import ServiceLife
 
-_RESTARTS_FOR = frozenset({"command", "cwd", "env", "file_env", "ports", "build", "place"})
+_RESTARTS_FOR = frozenset({"command", "cwd", "env", "file_env", "ports", "build", "place", "tty"})
 """Fields that the process itself sees; a change of any other takes effect without a restart."""
 
 

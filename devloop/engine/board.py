@@ -64,6 +64,7 @@ class Board:
             p50=p50,
             p95=p95,
             history=tuple(totals)[-SPARKLINE:],
+            tty=spec.tty,
         )
 
 

@@ -18,6 +18,7 @@ from devloop.agent.tasks import background
 from devloop.config.load import load
 from devloop.config.model import SECOND, Mode, Project
 from devloop.config.problems import ConfigProblems
+from devloop.config.words import quoted, suggestion
 from devloop.control.server import ControlServer
 from devloop.core import commands as do
 from devloop.core import events as ev
@@ -33,6 +34,7 @@ from devloop.local import environment, sweep
 from devloop.local.logs import LogBook
 from devloop.local.process import RUN_VARIABLE, Holders
 from devloop.local.runner import ServiceRunner
+from devloop.local.terminal import ServiceTerminal
 from devloop.metrics.store import LoopStore
 from devloop.protocol import (
     Loop,
@@ -238,7 +240,10 @@ class Engine:
             assert life is not None
             own = self.own_variables(service)
             around = None if self.remote is None else self.remote.around(service)
-            runner = ServiceRunner(life.spec, self.holders, self.logs, self.environ, own, self.dispatch, around)
+            arrived = self._server.terminal_arrived
+            runner = ServiceRunner(
+                life.spec, self.holders, self.logs, self.environ, own, self.dispatch, around, arrived
+            )
             self._runners[service] = runner
         if life is not None:
             runner.spec = life.spec
@@ -358,6 +363,13 @@ class Engine:
     def recent_loops(self, service: str, count: int) -> list[Loop]:
         """The last loops of a service, oldest first, those of earlier engines too."""
         return self._store.recent(service, count)
+
+    def terminal(self, service: str) -> ServiceTerminal:
+        """A service's terminal. Raises UsageError if there is no such service."""
+        if service not in self.supervisor.services:
+            hint = suggestion(service, self.supervisor.services, kind="services")
+            raise UsageError(f"there is no service {quoted(service)}", hint=hint)
+        return self._runner(service).terminal
 
     async def call(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """A request from the control socket."""

@@ -26,15 +26,29 @@ KEPT = frozenset(
 """Variables that say where things are on a machine: a container's would break programs here."""
 
 
+DEFAULTS = {"PYTHONUNBUFFERED": "1"}
+"""What devloop sets where nobody else does, an empty value included: Python shows at once what it prints into a pipe
+(`python -u`, "Command line and environment" in Python's manual). Other programs pass over it."""
+TERMINAL = {"TERM": "xterm-256color"}
+"""The same for a service with a terminal, in place of the host's: its output goes to many terminals, and xterm's
+sequences are what all of them understand."""
+_OF_ANOTHER_TERMINAL = ("COLUMNS", "LINES", "TERMCAP", "TERM_PROGRAM", "TERM_PROGRAM_VERSION")
+
+
 def resolve(
     service: Service, host: Mapping[str, str], own: Mapping[str, str], workload: Iterable[Variable] = ()
 ) -> list[Variable]:
     """The variables, by name; each says where its value comes from.
 
-    The host's environment, then its workload's but for `KEPT`, then the env files in their order, then `env`, then
-    devloop's `own`: the later wins.
+    `DEFAULTS`, then the host's environment, then its workload's but for `KEPT`, then the env files in their order, then
+    `env`, then devloop's `own`: the later wins.
     """
-    found = {name: Variable(name, value, "host", is_secret(name, value)) for name, value in host.items()}
+    found = {name: Variable(name, value, "devloop") for name, value in DEFAULTS.items()}
+    found |= {name: Variable(name, value, "host", is_secret(name, value)) for name, value in host.items()}
+    if service.tty:
+        for name in _OF_ANOTHER_TERMINAL:
+            found.pop(name, None)
+        found |= {name: Variable(name, value, "devloop") for name, value in TERMINAL.items()}
     for each in workload:
         if each.name not in KEPT:
             found[each.name] = replace(each, secret=each.secret or is_secret(each.name, each.value))

@@ -13,8 +13,8 @@ Messages are JSON objects, each behind its length in four bytes; file descriptor
 
 To the root holder:   {op: hold, service} + [socket for the new holder]
                       {op: namespaces}                       holders will be asked for one
-To a holder:          {op: spawn, job, argv, cwd, env, main} + [stdout, stderr, stdin?]
-                      {op: signal, job, signal}
+To a holder:          {op: spawn, job, argv, cwd, env, main, tty} + [stdout, stderr, stdin?]
+                      {op: signal, job, signal, group}
                       {op: stop, job, signal, timeout}       timeout in seconds
                       {op: namespace} + [socket]             see devloop.net.namespace, which speaks over it
 From a holder:        {ev: spawned, job, pid, at}            at: monotonic nanoseconds
@@ -35,7 +35,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LINUX = sys.platform == "linux"
 PR_SET_NAME = 15  # linux/prctl.h
@@ -136,6 +139,14 @@ def _kill(pid: int, number: int, *, group: bool = False) -> None:
         os.killpg(pid, number) if group else os.kill(pid, number)
 
 
+def _terminal_taker() -> Callable[[], object]:
+    """What makes the terminal on its stdin a new session's own. It runs between fork and exec."""
+    import fcntl
+    import termios
+
+    return lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def _namespaces() -> Any:
     """`devloop.net.namespace`, which a project without a remote does without; the package is hidden by -I."""
     package = str(Path(__file__).parents[2])
@@ -227,7 +238,7 @@ class Holder:
         if job is None:
             return True  # it has ended, and the engine will read so
         if message["op"] == "signal":
-            _kill(job.pid, message["signal"])
+            _kill(job.pid, message["signal"], group=message["group"])
         elif message["op"] == "stop":
             self.stop(job, message["signal"], message["timeout"])
         return True
@@ -246,7 +257,8 @@ class Holder:
                 cwd=message["cwd"],
                 env=message["env"] | {JOB_VARIABLE: name},
                 start_new_session=True,
-                # No preexec_fn: with one, subprocess forks instead of vforks, which takes ten times as long.
+                # Only for a terminal: with it, subprocess forks instead of vforks, which takes ten times as long.
+                preexec_fn=_terminal_taker() if message["tty"] else None,
             )
         except OSError as error:
             is_cwd = not Path(message["cwd"]).is_dir()

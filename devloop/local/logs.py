@@ -209,18 +209,33 @@ def _cut(line: bytes, already: int = 0) -> bytes:
 class PipeReader:
     """Reads one pipe into the book until its other end is closed or `close` is called."""
 
-    def __init__(self, book: LogBook, service: str, stream: str) -> None:
+    def __init__(self, book: LogBook, service: str, stream: str, raw: Callable[[bytes], None] = lambda _: None) -> None:
+        """`raw` is given all that is read, as it is read."""
         self._book = book
         self._service = service
         self._stream = stream
+        self._raw = raw
         self._splitter = LineSplitter()
-        self._fd, self.write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(self.write_end, True)
-        with contextlib.suppress(OSError, AttributeError):  # not everywhere, and limited for each user
-            fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        self._fd, self.write_end = self._open()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._fd, self._read)
+
+    def _open(self) -> tuple[int, int]:
+        """The end that is read, which does not block, and the one that is written."""
+        fd, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(write_end, True)
+        with contextlib.suppress(OSError, AttributeError):  # not everywhere, and limited for each user
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        return fd, write_end
+
+    def _take(self) -> bytes:
+        """What there is; nothing at the end. Raises BlockingIOError if there is nothing yet."""
+        return os.read(self._fd, PIPE_SIZE)
+
+    def _add(self, data: bytes) -> None:
+        self._raw(data)
+        self._book.add(self._service, self._stream, self._splitter.feed(data))
 
     def handed_over(self) -> None:
         """The write end is in other hands now."""
@@ -237,7 +252,7 @@ class PipeReader:
             self._timer.cancel()
         with contextlib.suppress(OSError):
             for _ in range(4):
-                self._book.add(self._service, self._stream, self._splitter.feed(os.read(self._fd, PIPE_SIZE)))
+                self._add(self._take())
         self._end()
 
     def _read(self) -> None:
@@ -245,7 +260,7 @@ class PipeReader:
             self._timer.cancel()
             self._timer = None
         try:
-            data = os.read(self._fd, PIPE_SIZE)
+            data = self._take()
         except BlockingIOError:
             return
         except OSError:
@@ -253,7 +268,7 @@ class PipeReader:
         if not data:
             self._end()
             return
-        self._book.add(self._service, self._stream, self._splitter.feed(data))
+        self._add(data)
         self._loop.remove_reader(self._fd)
         self._timer = self._loop.call_later(READ_PAUSE, self._listen)
 

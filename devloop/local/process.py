@@ -80,12 +80,13 @@ class Holder:
         listener: JobListener,
         main: bool = False,
         stdin: int | None = None,
+        tty: bool = False,
     ) -> None:
         """Start a process in a session of its own.
 
         `output` are descriptors for its stdout and stderr, `stdin` one for its input (/dev/null without); the caller
         keeps and closes its own. `main` marks the service's own process, to which orphans are counted that can't be
-        told apart.
+        told apart. With `tty`, all three are one terminal, which becomes its session's own (tty_ioctl(2), TIOCSCTTY).
         """
         self._jobs[job] = (listener, argv, cwd)
         message = {
@@ -95,6 +96,7 @@ class Holder:
             "cwd": str(cwd),
             "env": dict(env),
             "main": main,
+            "tty": tty,
         }
         self._send(message, output if stdin is None else (*output, stdin))
 
@@ -102,9 +104,9 @@ class Holder:
         """Have it speak as a `devloop.net.namespace.Namespace` over this socket, which the caller closes."""
         self._send({"op": "namespace"}, (sock.fileno(),))
 
-    def signal(self, job: str, number: int) -> None:
-        """Send a signal to the job's first process. One that has ended is passed over."""
-        self._send({"op": "signal", "job": job, "signal": number})
+    def signal(self, job: str, number: int, *, group: bool = False) -> None:
+        """Send a signal to the job's first process, or to its process group. One that has ended is passed over."""
+        self._send({"op": "signal", "job": job, "signal": number, "group": group})
 
     def stop(self, job: str, number: int, timeout: float) -> None:
         """Ask its process group to end; after `timeout` seconds SIGKILL ends the whole tree."""

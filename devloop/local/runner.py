@@ -19,6 +19,7 @@ from devloop.errors import DevloopError
 from devloop.local import environment, ports, probes
 from devloop.local.logs import BUILD, DEVLOOP, ERR, OUT, LogBook, PipeReader
 from devloop.local.process import Ended, Holder, Holders
+from devloop.local.terminal import ServiceTerminal, Wiring
 from devloop.protocol import Variable
 
 CANCEL_TIMEOUT = 0.5
@@ -39,8 +40,11 @@ class Run:
         started: Callable[[int, int], None],
         failed: Callable[[str, str], None],
         ended: Callable[[Ended], None],
+        wiring: Wiring | None = None,
     ) -> None:
+        """`wiring` is the service's own process's, in place of `streams`. All else has an input that is at its end."""
         self._readers = [PipeReader(runner.logs, runner.name, stream) for stream in streams or ()]
+        self._wiring = wiring
         self._started = started
         self._failed = failed
         self._ended = ended
@@ -48,14 +52,25 @@ class Run:
     @property
     def output(self) -> tuple[int, int] | None:
         """Descriptors for its stdout and stderr; None if nobody reads them."""
+        if self._wiring is not None:
+            return self._wiring.output
         return (self._readers[0].write_end, self._readers[1].write_end) if self._readers else None
+
+    @property
+    def stdin(self) -> int | None:
+        """A descriptor for its input; None: /dev/null."""
+        return None if self._wiring is None else self._wiring.stdin
 
     def handed_over(self) -> None:
         """The descriptors are with the holder."""
+        if self._wiring is not None:
+            self._wiring.handed_over()
         for reader in self._readers:
             reader.handed_over()
 
     def _close(self) -> None:
+        if self._wiring is not None:
+            self._wiring.close()
         for reader in self._readers:
             reader.close()
 
@@ -102,7 +117,10 @@ class ServiceRunner:
         own: Mapping[str, str],
         tell: Tell,
         surroundings: Surroundings | None = None,
+        arrived: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`arrived` is told when `terminal` has something new."""
+        self.terminal = ServiceTerminal(spec.name, arrived)
         self.spec = spec
         self.name = spec.name
         self.logs = logs
@@ -151,7 +169,15 @@ class ServiceRunner:
         if spec.ready is not None and isinstance(spec.ready.check, LogCheck):
             # Before the start, so that no line is missed.
             self.logs.when(spec.name, spec.ready.check.pattern, lambda: self._matched(run))
-        self._start(f"main-{run}", spec.command, Run(self, (OUT, ERR), started, failed, ended), main=True)
+        self.terminal.reads_nothing = spec.task and not spec.tty
+        self.terminal.on_interrupt = lambda: self._holder.signal(f"main-{run}", signal.SIGINT, group=True)
+        if self.terminal.reads_nothing:
+            # Its input is at its end: a task that asks a question fails at once, and does not wait for ever.
+            listener = Run(self, (OUT, ERR), started, failed, ended)
+        else:
+            wiring = Wiring(self.terminal, self.logs, (OUT, ERR), tty=spec.tty)
+            listener = Run(self, None, started, failed, ended, wiring)
+        self._start(f"main-{run}", spec.command, listener, main=True, tty=spec.tty)
 
     def _matched(self, run: int) -> None:
         """The line that means ready was printed; perhaps before the holder's word that the process runs."""
@@ -231,7 +257,7 @@ class ServiceRunner:
     def _holder(self) -> Holder:
         return self._holders.get(self.name)
 
-    def _start(self, job: str, command: Command, listener: Run, *, main: bool = False) -> None:
+    def _start(self, job: str, command: Command, listener: Run, *, main: bool = False, tty: bool = False) -> None:
         output = listener.output
         null = None if output else os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -243,6 +269,8 @@ class ServiceRunner:
                 output=output or (null, null),  # type: ignore[arg-type]
                 listener=listener,
                 main=main,
+                stdin=listener.stdin,
+                tty=tty,
             )
         except DevloopError as error:
             listener.job_failed(str(error), error.hint or "")

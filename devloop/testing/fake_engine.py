@@ -80,6 +80,52 @@ class FakeLogs:
         return chosen[dropped:], self._count, dropped
 
 
+class FakeOutput:
+    """All that a service ever printed; a `devloop.control.terminals.Output`."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def since(self, position: int, limit: int) -> tuple[bytes, int, int]:
+        """At most `limit` bytes from a position on, the position after them, and how many before them are lost."""
+        found = self.data[position : position + limit]
+        return found, position + len(found), 0
+
+
+class FakeTerminal:
+    """Remembers what is typed; a `devloop.control.terminals.Terminal`."""
+
+    def __init__(self, tty: bool) -> None:
+        self.tty = tty
+        self.output = FakeOutput()
+        self.typed = b""
+        self.interrupts = 0
+        self.size: tuple[int, int] | None = None
+        self.clients: set[object] = set()
+        self.on_typed: Callable[[bytes], None] | None = None
+        """Called with what was typed."""
+
+    async def type(self, data: bytes) -> None:
+        """Remember it."""
+        self.typed += data
+        if self.on_typed is not None:
+            self.on_typed(data)
+
+    def interrupt(self) -> None:
+        """Count it."""
+        self.interrupts += 1
+
+    def resize(self, client: object | None, columns: int, rows: int) -> None:
+        """Remember the size, and who has it open."""
+        self.size = columns, rows
+        if client is not None:
+            self.clients.add(client)
+
+    def leave(self, client: object) -> None:
+        """It is gone."""
+        self.clients.discard(client)
+
+
 class FakeEngine:
     """A `devloop.control.server.Backend` whose state is what a test says it is."""
 
@@ -97,6 +143,8 @@ class FakeEngine:
         """Service → what `loops` answers, oldest first."""
         self.requests: dict[str, list[RequestRecord]] = {}
         """Service → what `requests` answers, oldest first."""
+        self.terminals: dict[str, FakeTerminal] = {}
+        """Service → its terminal, once somebody has asked for it."""
         self.on_attach: Callable[[str], None] | None = None
         """Called on `attach` with a service, which is attaching then. Without it, it is attached at once."""
         self.on_shutdown: Callable[[], None] | None = None
@@ -135,6 +183,18 @@ class FakeEngine:
     def logs(self) -> FakeLogs:
         """The log ring."""
         return self._logs
+
+    def terminal(self, service: str) -> FakeTerminal:
+        """A service's terminal; one that is asked for is there."""
+        if service not in self._services:
+            raise UsageError(f"there is no service {service!r}")
+        return self.terminals.setdefault(service, FakeTerminal(self._services[service].tty))
+
+    def print_raw(self, service: str, data: bytes) -> None:
+        """Have a service's process print these bytes, for who has its terminal open."""
+        self.terminal(service).output.data += data
+        if self._server is not None:
+            self._server.terminal_arrived(service)
 
     def snapshot(self) -> Snapshot:
         """The whole state now."""

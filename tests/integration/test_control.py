@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import stat
 from collections.abc import AsyncIterator, Mapping
@@ -13,11 +14,22 @@ from typing import Any
 
 import pytest
 
-from devloop.control import client, server
+from devloop.control import client, server, wire
+from devloop.control.client import ControlClient
 from devloop.control.server import LOG_LINES_PER_FLUSH, ControlServer
-from devloop.errors import DevloopError, EngineError, ServiceError
+from devloop.errors import DevloopError, EngineError, ServiceError, UsageError
 from devloop.local.logs import LogBook
-from devloop.protocol import AttachmentStatus, LogBatch, RequestBatch, RequestRecord, ServiceStatus, Snapshot, State
+from devloop.local.terminal import KEPT, ServiceTerminal
+from devloop.protocol import (
+    AttachmentStatus,
+    LogBatch,
+    RequestBatch,
+    RequestRecord,
+    ServiceStatus,
+    Snapshot,
+    State,
+    TerminalOutput,
+)
 
 
 class Backend:
@@ -26,6 +38,10 @@ class Backend:
     def __init__(self) -> None:
         self.logs = LogBook(None, lambda _: self.server.logs_arrived())
         self.server: ControlServer
+        self.terminals: dict[str, ServiceTerminal] = {}
+
+    def terminal(self, service: str) -> ServiceTerminal:
+        return self.terminals.setdefault(service, ServiceTerminal(service, self.server.terminal_arrived))
 
     def snapshot(self) -> Snapshot:
         return Snapshot("p", "/p", "/p/devloop.toml", 1, "0", 1, (status(0),))
@@ -229,3 +245,75 @@ async def test_attachments_cross_the_socket_in_a_status(tmp_path: Path) -> None:
             if isinstance(event, ServiceStatus):
                 assert event.attachments == (held,)
                 break
+
+
+async def test_a_client_that_does_not_read_its_terminal_costs_a_bounded_buffer_and_is_told(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path), await ControlClient.connect(path) as fast:
+        _, slow = await asyncio.open_unix_connection(path)
+        slow.transport.pause_reading()  # type: ignore[attr-defined]
+        slow.write(
+            wire.encode({"id": 1, "method": "terminal_open", "params": {"service": "a", "columns": 9, "rows": 9}})
+        )
+        await slow.drain()
+        await fast.call("terminal_open", service="a", columns=80, rows=24)
+        terminal = backend.terminal("a")
+        events = fast.events()
+        seen = 0
+        for number in range(64):
+            data = b"%07d\n" % number * 8192
+            terminal.feed(data)
+            while seen < len(data) * (number + 1):
+                event = await anext(events)
+                assert isinstance(event, TerminalOutput)
+                assert not event.missed
+                seen += len(base64.b64decode(event.data))
+        data, end, missed = terminal.output.since(0, 10**9)
+        assert KEPT <= len(data) < KEPT + 65536 + 1
+        assert (end, missed) == (seen, seen - len(data))
+        slow.transport.abort()
+
+
+async def test_what_a_client_was_too_slow_for_is_counted(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path), await ControlClient.connect(path) as client:
+        terminal = backend.terminal("a")
+        terminal.feed(b"before\n" * KEPT)
+        await client.call("terminal_open", service="a", columns=80, rows=24)
+        events = client.events()
+        first = await anext(events)
+        assert isinstance(first, TerminalOutput)
+        assert first.missed == 0, "what was printed before it came is not missed"
+        terminal.feed(b"x" * KEPT)
+        terminal.feed(b"y" * KEPT)  # nothing is sent in between: the loop has not run
+        missed = 0
+        async for event in events:
+            assert isinstance(event, TerminalOutput)
+            missed += event.missed
+            if base64.b64decode(event.data).endswith(b"y"):
+                break
+        assert missed > 0
+
+
+async def test_who_hangs_up_has_no_terminal_open_any_more(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path):
+        terminal = backend.terminal("a")
+        left = asyncio.Event()
+        terminal.leave = lambda client: (ServiceTerminal.leave(terminal, client), left.set())[0]  # type: ignore[method-assign]
+        async with await ControlClient.connect(path) as client:
+            await client.call("terminal_open", service="a", columns=100, rows=50)
+            await client.call("terminal_resize", service="a", columns=90, rows=40)
+        await left.wait()
+
+
+async def test_nonsense_about_terminals_is_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, path), await ControlClient.connect(path) as client:
+        for method, params in (
+            ("terminal_open", {"service": "a"}),
+            ("terminal_open", {"columns": 1, "rows": 1}),
+            ("terminal_type", {"service": "a", "data": "*"}),
+            ("terminal_type", {"service": "a", "data": "QUFB" * 65536}),
+            ("terminal_nothing", {"service": "a"}),
+        ):
+            with pytest.raises(UsageError):
+                await client.call(method, **params)
+        with pytest.raises(ServiceError, match="does not run"):
+            await client.call("terminal_type", service="a", data="QQ==")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -183,5 +184,8 @@ def _environment_text(variables: Sequence[Variable], form: str, *, reveal: bool)
 
 
 def _dotenv(value: str) -> str:
-    """Quoted so that python-dotenv, and most others, read back what was there."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """Quoted so that `env_file`, `docker compose` and most others read back what was there."""
+    if not re.search(r"\\['\\]|\\$|[\r\x00]", value):
+        return "'" + value.replace("'", "\\'") + "'"
+    # Single quotes can't hold these: there, a backslash is taken out before a quote and nowhere else.
+    return '"' + re.sub(r'(["\\$])', r"\\\1", value).replace("\r", "\\r") + '"'

@@ -34,7 +34,7 @@ def load(file: Path, environ: Mapping[str, str]) -> Project:
         raise ConfigError("the file does not exist", where=str(file), hint="devloop init writes one") from None
     except OSError as error:
         raise ConfigError(f"can't be read: {error.strerror}", where=str(file)) from error
-    env_files = EnvFiles(environ, findings)
+    env_files = EnvFiles(environ, sources.variables, findings)
     project = _project(file, sources, env_files, findings)
     if findings:
         texts = dict.fromkeys(sources.named, "") | {source.file: source.text for source in sources.files}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import re
 import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from devloop.config.explain import check_top_level, shaped
 from devloop.config.interpolate import interpolated
 from devloop.config.problems import Findings, Place, Spot
 from devloop.config.schema import Head
+from devloop.config.text import SAVE_AS_UTF8, EncodingError, decode
 from devloop.config.words import quoted
 
 _WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -45,6 +47,8 @@ class Sources:
     """The project's .env, if there is one."""
     missing: tuple[Path, ...] = ()
     """The project's .env, if there is none."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What a variable may refer to: the given environment, and the project's .env below it."""
 
     @property
     def complete(self) -> bool:
@@ -65,7 +69,7 @@ def read(file: Path, environ: Mapping[str, str], findings: Findings) -> Sources:
     extra, missing = ((env_file,), ()) if has_env_file else ((), (env_file,))
     first = _source(file, file.read_bytes(), variables, findings, project=None)
     if first is None:
-        return Sources((), (file,), extra, missing)
+        return Sources((), (file,), extra, missing, variables)
     files, named = [first], [file]
     table = {"include": first.data["include"]} if "include" in first.data else {}
     include = shaped(Head, table, first.place, findings)[0].include or ()
@@ -78,18 +82,19 @@ def read(file: Path, environ: Mapping[str, str], findings: Findings) -> Sources:
         named.append(path)
         if source is not None:
             files.append(source)
-    return Sources(tuple(files), tuple(named), extra, missing)
+    return Sources(tuple(files), tuple(named), extra, missing, variables)
 
 
 def _source(
     file: Path, content: bytes, variables: Mapping[str, str], findings: Findings, *, project: Place | None
 ) -> Source | None:
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        before = content[: error.start].decode("utf-8", "replace")
-        line, column = before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1
-        findings.add(Spot(file, line, column), "this is not UTF-8 text", "TOML is always UTF-8")
+        text = decode(content)
+    except EncodingError as error:
+        findings.add(Spot(file, error.line, error.column), error.what, f"TOML is always UTF-8; {error.hint}")
+        return None
+    if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE):
+        findings.add(Spot(file, 1, 1), "this is not UTF-8 text, but UTF-16", f"TOML is always UTF-8; {SAVE_AS_UTF8}")
         return None
     try:
         raw = tomllib.loads(text)

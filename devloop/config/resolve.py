@@ -46,6 +46,8 @@ class EnvFiles:
     """The env files of a project; each is read once, for many services name the same."""
 
     environ: Mapping[str, str]
+    variables: Mapping[str, str]
+    """The same with the project's .env, for references in env files."""
     findings: Findings
     read: dict[Path, dict[str, str]] = field(default_factory=dict)
     missing: set[Path] = field(default_factory=set)
@@ -56,7 +58,7 @@ class EnvFiles:
         if file in self.read:
             return self.read[file]
         try:
-            self.read[file] = read_env_file(file, self.environ, self.findings)
+            self.read[file] = read_env_file(file, self.variables, self.findings)
             return self.read[file]
         except FileNotFoundError:
             self.missing.add(file)

@@ -296,6 +296,12 @@ def test_an_env_file_refers_to_the_environment_and_to_itself(folder: Folder) -> 
     assert folder.service('env_file = "e"').file_env == {file: {"A": "me", "B": "me!", "C": "x", "EMPTY": ""}}
 
 
+def test_an_env_file_refers_to_the_projects_dotenv_below_the_environment(folder: Folder) -> None:
+    folder.environ["WHO"] = "me"
+    folder.write({".env": "WHO=you\nWHERE=there\n", "e": "A=$WHO ${WHERE}\nWHERE\n"})
+    assert folder.service('env_file = "e"').file_env == {folder.root / "e": {"A": "me there", "WHERE": "there"}}
+
+
 def test_groups_list_their_services_in_the_order_of_the_file(folder: Folder) -> None:
     text = "".join(
         f'[services.{n}]\ncommand = "true"\ngroups = {g}\n' for n, g in [("b", '["x"]'), ("a", '["y", "x"]')]

@@ -85,10 +85,10 @@ def _apply(style: Style, parameters: str) -> Style:
             style += Style(color=Color.from_ansi(code - 30 if code < 90 else code - 82))
         elif 40 <= code <= 47 or 100 <= code <= 107:
             style += Style(bgcolor=Color.from_ansi(code - 40 if code < 100 else code - 92))
-        elif code == 39:
-            style += Style(color="default")
+        elif code == 39:  # the pane's own colours, not the terminal's: those may be the same as what lies below
+            style = style.without_color + Style(bgcolor=style.bgcolor)
         elif code == 49:
-            style += Style(bgcolor="default")
+            style = style.without_color + Style(color=style.color)
     return style
 
 

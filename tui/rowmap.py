@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 
 class RowMap:
-    """Lines by index, rows by number from the top. Without a width each line is one row, at no cost."""
+    """Lines by index, rows by number from the top. Where lines are not wrapped each is one row, at no cost."""
 
     def __init__(self) -> None:
-        self.width: int | None = None
+        self.wrapped = False
         self._count = 0
         self._ends: list[int] = []
         """Rows up to the end of each line, counted from a beginning that pruning leaves behind."""
@@ -19,29 +19,29 @@ class RowMap:
     @property
     def rows(self) -> int:
         """How many there are."""
-        if self.width is None:
+        if not self.wrapped:
             return self._count
         return self._ends[-1] - self._base if self._ends else 0
 
-    def reset(self, width: int | None, lengths: Iterable[int], count: int) -> None:
-        """Begin anew with `count` lines; their lengths are only asked for if there is a width."""
-        self.width, self._base, self._ends, self._count = width, 0, [], 0
-        self.extend(lengths, count)
+    def reset(self, wrapped: bool, heights: Iterable[int], count: int) -> None:
+        """Begin anew with `count` lines; their heights, in rows, are only asked for where lines are `wrapped`."""
+        self.wrapped, self._base, self._ends, self._count = wrapped, 0, [], 0
+        self.extend(heights, count)
 
-    def extend(self, lengths: Iterable[int], count: int) -> None:
+    def extend(self, heights: Iterable[int], count: int) -> None:
         """Add lines at the end."""
         self._count += count
-        if self.width is None:
+        if not self.wrapped:
             return
         end = self._ends[-1] if self._ends else self._base
-        for length in lengths:
-            end += max(1, -(-length // self.width))
+        for height in heights:
+            end += height
             self._ends.append(end)
 
     def prune(self, lines: int) -> int:
         """Take lines away at the top; says how many rows those were."""
         self._count -= lines
-        if self.width is None or lines <= 0:
+        if not self.wrapped or lines <= 0:
             return lines
         before, self._base = self._base, self._ends[lines - 1]
         del self._ends[:lines]
@@ -49,7 +49,7 @@ class RowMap:
 
     def locate(self, row: int) -> tuple[int, int]:
         """(index of the line, which of its rows) at a row that is there."""
-        if self.width is None:
+        if not self.wrapped:
             return row, 0
         target = row + self._base
         index = bisect_right(self._ends, target)
@@ -58,6 +58,6 @@ class RowMap:
 
     def row_of(self, index: int) -> int:
         """The first row of a line."""
-        if self.width is None or index <= 0:
+        if not self.wrapped or index <= 0:
             return max(0, index)
         return self._ends[index - 1] - self._base

@@ -149,6 +149,18 @@ async def test_notices_come_as_toasts_but_not_in_a_flood(opened: Open) -> None:
         await screen.hides("nothing to see")
 
 
+async def test_a_long_notice_keeps_its_indent(opened: Open) -> None:
+    async with opened(size=(60, 24)) as screen:
+        screen.engine.notify("warning", "one " * 12 + "two", service="api", hint="see " * 12 + "it")
+        await screen.press("exclamation_mark")
+        await screen.shows("12:00:00  ▲ warning ")
+        rows = screen.text.splitlines()
+        first = next(n for n, row in enumerate(rows) if "api: one" in row)
+        assert rows[first + 1].startswith(" " * 21 + "one"), rows[first + 1]
+        assert rows[first + 2].startswith(" " * 21 + "see"), rows[first + 2]
+        assert rows[first + 3].startswith(" " * 21 + "see"), rows[first + 3]
+
+
 async def test_a_configuration_error_is_a_banner_until_it_is_mended(opened: Open) -> None:
     async with opened() as screen:
         screen.engine.configure(error="devloop.toml:12:3: unknown key 'comand'")

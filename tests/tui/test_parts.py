@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.style import Style
 
 from devloop.protocol import LogBatch, LogLine, Notice, Outcome, ServiceStatus, State, StopProgress
 from devloop.testing import shop
-from tui import ansi, formats
+from tui import ansi, formats, wrapping
 from tui.board import LOOPS_KEPT, Board
 from tui.logbuffer import GAP, LogBuffer
 from tui.preferences import Preferences
@@ -121,7 +122,8 @@ def test_styles() -> None:
     assert styles["B"] == Style.parse("not bold not dim color(1)")
     assert styles["C"] == styles["B"] + Style.parse("color(208)")
     assert styles["D"] == styles["C"] + Style.parse("on #010203")
-    assert styles["E"] == styles["D"] + Style.parse("default on default")
+    # Not the terminal's default colours, which may be those of the pane: black on black.
+    assert styles["E"] == styles["B"].without_color
     assert styles["F"] == Style.null()
     assert styles["G"] == Style.parse("underline color(15) on color(11)")
 
@@ -171,22 +173,37 @@ def test_search_goes_around() -> None:
     assert buffer.matches(pattern) == [0, 2]
 
 
-@given(
-    st.integers(1, 9),
-    st.lists(st.tuples(st.lists(st.integers(0, 30), max_size=6), st.integers(0, 4)), max_size=8),
-)
-def test_rows_of_wrapped_lines(width: int, steps: list[tuple[list[int], int]]) -> None:
-    rows, lengths = RowMap(), list[int]()
-    rows.reset(width, (), 0)
+@given(st.lists(st.tuples(st.lists(st.integers(1, 5), max_size=6), st.integers(0, 4)), max_size=8))
+def test_rows_of_wrapped_lines(steps: list[tuple[list[int], int]]) -> None:
+    rows, heights = RowMap(), list[int]()
+    rows.reset(True, (), 0)
     for added, pruned in steps:
         rows.extend(added, len(added))
-        lengths += added
-        pruned = min(pruned, len(lengths))
+        heights += added
+        pruned = min(pruned, len(heights))
         rows.prune(pruned)
-        del lengths[:pruned]
-        expected = [(n, part) for n, length in enumerate(lengths) for part in range(max(1, -(-length // width)))]
+        del heights[:pruned]
+        expected = [(n, part) for n, height in enumerate(heights) for part in range(height)]
         assert [rows.locate(row) for row in range(rows.rows)] == expected
-        assert [rows.row_of(n) for n in range(len(lengths))] == [expected.index((n, 0)) for n in range(len(lengths))]
+        assert [rows.row_of(n) for n in range(len(heights))] == [expected.index((n, 0)) for n in range(len(heights))]
+
+
+@given(st.text("ab é漢", max_size=40), st.integers(2, 12), st.integers(0, 6))
+def test_a_wrapped_line_loses_nothing(text: str, width: int, indent: int) -> None:
+    indent = min(indent, width // 2 - 1)
+    rows = wrapping.spans(text, width, indent)
+    assert "".join(text[begin:end] for begin, end in rows) == text
+    assert wrapping.height(text, width, indent) == len(rows)
+    rooms = [width] + [width - indent] * (len(rows) - 1)
+    assert all(cell_len(text[begin:end]) <= room for (begin, end), room in zip(rows, rooms, strict=True))
+
+
+def test_further_rows_stand_below_what_they_continue() -> None:
+    assert wrapping.indent_of("api │ GET /", 6, 40) == 6
+    assert wrapping.indent_of("api │   at orders.py", 6, 40) == 8
+    assert wrapping.indent_of("api │ GET /", 6, 8) == 4, "half of it stays for words"
+    assert wrapping.indent_of("    ", 0, 40) == 0
+    assert wrapping.spans("api │ abcdef", 8, 6) == [(0, 8), (8, 10), (10, 12)]
 
 
 def test_rows_of_cut_lines() -> None:
@@ -203,6 +220,27 @@ def test_patterns() -> None:
     assert compile_pattern(r"\W") == re.compile(r"\W", re.IGNORECASE)
     assert compile_pattern("") is None
     assert compile_pattern("[[a]") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "word"),
+    [
+        ("GET /orders/7?page=2 200", 8, "/orders/7?page=2"),
+        ("at api/orders.py:14: no such", 5, "api/orders.py:14"),
+        ("LOG_LEVEL=debug", 0, "LOG_LEVEL=debug"),
+        ("naïve 漢字 x", 7, "漢字"),
+        ("(done)", 0, "("),
+        ("a  b", 1, ""),
+        ("a", 9, ""),
+    ],
+)
+def test_words(text: str, at: int, word: str) -> None:
+    begin, end = wrapping.word_at(text, at)
+    assert text[begin:end] == word
+
+
+def test_cells_and_characters() -> None:
+    assert [wrapping.index_at("a漢b", cells) for cells in (0, 1, 3, 4, 9)] == [0, 1, 2, 3, 8]
 
 
 def test_the_board_is_a_fold_of_events() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -14,6 +13,7 @@ from textual.widgets import Static
 from devloop.protocol import RemoteStatus
 from tui.connection import NOTED, look, progress
 from tui.formats import age, count
+from tui.paragraphs import hanging
 from tui.screens.base import SessionScreen
 from tui.states import COLOURS
 from tui.widgets.keybar import KeyBar
@@ -108,17 +108,15 @@ def _lines(remote: RemoteStatus, away: int, width: int) -> list[Content]:
     if remote.phase != "connected":
         failed = f"{count(remote.attempt, 'attempt')} failed" if remote.attempt else ""
         shown = look(remote)
-        first, *more = textwrap.wrap(remote.reason or remote.phase, max(20, width - 5))
-        lines += [Content(), Content.styled(f" {shown.glyph} {first}", COLOURS[shown.tone])]
-        lines += [Content.styled(f"   {rest}", COLOURS[shown.tone]) for rest in more]
+        colour = COLOURS[shown.tone]
+        reason = Content.styled(remote.reason or remote.phase, colour)
+        lines += [Content(), *hanging(Content.styled(f" {shown.glyph} ", colour), reason, width - 2)]
         lines += [Content.styled(f"   {failed}", "$text-muted")] if failed else []
         lines.append(Content.styled(f"   {_meaning(remote)}", "$text-muted"))
     if remote.notes:
         lines += [Content(), Content.styled(" good to know", "bold $text-primary")]
         for note in remote.notes:
-            first, *more = textwrap.wrap(note, max(20, width - 5)) or [""]
-            lines.append(Content.assemble((f" {NOTED} ", "$text-warning"), first))
-            lines += [Content(f"   {rest}") for rest in more]
+            lines += hanging(Content.styled(f" {NOTED} ", "$text-warning"), Content(note), width - 2)
     return lines
 
 

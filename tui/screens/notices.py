@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from devloop.protocol import Notice
+from tui.paragraphs import hanging
 from tui.screens.base import SessionScreen
 from tui.widgets.keybar import KeyBar
 from tui.widgets.pane_title import PaneTitle
@@ -45,13 +46,18 @@ class NoticesScreen(SessionScreen):
         """Draw."""
         self.query_one(KeyBar).order = ("leave",)
 
+    def on_resize(self) -> None:
+        """Other rows."""
+        self.call_after_refresh(self._paint_now)
+
     def paint(self) -> None:
         """Draw the notices."""
         notices = list(self.session.board.notices)[::-1]
         self.query_one(PaneTitle).left = Content.assemble(
             ("notices", "bold"), (f"  {len(notices)}, newest first", "$text-muted")
         )
-        text = Content("\n").join([line for notice in notices for line in _lines(notice)])
+        width = self.size.width - 1  # and the scrollbar's
+        text = Content("\n").join([line for notice in notices for line in _lines(notice, width)])
         self.query_one("#notices", Static).update(text if notices else "nothing so far")
 
     def action_leave(self) -> None:
@@ -67,17 +73,12 @@ class NoticesScreen(SessionScreen):
         self.query_one(VerticalScroll).scroll_up(animate=False)
 
 
-def _lines(notice: Notice) -> list[Content]:
+def _lines(notice: Notice, width: int) -> list[Content]:
     glyph, style = LOOKS.get(notice.level, LOOKS["info"])
     moment = time.strftime("%H:%M:%S", time.localtime(notice.at / 1e9))
-    lines = [
-        Content.assemble(
-            (f" {moment}  ", "$text-muted"),
-            (f"{glyph} {notice.level:<8}", style),
-            (f"{notice.service}: " if notice.service else "", "bold"),
-            notice.text,
-        )
-    ]
+    head = Content.assemble((f" {moment}  ", "$text-muted"), (f"{glyph} {notice.level:<8}", style))
+    text = Content.assemble((f"{notice.service}: " if notice.service else "", "bold"), notice.text)
+    lines = hanging(head, text, width)
     if notice.hint:
-        lines.append(Content.styled(f"{'':21}{notice.hint}", "$text-muted"))
+        lines += hanging(Content(" " * head.cell_length), Content.styled(notice.hint, "$text-muted"), width)
     return lines

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from textual import events
 from textual.content import Content
 from textual.reactive import reactive
@@ -13,6 +11,7 @@ from devloop.protocol import AttachmentStatus, ServiceStatus
 from tui import attachments
 from tui.connection import NOTED
 from tui.formats import age, count
+from tui.paragraphs import hanging
 from tui.states import COLOURS
 
 
@@ -85,6 +84,5 @@ def _lines(attachment: AttachmentStatus, service: str, now: int, width: int) -> 
     said = [("", attachment.reason, colour)] if attachment.reason else []
     said += [(f"{NOTED} ", note, "$text-warning") for note in attachment.notes]
     for lead, text, tone in said:
-        for n, line in enumerate(textwrap.wrap(text, max(20, width - 2 - len(lead)))):
-            lines.append(Content.assemble("  ", (lead if n == 0 else " " * len(lead), tone), (line, tone)))
+        lines += hanging(Content.styled(f"  {lead}", tone), Content.styled(text, tone), width)
     return lines

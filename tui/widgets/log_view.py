@@ -19,7 +19,7 @@ from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.cache import LRUCache
-from textual.geometry import Size
+from textual.geometry import Offset, Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -31,6 +31,7 @@ from tui.ansi import plain, runs
 from tui.logbuffer import GAP, LogBuffer
 from tui.rowmap import RowMap
 from tui.states import TONES
+from tui.wrapping import height, indent_of, index_at, spans, word_at
 
 SIDE_STEP = 16
 """Cells that one press of an arrow key moves sideways."""
@@ -46,6 +47,7 @@ class LogView(ScrollView, can_focus=True):
         *(f"log-view--name-{n}" for n in range(HUES)),
         "log-view--match",
         "log-view--current",
+        "log-view--selected",
         "log-view--engine",
         "log-view--time",
     }
@@ -110,7 +112,7 @@ class LogView(ScrollView, can_focus=True):
             change = self.buffer.extend(batch.lines, batch.dropped)
             kept = min(change.added, len(self.buffer))
             removed += self._map.prune(change.removed - (change.added - kept))
-            self._map.extend(self._lengths(len(self.buffer) - kept), kept)
+            self._map.extend(self._heights(len(self.buffer) - kept), kept)
             added += change.added
         self._pending.clear()
         if not added and not removed:
@@ -248,8 +250,10 @@ class LogView(ScrollView, can_focus=True):
             self._scrolling = False
         self.refresh()
 
-    def _changed(self) -> None:
+    def _changed(self, *, same_text: bool = False) -> None:
         self._cache.clear()
+        if not same_text and self.is_attached and self.text_selection is not None:
+            self.screen.clear_selection()  # its lines have other numbers now, or other columns
         self._rewrap()
         self._resized(0)
         if self.is_mounted:
@@ -266,7 +270,7 @@ class LogView(ScrollView, can_focus=True):
         """The line at the top stays at the top."""
         index = self._map.locate(self.scroll_offset.y)[0]
         self.offset_x = 0
-        self._changed()
+        self._changed(same_text=True)
         if not self.follow:
             self._scroll(self._map.row_of(index))
 
@@ -283,21 +287,62 @@ class LogView(ScrollView, can_focus=True):
         if self.named:
             self._changed()
 
-    def _rewrap(self) -> None:
-        width = max(1, self.scrollable_content_region.width) if self.wrap else None
-        self._map.reset(width, self._lengths(0), len(self.buffer))
+    @property
+    def _width(self) -> int:
+        return max(1, self.scrollable_content_region.width)
 
-    def _lengths(self, start: int) -> Iterable[int]:
-        return (cell_len(self._text(self.buffer[index])) for index in range(start, len(self.buffer)))
+    def _rewrap(self) -> None:
+        self._map.reset(self.wrap, self._heights(0), len(self.buffer))
+
+    def _heights(self, start: int) -> Iterable[int]:
+        width = self._width
+        for line in (self.buffer[index] for index in range(start, len(self.buffer))):
+            text = self._text(line)
+            yield height(text, width, indent_of(text, self._lead(line), width))
+
+    # What is selected: lines by their numbers, so that it stays with its text while lines come and go.
 
     def selection_updated(self, selection: Selection | None) -> None:
         """Text was selected with the mouse."""
-        self._cache.clear()
         self.refresh()
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """The selected text, without colours."""
-        return selection.extract("\n".join(self._text(self.buffer[n]) for n in range(len(self.buffer)))), "\n"
+        first, last = self.buffer.first, self.buffer.first + len(self.buffer) - 1
+        begin = first if selection.start is None else max(first, selection.start.y)
+        end = last if selection.end is None else min(last, selection.end.y)
+        lines = []
+        for number in range(begin, end + 1):
+            left, right = selection.get_span(number) or (0, 0)
+            lines.append(self._text(self.buffer[number - first])[left : None if right == -1 else right])
+        return "\n".join(lines), "\n"
+
+    def on_click(self, event: events.Click) -> None:
+        """A double click selects a word, a triple one its line."""
+        if event.chain < 2:
+            return
+        event.prevent_default()  # Textual would select all that there is
+        _, offset = self.screen.get_widget_and_offset_at(event.screen_x, event.screen_y)
+        index = offset.y - self.buffer.first if offset is not None else -1
+        if offset is None or not 0 <= index < len(self.buffer):
+            return
+        text = self._text(self.buffer[index])
+        left, right = word_at(text, offset.x) if event.chain == 2 else (0, len(text))
+        if left < right:
+            self.screen.selections = {self: Selection(Offset(left, offset.y), Offset(right, offset.y))}
+
+    @property
+    def line_to_copy(self) -> str | None:
+        """The current match if it is on screen, else the last line that is; None if there is none."""
+        top = self.scroll_offset.y
+        rows = range(top, min(top + self.size.height, self._map.rows))
+        if not rows:
+            return None
+        shown = range(self._map.locate(rows[0])[0], self._map.locate(rows[-1])[0] + 1)
+        match = self._current - self.buffer.first if self._current is not None else -1
+        return self._text(self.buffer[match if match in shown else shown[-1]])
+
+    # Lines as they are drawn
 
     def render_line(self, y: int) -> Strip:
         """One line of what is on screen."""
@@ -307,34 +352,49 @@ class LogView(ScrollView, can_focus=True):
             said = self.empty if y == 0 and not self.buffer.total else ""
             return Strip([Segment(said, self.get_component_rich_style("tone--quiet"))]).crop_extend(0, width, style)
         index, part = self._map.locate(row)
-        line = self._line(index)
-        if self._map.width is not None:
-            left = part * self._map.width
-            strip = line.crop_extend(left, left + self._map.width, style).extend_cell_length(width, style)
-            return strip.apply_offsets(left, index)
+        line, number = self._line(index), self.buffer.first + index
+        text = self._text(self.buffer[index])
+        if self._map.wrapped:
+            return self._part(index, line, text, part).extend_cell_length(width, style)
         left = self.offset_x
         strip = line.crop_extend(left, left + width, style)
+        begin = index_at(text, left)
         if line.cell_length > left + width and width > 1:
-            mark = Segment("…", self.get_component_rich_style("tone--quiet"))
-            strip = Strip([*strip.crop(0, width - 1), mark], width)
-        return strip.apply_offsets(left, index)
+            strip = strip.crop(0, width - 1).apply_offsets(begin, number)
+            end = index_at(text, left + width - 1)
+            mark = Segment("…", self.get_component_rich_style("tone--quiet") + _at(end, number))
+            return Strip([*strip, mark], width)
+        return strip.apply_offsets(begin, number)
+
+    def _part(self, index: int, line: Strip, text: str, part: int) -> Strip:
+        """One row of a line that takes several."""
+        number, lead = self.buffer.first + index, self._lead(self.buffer[index])
+        indent = indent_of(text, lead, self._width)
+        begin, end = spans(text, self._width, indent)[part]
+        strip = line.crop(cell_len(text[:begin]), cell_len(text[:end])).apply_offsets(begin, number)
+        if not part:
+            return strip
+        # Each cell by itself: wherever it is clicked, the text of this row begins there.
+        quiet = self.get_component_rich_style("tone--quiet") + _at(begin, number)
+        rule = cell_len(text[: text.rfind("│", 0, lead)]) if "│" in text[:lead] else -1
+        return Strip([*(Segment("│" if cell == rule else " ", quiet) for cell in range(indent)), *strip])
 
     def _line(self, index: int) -> Strip:
         number = self.buffer.first + index
         selection = self.text_selection
-        if selection is None and number in self._cache:
+        span = selection.get_span(number) if selection is not None else None
+        if span is None and number in self._cache:
             return self._cache[number]
-        line = self.buffer[index]
-        segments = self._segments(line, number)
-        if selection is not None and (span := selection.get_span(index)) is not None:
+        segments = self._segments(self.buffer[index], number)
+        if span is not None:
             start, end = span
             text = Text.assemble(*((s.text, s.style or "") for s in segments), end="")
-            style = self.screen.get_component_rich_style("screen--selection")
+            # A colour of its own for the text too: whatever it was printed in, it can be read when it is selected.
+            style = self.get_component_rich_style("log-view--selected") + Style(reverse=False, dim=False)
             text.stylize(style, start, len(text) if end == -1 else end)
             return Strip(text.render(self.app.console))
         strip = Strip(segments)
-        if selection is None:
-            self._cache[number] = strip
+        self._cache[number] = strip
         return strip
 
     def _segments(self, line: LogLine, number: int) -> list[Segment]:
@@ -372,8 +432,18 @@ class LogView(ScrollView, can_focus=True):
         hue = self._hues.get(line.service, 0)
         return [(moment, "log-view--time"), (name, f"log-view--name-{hue}"), (build, "tone--quiet")]
 
+    def _lead(self, line: LogLine) -> int:
+        """Characters before the text that the service printed."""
+        own = 2 if line.stream in ("devloop", GAP) else 0
+        return own + sum(len(text) for text, _ in self._prefix(line) if line.stream != GAP)
+
     def _text(self, line: LogLine) -> str:
         if line.stream == GAP:
             return f"⋯ {line.text}"
         body = f"» {plain(line.text)}" if line.stream == "devloop" else plain(line.text)
         return "".join(text for text, _ in self._prefix(line)) + body
+
+
+def _at(x: int, number: int) -> Style:
+    """What Textual asks a cell for: which character of which line it is."""
+    return Style.from_meta({"offset": (x, number)})

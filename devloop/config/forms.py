@@ -264,7 +264,9 @@ else:
             VARIABLE,
         ),
     ]
-    HttpTarget = Annotated[Text, _shape({"type": "string", "pattern": r"^(/|:[0-9]{1,5}(/|$)|http://[^/:])"}, VARIABLE)]
+    HttpTarget = Annotated[
+        Text, _shape({"type": "string", "pattern": r"^(/|:[0-9]{1,5}(/|$)|https?://[^/:])"}, VARIABLE)
+    ]
     Regex = Annotated[Text, AfterValidator(values.regex)]
     Endpoint = Annotated[str, BeforeValidator(_endpoint), _shape(_NONEMPTY, _PORT_NUMBER)]
     Volumes = Annotated[

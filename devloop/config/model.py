@@ -91,12 +91,33 @@ class Reload:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """How a probe speaks TLS."""
+
+    ca: Path | None = None
+    """Whose certificates it accepts (PEM); None: any, as the kubelet's probes."""
+
+
+@dataclass(frozen=True, slots=True)
 class HttpCheck:
     """A GET that must answer with a status from 200 to 399 (the kubelet's rule for httpGet)."""
 
     host: str
     port: int
     path: str = "/"
+    tls: Tls | None = None
+    """None: plain HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcCheck:
+    """A call of grpc.health.v1.Health/Check that must answer SERVING (the kubelet's rule for grpc)."""
+
+    host: str
+    port: int
+    service: str = ""
+    """Empty: the server as a whole."""
+    tls: Tls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +142,7 @@ class LogCheck:
     pattern: str
 
 
-Check = HttpCheck | TcpCheck | ExecCheck | LogCheck
+Check = HttpCheck | GrpcCheck | TcpCheck | ExecCheck | LogCheck
 
 
 @dataclass(frozen=True, slots=True)

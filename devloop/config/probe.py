@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from devloop.config.model import MS, SECOND, Check, ExecCheck, HttpCheck, LogCheck, Probe, TcpCheck
+from devloop.config.model import MS, SECOND, Check, ExecCheck, GrpcCheck, HttpCheck, LogCheck, Probe, TcpCheck, Tls
 from devloop.config.problems import Findings, Place
 from devloop.config.schema import LiveProbe, ReadyProbe, Timings
 from devloop.config.words import dotted, listing, quoted, suggestion
@@ -25,13 +26,15 @@ def probe(
     findings: Findings,
     *,
     complete: bool,
+    path: Callable[[str], Path],
 ) -> Probe:
     """The probe with `timing`'s rhythm and the table's check; `timing`'s own check if the table's is wrong.
 
     `ports` is None if they are wrong themselves: names of ports are not looked at then. Not `complete`: keys
-    of the table were left out because they are wrong, and the check may have been one.
+    of the table were left out because they are wrong, and the check may have been one. `path` makes a path of
+    the file absolute.
     """
-    names = ("http", "tcp", "exec", "log") if isinstance(table, ReadyProbe) else ("http", "tcp", "exec")
+    names = ("http", "grpc", "tcp", "exec", *(("log",) if isinstance(table, ReadyProbe) else ()))
     given = [name for name in names if getattr(table, name) is not None]
     label = dotted(place.path)
     if len(given) != 1:
@@ -51,9 +54,12 @@ def probe(
             f"{label}.port: says which port `http` is for; there is no http",
             'write tcp = "NAME"',
         )
+    tls = _tls(table, path, place, findings)
     check: Check | None = None
     if table.http is not None:
-        check = _http(table.http, table.port, ports, place, findings)
+        check = _http(table, ports, place, findings, tls)
+    elif table.grpc is not None:
+        check = _grpc(table.grpc, ports, place, findings, tls)
     elif table.tcp is not None:
         check = _tcp(table.tcp, ports, place, findings)
     elif table.exec is not None:
@@ -80,9 +86,34 @@ def rhythm(check: Check, *tables: Timings | None, live: bool = False) -> Probe:
     )
 
 
+def _tls(table: LiveProbe, path: Callable[[str], Path], place: Place, findings: Findings) -> Tls | None:
+    """How it speaks TLS, if it does."""
+    for key in ("tls", "ca"):
+        if getattr(table, key) is not None and table.http is None and table.grpc is None:
+            findings.add(place.at(key), f"{dotted(place.path)}.{key}: is for http and grpc")
+            return None
+    secure = (table.http or "").lower().startswith("https://")
+    if table.tls is not None and "://" in (table.http or "") and table.tls is not secure:
+        scheme = "https" if table.tls else "http"
+        findings.add(place.at("tls"), f"{dotted(place.path)}.tls: the URL says otherwise", f"write {scheme}://… there")
+        return None
+    if not (secure or table.tls):
+        if table.ca is not None:
+            hint = "write https:// there" if "://" in (table.http or "") else "add tls = true"
+            findings.add(place.at("ca"), f"{dotted(place.path)}.ca: there is no TLS to check a certificate of", hint)
+        return None
+    if table.ca is None:
+        return Tls()
+    ca = path(table.ca)
+    if not ca.is_file():
+        findings.add(place.at("ca"), f"{dotted(place.path)}.ca: there is no file {ca}")
+    return Tls(ca)
+
+
 def _http(
-    text: str, port: str | None, ports: Mapping[str, int] | None, place: Place, findings: Findings
+    table: LiveProbe, ports: Mapping[str, int] | None, place: Place, findings: Findings, tls: Tls | None
 ) -> HttpCheck | None:
+    text, port = table.http or "", table.port
     at, label = place.at("http"), f"{dotted(place.path)}.http"
     if port is not None and not text.startswith("/"):
         findings.add(
@@ -94,26 +125,26 @@ def _http(
     if text.startswith("/"):
         if port is not None:
             number = _port(port, ports, place.at("port"), findings)
-            return None if number is None else HttpCheck(HOST, number, text)
+            return None if number is None else HttpCheck(HOST, number, text, tls)
         if ports is None:
             return None
         if not ports:
             hint = f'give it ports = {{ http = 8080 }}, or write ":8080{text}"'
             findings.add(at, f"{label}: {quoted(text)} needs a port, and the service has none", hint)
             return None
-        return HttpCheck(HOST, next(iter(ports.values())), text)
+        return HttpCheck(HOST, next(iter(ports.values())), text, tls)
     if match := _PORT_AND_PATH.fullmatch(text):
         number = _number(match["port"], at, label, findings)
-        return None if number is None else HttpCheck(HOST, number, str(match["path"] or "/"))
+        return None if number is None else HttpCheck(HOST, number, str(match["path"] or "/"), tls)
     if "://" in text:
-        return _url(text, at, label, findings)
+        return _url(text, at, label, findings, tls)
     expected = 'a path such as "/healthz", ":8080/healthz" or "http://localhost:8080/healthz"'
     hint = f'did you mean "/{text}"?' if re.fullmatch(r"[\w./-]+", text) else ""
     findings.add(at, f"{label}: expected {expected}, not {quoted(text)}", hint)
     return None
 
 
-def _url(text: str, at: Place, label: str, findings: Findings) -> HttpCheck | None:
+def _url(text: str, at: Place, label: str, findings: Findings, tls: Tls | None) -> HttpCheck | None:
     from urllib.parse import urlsplit
 
     try:
@@ -122,16 +153,36 @@ def _url(text: str, at: Place, label: str, findings: Findings) -> HttpCheck | No
     except ValueError as error:
         findings.add(at, f"{label}: not a URL: {str(error).lower()}")
         return None
-    if url.scheme != "http":
-        hint = "for another protocol use tcp, or exec with a client of your choice"
-        findings.add(at, f"{label}: expected a URL with http://, not {quoted(text)}", hint)
+    if url.scheme not in ("http", "https"):
+        hint = "for another protocol use grpc or tcp, or exec with a client of your choice"
+        findings.add(at, f"{label}: expected a URL with http:// or https://, not {quoted(text)}", hint)
         return None
     if not host or port == 0:
         expected = "a host and a port, as in http://localhost:8080/"
         findings.add(at, f"{label}: expected {expected}, not {quoted(text)}")
         return None
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    return HttpCheck(host, 80 if port is None else port, path)
+    return HttpCheck(host, (443 if tls else 80) if port is None else port, path, tls)
+
+
+def _grpc(
+    text: str, ports: Mapping[str, int] | None, place: Place, findings: Findings, tls: Tls | None
+) -> GrpcCheck | None:
+    at, label = place.at("grpc"), f"{dotted(place.path)}.grpc"
+    where, _, service = text.partition("/")
+    if match := _HOST_AND_PORT.fullmatch(where):
+        number = _number(match["port"], at, label, findings)
+        return None if number is None else GrpcCheck(str(match["v6"] or match["host"]), number, service, tls)
+    if not where:
+        if ports is None:
+            return None
+        if not ports:
+            hint = f'give it ports = {{ grpc = 50051 }}, or write "50051{text}"'
+            findings.add(at, f"{label}: {quoted(text)} needs a port, and the service has none", hint)
+            return None
+        return GrpcCheck(HOST, next(iter(ports.values())), service, tls)
+    number = _port(where.removeprefix(":") if where[1:].isdigit() else where, ports, at, findings)
+    return None if number is None else GrpcCheck(HOST, number, service, tls)
 
 
 def _tcp(text: str, ports: Mapping[str, int] | None, place: Place, findings: Findings) -> TcpCheck | None:

@@ -224,6 +224,7 @@ def _ready(scope: Scope, task: bool) -> Probe | None:
             scope.place.at("ready"),
             scope.findings,
             complete="ready" not in scope.broken,
+            path=lambda text: scope.path(text, scope.place.file.parent),
         )
     if ports and not task:
         return rhythm(TcpCheck(HOST, next(iter(ports.values()))), scope.defaults.ready)
@@ -236,7 +237,15 @@ def _live(scope: Scope, task: bool) -> Probe | None:
         return None
     timing = rhythm(TcpCheck(HOST, 0), table.live, scope.defaults.live, live=True)
     known = None if "ports" in scope.broken else table.ports or {}
-    return probe(table.live, timing, known, scope.place.at("live"), scope.findings, complete="live" not in scope.broken)
+    return probe(
+        table.live,
+        timing,
+        known,
+        scope.place.at("live"),
+        scope.findings,
+        complete="live" not in scope.broken,
+        path=lambda text: scope.path(text, scope.place.file.parent),
+    )
 
 
 def _on_task(scope: Scope, key: str, task: bool) -> bool:

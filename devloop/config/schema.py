@@ -64,31 +64,47 @@ class Timings(Table):
     failures: int | None = Field(None, ge=1, description="Failures in a row that count as failed. Default: 3.")
 
 
+_OVER_TLS: Any = {key: {"anyOf": [{"required": ["http"]}, {"required": ["grpc"]}]} for key in ("tls", "ca")}
+
+
 class LiveProbe(Timings):
-    """How to tell that the service still works. One of http, tcp and exec."""
+    """How to tell that the service still works. One of http, grpc, tcp and exec."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "oneOf": [{"required": [k]} for k in ("http", "tcp", "exec")],
+            "oneOf": [{"required": [k]} for k in ("http", "grpc", "tcp", "exec")],
             "dependentRequired": {"port": ["http"]},
+            "dependentSchemas": _OVER_TLS,
         }
     )
 
     http: HttpTarget | None = Field(
         None, description='A path on the first port, ":PORT/path" or a URL; a status from 200 to 399 is well.'
     )
+    grpc: Endpoint | None = Field(
+        None, description="A port's name or number, or host:port, and /SERVICE if one is meant; its health is SERVING."
+    )
     tcp: Endpoint | None = Field(None, description="A port's name or number, or host:port; a connection is well.")
     exec: CommandLine | None = Field(None, description="A command in the service's folder; exit code 0 is well.")
     port: Endpoint | None = Field(None, description="The port, by name or number, that the path in `http` is for.")
+    tls: bool | None = Field(
+        None, description="Whether it speaks TLS, for http and grpc. Default: as the URL says; else false."
+    )
+    ca: Text | None = Field(
+        None,
+        description="A file of certificates (PEM), relative to this file: the server's must be signed by one of them. "
+        "Default: none is checked.",
+    )
 
 
 class ReadyProbe(LiveProbe):
-    """How to tell that the service can be used. One of http, tcp, exec and log."""
+    """How to tell that the service can be used. One of http, grpc, tcp, exec and log."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "oneOf": [{"required": [k]} for k in ("http", "tcp", "exec", "log")],
+            "oneOf": [{"required": [k]} for k in ("http", "grpc", "tcp", "exec", "log")],
             "dependentRequired": {"port": ["http"]},
+            "dependentSchemas": _OVER_TLS,
         }
     )
 

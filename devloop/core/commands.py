@@ -62,7 +62,7 @@ class ReloadProcess:
 class StartProbes:
     """Begin to ask whether it is ready, and from then on whether it is alive.
 
-    Answered by BecameReady, NotReadyInTime, NotAlive. Replaces the probes of that run, if there are any.
+    Answered by NotReadyYet, BecameReady, NotReadyInTime, NotAlive. Replaces the probes of that run, if there are any.
     """
 
     service: str

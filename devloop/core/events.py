@@ -134,6 +134,15 @@ class BecameReady:
 
 
 @dataclass(frozen=True, slots=True)
+class NotReadyYet:
+    """Why the readiness probe does not pass so far; sent again when the reason has changed."""
+
+    service: str
+    run: int
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
 class NotReadyInTime:
     """The readiness probe still fails after its grace. It goes on."""
 
@@ -195,6 +204,7 @@ Event = (
     | ProcessNotStarted
     | ProcessEnded
     | BecameReady
+    | NotReadyYet
     | NotReadyInTime
     | NotAlive
     | ReloadEnded

@@ -326,6 +326,16 @@ class ServiceLife:
             self._become(State.READY, now)
         return self._flush()
 
+    def not_ready_yet(self, run: int, failure: str) -> list[do.Command]:
+        """What its probe says meanwhile."""
+        if run != self.run or not self._alive or self._stopping or self.state is State.READY:
+            return []
+        word = "not ready" if self.reason.startswith("not ready: ") else "waiting"
+        if self.reason != (reason := f"{word}: {failure}"):
+            self.reason = reason
+            self._publish()
+        return self._flush()
+
     def not_ready_in_time(self, run: int, failure: str) -> list[do.Command]:
         """The loop has failed; the process goes on, and may become ready yet."""
         if run != self.run or not self._alive or self._stopping:

@@ -84,6 +84,8 @@ class Supervisor:
                 return life.process_ended(run, code, left_behind, survivors, now if at is None else at)
             case ev.BecameReady(_, run):
                 return life.became_ready(run, now)
+            case ev.NotReadyYet(_, run, failure):
+                return life.not_ready_yet(run, failure)
             case ev.NotReadyInTime(_, run, failure):
                 return life.not_ready_in_time(run, failure)
             case ev.NotAlive(_, run, failure):

@@ -7,10 +7,15 @@ import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-import h11
+from devloop.config.model import MS, SECOND, ExecCheck, GrpcCheck, HttpCheck, LogCheck, Probe, TcpCheck, Tls
+from devloop.local.probe_http import CheckFailed, Streams, context, get
 
-from devloop.config.model import MS, SECOND, ExecCheck, HttpCheck, LogCheck, Probe, TcpCheck
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["CheckFailed", "Connect", "Look", "RunCommand", "check_once", "until_dead", "until_ready"]
 
 FIRST = 2 * MS
 """From the start to the first look, in nanoseconds; the pauses then grow up to the probe's period, so that a
@@ -19,10 +24,11 @@ GROWTH = 1.3
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FIRST_EXEC = 20 * MS
 """The same for commands, which cost a process each."""
+QUIET = 500 * MS
+"""So long nothing is said of a check that does not pass yet: most services are ready by then."""
 
-
-class CheckFailed(Exception):  # noqa: N818 - an answer, not a fault
-    """Why a check did not pass, in words for a person."""
+Look = HttpCheck | GrpcCheck | TcpCheck | ExecCheck
+"""What is asked again and again; a line of the log is waited for instead."""
 
 
 Connect = Callable[[int], Awaitable[socket.socket]]
@@ -31,15 +37,22 @@ RunCommand = Callable[[ExecCheck, float], Awaitable[int]]
 """Runs a command as the service would; returns its exit code. Has to end it after so many seconds."""
 
 
-async def check_once(
-    check: HttpCheck | TcpCheck | ExecCheck, timeout: float, run: RunCommand, connect: Connect | None = None
-) -> None:
+async def check_once(check: Look, timeout: float, run: RunCommand, connect: Connect | None = None) -> None:
     """Pass, or raise CheckFailed. `timeout` in seconds; without `connect` the service's localhost is the host's."""
+
+    async def reach(host: str, port: int, tls: Tls | None) -> Streams:
+        return await _connect(host, port, connect, context(tls) if tls else None, host)
+
     try:
         async with asyncio.timeout(timeout):
             match check:
                 case HttpCheck():
-                    await _http(check, connect)
+                    await get(check, reach)
+                case GrpcCheck():
+                    from devloop.local import probe_grpc
+
+                    tls = context(check.tls, protocols=("h2",)) if check.tls else None
+                    await probe_grpc.ask(check, await _connect(check.host, check.port, connect, tls, check.host))
                 case TcpCheck():
                     _, writer = await _connect(check.host, check.port, connect)
                     writer.close()
@@ -54,72 +67,69 @@ async def check_once(
     except ConnectionRefusedError:
         raise CheckFailed(f"nothing listens on {_address(check)}") from None
     except OSError as error:
-        raise CheckFailed(f"{_address(check)}: {error.strerror or error}") from None
+        raise CheckFailed(f"{_address(check)}: {_words(error)}") from None
 
 
-def _address(check: HttpCheck | TcpCheck | ExecCheck) -> str:
+def _address(check: Look) -> str:
     return check.command.text if isinstance(check, ExecCheck) else f"{check.host}:{check.port}"
 
 
-async def _connect(host: str, port: int, connect: Connect | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+def _words(error: OSError) -> str:
+    """What went wrong; for a certificate what is wrong with it (ssl.SSLCertVerificationError.verify_message)."""
+    if verify := getattr(error, "verify_message", ""):
+        return f"its certificate is not accepted: {verify}"
+    if reason := getattr(error, "reason", ""):  # ssl.SSLError
+        return f"it does not speak TLS as expected: {str(reason).replace('_', ' ').lower()}"
+    return error.strerror or str(error) or "it hung up"
+
+
+async def _connect(
+    host: str, port: int, connect: Connect | None, tls: ssl.SSLContext | None = None, name: str = ""
+) -> Streams:
     """`localhost` is both loopback addresses, without asking a resolver (RFC 6761, 6.3)."""
+    server = name if tls else None
     if connect is not None and host in _LOOPBACK:
-        return await asyncio.open_connection(sock=await connect(port))
+        return await asyncio.open_connection(sock=await connect(port), ssl=tls, server_hostname=server)
     if host != "localhost":
-        return await asyncio.open_connection(host, port)
+        return await asyncio.open_connection(host, port, ssl=tls, server_hostname=server)
     try:
-        return await asyncio.open_connection("127.0.0.1", port)
+        return await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=server)
     except ConnectionRefusedError:
         try:
-            return await asyncio.open_connection("::1", port)
+            return await asyncio.open_connection("::1", port, ssl=tls, server_hostname=server)
         except OSError:
             raise ConnectionRefusedError from None
 
 
-async def _http(check: HttpCheck, connect: Connect | None) -> None:
-    reader, writer = await _connect(check.host, check.port, connect)
-    try:
-        connection = h11.Connection(h11.CLIENT)
-        host = f"{check.host}:{check.port}"
-        headers = [
-            ("Host", host),
-            ("User-Agent", "devloop-probe"),
-            ("Connection", "close"),
-            ("Accept", "*/*"),
-        ]
-        writer.write(connection.send(h11.Request(method="GET", target=check.path, headers=headers)) or b"")
-        while (event := connection.next_event()) is h11.NEED_DATA or isinstance(event, h11.InformationalResponse):
-            if event is h11.NEED_DATA:
-                connection.receive_data(await reader.read(65536))
-        if not isinstance(event, h11.Response):
-            raise CheckFailed(f"{host} hung up without an answer")
-        if not 200 <= event.status_code < 400:
-            raise CheckFailed(f"GET {check.path} answered {event.status_code}")
-    except h11.RemoteProtocolError as error:
-        raise CheckFailed(f"{host} does not speak HTTP: {error}") from None
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
 async def until_ready(
-    probe: Probe, run: RunCommand, late: Callable[[str], None], connect: Connect | None = None
+    probe: Probe,
+    run: RunCommand,
+    late: Callable[[str], None],
+    connect: Connect | None = None,
+    waiting: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Return when the check passes for the first time. `late` is told once, when the grace is over."""
+    """Return when the check passes for the first time.
+
+    `waiting` is told why it does not pass, after a moment and whenever that changes; `late` once, when the grace is
+    over.
+    """
     assert not isinstance(probe.check, LogCheck)
     began = time.monotonic_ns()
     pause = FIRST_EXEC if isinstance(probe.check, ExecCheck) else FIRST
-    told = False
+    told, said = False, ""
     while True:
         await asyncio.sleep(pause / SECOND)
         try:
             await check_once(probe.check, probe.timeout / SECOND, run, connect)
             return
         except CheckFailed as failure:
-            if not told and time.monotonic_ns() - began >= probe.grace:
-                told = True
-                late(str(failure))
+            waited = time.monotonic_ns() - began
+            if not told and waited >= probe.grace:
+                told, said = True, str(failure)
+                late(said)
+            elif waited >= QUIET and str(failure) != said:
+                said = str(failure)
+                waiting(said)
         pause = min(int(pause * GROWTH), probe.period)
 
 

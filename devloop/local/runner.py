@@ -334,15 +334,23 @@ class ServiceRunner:
         def late(failure: str) -> None:
             self._tell(ev.NotReadyInTime(self.name, run, failure))
 
+        def waiting(failure: str) -> None:
+            self._tell(ev.NotReadyYet(self.name, run, failure))
+
         if ready is not None and not isinstance(ready.check, LogCheck):
-            await probes.until_ready(ready, command, late, self._connect)
+            await probes.until_ready(ready, command, late, self._connect, waiting)
             self._tell(ev.BecameReady(self.name, run))
         elif ready is not None and self._matched_run != run:
             assert isinstance(ready.check, LogCheck)
             # Told by the log itself; only its lateness is left to see to.
-            await asyncio.sleep(ready.grace / SECOND)
+            missing = f"no line matches {ready.check.pattern!r}"
+            quiet = min(probes.QUIET, ready.grace)
+            await asyncio.sleep(quiet / SECOND)
+            if self._matched_run != run and quiet < ready.grace:
+                waiting(missing)
+                await asyncio.sleep((ready.grace - quiet) / SECOND)
             if self._matched_run != run:
-                late(f"no line matches {ready.check.pattern!r}")
+                late(missing)
         if live is not None:
             failure = await probes.until_dead(live, command, self._connect)
             self._tell(ev.NotAlive(self.name, run, failure))

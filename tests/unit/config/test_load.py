@@ -15,6 +15,7 @@ from devloop.config.model import (
     Command,
     Condition,
     ExecCheck,
+    GrpcCheck,
     HttpCheck,
     LogCheck,
     Mode,
@@ -25,6 +26,7 @@ from devloop.config.model import (
     RestartPolicy,
     StopPolicy,
     TcpCheck,
+    Tls,
 )
 from devloop.errors import ConfigError
 
@@ -137,6 +139,15 @@ def test_forms_of_ports(folder: Folder, ports: str, expected: dict[str, int]) ->
         ('http = "http://example.test:81/h?x=1"', HttpCheck("example.test", 81, "/h?x=1")),
         ('http = "http://[::1]:81"', HttpCheck("::1", 81, "/")),
         ('http = "http://example.test/h"', HttpCheck("example.test", 80, "/h")),
+        ('http = "https://example.test/h"', HttpCheck("example.test", 443, "/h", Tls())),
+        ('http = "HTTPS://localhost:8443"', HttpCheck("localhost", 8443, "/", Tls())),
+        ('http = "/h", tls = true', HttpCheck("localhost", 8081, "/h", Tls())),
+        ('grpc = "admin"', GrpcCheck("localhost", 8082)),
+        ('grpc = "admin/shop.Cart"', GrpcCheck("localhost", 8082, "shop.Cart")),
+        ('grpc = "/shop.Cart"', GrpcCheck("localhost", 8081, "shop.Cart")),
+        ("grpc = 9999", GrpcCheck("localhost", 9999)),
+        ('grpc = ":9999/shop.Cart", tls = true', GrpcCheck("localhost", 9999, "shop.Cart", Tls())),
+        ('grpc = "[::1]:9999/shop.Cart"', GrpcCheck("::1", 9999, "shop.Cart")),
         ('tcp = "admin"', TcpCheck("localhost", 8082)),
         ("tcp = 9999", TcpCheck("localhost", 9999)),
         ('tcp = "9999"', TcpCheck("localhost", 9999)),

@@ -313,6 +313,20 @@ class TestFailure:
         book.ready("api")
         assert (book.state("api"), book.reason("api")) == (State.READY, "")
 
+    def test_why_it_is_not_ready_is_said_while_it_waits(self) -> None:
+        book = Playbook(service("api"))
+        book.start("api")
+        book.started("api")
+        book.feed(ev.NotReadyYet("api", 1, "GET /healthz answered 503"))
+        assert (book.state("api"), book.reason("api")) == (State.STARTING, "waiting: GET /healthz answered 503")
+        book.feed(ev.NotReadyInTime("api", 1, "GET /healthz answered 503"))
+        book.feed(ev.NotReadyYet("api", 1, "nothing listens on localhost:80"))
+        assert book.reason("api") == "not ready: nothing listens on localhost:80"
+        book.ready("api")
+        assert (book.state("api"), book.reason("api")) == (State.READY, "")
+        book.feed(ev.NotReadyYet("api", 1, "too late to matter"))
+        assert (book.state("api"), book.reason("api")) == (State.READY, "")
+
     def test_survivors_are_named(self) -> None:
         book = Playbook(service("api"))
         book.up("api")

@@ -116,6 +116,9 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
     logs.add_argument("-n", "--tail", type=int, default=200, metavar="LINES", help="lines to begin with")
 
+    terminal = add("terminal", "terminal", "type into a service, and see what it prints; Ctrl-P Ctrl-Q leaves it")
+    terminal.add_argument("service", metavar="SERVICE")
+
     stats = add("stats", "inspect", "show how long feedback loops take, by phase", json=True)
     stats.add_argument("services", nargs="*", metavar="SERVICE")
     stats.add_argument("--since", default="90d", metavar="AGE", help="such as 30m, 12h, 7d (default: 90d)")

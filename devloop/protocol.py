@@ -374,8 +374,9 @@ METHODS: Mapping[str, str] = {
     "restart": "{services} → {}",
     "build": "{services} → {}; builds, and restarts if the build succeeds",
     "logs": "{services: [name] | null, tail: lines} → {lines: [LogLine]}",
-    "terminal_open": "{service, columns, rows} → {tty: bool}; what the service prints comes as `terminal` events on "
-    "this connection, from what is kept of it on; the size is that of who opened or resized last",
+    "terminal_open": "{service, columns, rows, tail: bytes} → {tty: bool}; what the service prints comes as `terminal` "
+    "events on this connection, with so much of what was printed before (default: all that is kept); the size is that "
+    "of who opened or resized last",
     "terminal_type": "{service, data: base64} → {}; input for its process, answered once it is taken; anybody may type",
     "terminal_interrupt": "{service} → {}; SIGINT to its process group: Ctrl-C where there is no terminal",
     "terminal_resize": "{service, columns, rows} → {}; without `terminal_open` it counts while nobody has it open",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -16,12 +17,18 @@ from devloop.protocol import TerminalOutput
 
 PER_FLUSH = 64 * 1024
 """Bytes of one service that a client is sent at once."""
+_QUESTION = re.compile(rb"\x1b\[[0-9;?>=]*[cn]")
+"""A terminal answers these (ECMA-48, DSR; DEC, DA), and what it answers is typed."""
 LONGEST = 64 * 1024
 """Bytes that may be typed in one request."""
 
 
 class Output(Protocol):
     """Where output is read from; `devloop.local.terminal.Output` is the real one."""
+
+    @property
+    def end(self) -> int:
+        """The position after the newest byte."""
 
     def since(self, position: int, limit: int) -> tuple[bytes, int, int]:
         """At most `limit` bytes from a position on, the position after them, and how many before them are lost."""
@@ -58,6 +65,8 @@ class Terminals:
         self._find = find
         self._wake = wake
         self._positions: dict[str, int] = {}
+        self._past: dict[str, int] = {}
+        """Service → the position up to which output is older than this client."""
         self._open: dict[str, Terminal] = {}
 
     def shows(self, service: str) -> bool:
@@ -73,7 +82,9 @@ class Terminals:
         match method:
             case "terminal_open":
                 self._open[service] = terminal
-                self._positions[service] = 0
+                tail = params.get("tail")
+                self._positions[service] = max(0, terminal.output.end - tail) if isinstance(tail, int) else 0
+                self._past[service] = terminal.output.end
                 terminal.resize(self, *_size(params))
                 self._wake()
                 return {"tty": terminal.tty}
@@ -94,11 +105,13 @@ class Terminals:
         for service, terminal in self._open.items():
             position = self._positions[service]
             data, self._positions[service], missed = terminal.output.since(position, PER_FLUSH)
+            if len(data) == PER_FLUSH:
+                self._wake()
+            if position < self._past[service]:
+                data = _QUESTION.sub(b"", data)  # the program has its answers already
             if data:
                 # Of what was printed before it came, a client does not count what it did not see.
                 yield TerminalOutput(service, base64.b64encode(data).decode(), missed if position else 0)
-            if len(data) == PER_FLUSH:
-                self._wake()
 
     def close(self) -> None:
         """The client has hung up."""
@@ -108,6 +121,7 @@ class Terminals:
     def _close(self, service: str) -> None:
         terminal = self._open.pop(service, None)
         self._positions.pop(service, None)
+        self._past.pop(service, None)
         if terminal is not None:
             terminal.leave(self)
 

@@ -86,6 +86,11 @@ class FakeOutput:
     def __init__(self) -> None:
         self.data = b""
 
+    @property
+    def end(self) -> int:
+        """The position after the newest byte."""
+        return len(self.data)
+
     def since(self, position: int, limit: int) -> tuple[bytes, int, int]:
         """At most `limit` bytes from a position on, the position after them, and how many before them are lost."""
         found = self.data[position : position + limit]

@@ -317,3 +317,18 @@ async def test_nonsense_about_terminals_is_refused(tmp_path: Path) -> None:
                 await client.call(method, **params)
         with pytest.raises(ServiceError, match="does not run"):
             await client.call("terminal_type", service="a", data="QQ==")
+
+
+async def test_old_output_asks_the_new_clients_terminal_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path), await ControlClient.connect(path) as client:
+        terminal = backend.terminal("a")
+        terminal.feed(b"a\x1b[6nb\x1b[c\x1b[31mc")
+        await client.call("terminal_open", service="a", columns=80, rows=24)
+        events = client.events()
+        first = await anext(events)
+        assert isinstance(first, TerminalOutput)
+        assert base64.b64decode(first.data) == b"ab\x1b[31mc"
+        terminal.feed(b"\x1b[6n")
+        second = await anext(events)
+        assert isinstance(second, TerminalOutput)
+        assert base64.b64decode(second.data) == b"\x1b[6n"

@@ -26,6 +26,7 @@ AWAITED = {
     "devloop/engine/remote.py": {"_until_surveyed"},
     "devloop/engine/here.py": {"open_world"},
     "devloop/control/server.py": {"_hung_up"},
+    "devloop/commands/terminal.py": {"run"},
     "devloop/remote/kubernetes/names.py": {"namespace"},
     "devloop/remote/kubernetes/portforward.py": {"_socket"},
     "devloop/remote/dns.py": {"_ready", "_gone"},

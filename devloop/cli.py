@@ -1,18 +1,23 @@
 """The command line: the parser, and errors turned into messages and exit codes.
 
-`devloop --help` must feel instant, so nothing is imported here but argparse; each command lives in a module
-of `devloop.commands`, which is imported when that command is what was asked for.
+`devloop --help` must feel instant, so nothing is imported here, argparse neither until `main` can take a Ctrl-C; each
+command lives in a module of `devloop.commands`, which is imported when that command is what was asked for.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from devloop import __version__
-from devloop.errors import DevloopError
+from devloop.errors import DevloopError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from devloop.arguments import Parser
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as a shell gives it."""
@@ -20,6 +25,9 @@ INTERRUPTED = 130
 _EPILOG = "Exit codes: 0 done; 1 a service or command failed; 2 bad usage or configuration; 3 the remote \
 refused or can't be reached; 130 interrupted. Documentation: README.md and docs/."
 
+
+_FOLLOWS = ("logs", "requests")
+"""Commands whose `-f` is --follow, as people know it from elsewhere."""
 
 _AGENT = (
     "The agent is a pod that carries links, one for each namespace. devloop makes one when it needs it, which goes \
@@ -33,16 +41,21 @@ _AGENT_ACTIONS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The whole command line. Also what shell completion is made from."""
-    top = argparse.ArgumentParser(
+    import argparse
+
+    from devloop.arguments import Parser, count
+
+    top = Parser(
         prog="devloop",
         description="Run the services you work on here, reloaded as you type, and time every loop.",
         epilog=_EPILOG,
     )
     top.add_argument("--version", action="version", version=f"devloop {__version__}")
     top.add_argument("-f", "--file", metavar="FILE", help="project file (default: devloop.toml, here or above)")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    top.add_argument("--json", action="store_true", help=argparse.SUPPRESS)  # of the command that follows
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
     def add(
         name: str,
@@ -51,12 +64,17 @@ def parser() -> argparse.ArgumentParser:
         *,
         json: bool = False,
         function: str = "",
-        to: argparse._SubParsersAction[argparse.ArgumentParser] = commands,
-    ) -> argparse.ArgumentParser:
+        file: bool = True,
+        to: argparse._SubParsersAction[Parser] = commands,
+    ) -> Parser:
         sub = to.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(run=f"devloop.commands.{module}:{function or name}")
+        # What is given before the command stays if nothing is given after it.
         if json:
-            sub.add_argument("--json", action="store_true", help="print JSON")
+            sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+        if file:
+            flags = ["--file"] if name in _FOLLOWS else ["-f", "--file"]
+            sub.add_argument(*flags, metavar="FILE", default=argparse.SUPPRESS, help="project file, as before COMMAND")
         return sub
 
     up = add("up", "up", "start services, and open the TUI on them")
@@ -72,7 +90,8 @@ def parser() -> argparse.ArgumentParser:
         help="with --detach: how long to wait for services to be ready (default: 60)",
     )
 
-    add("down", "control", "stop all services and the engine")
+    down = add("down", "control", "stop all services and the engine")
+    down.add_argument("--force", action="store_true", help="kill an engine that does not answer, and its services")
 
     status = add("status", "inspect", "show the services and their state", json=True)
     status.add_argument("services", nargs="*", metavar="SERVICE")
@@ -105,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     requests = add("requests", "attach", "show the requests that went through a service's attachments", json=True)
     requests.add_argument("service", metavar="SERVICE")
     requests.add_argument("-f", "--follow", action="store_true", help="go on as they come")
-    requests.add_argument("-n", "--tail", type=int, default=100, metavar="N", help="requests to begin with")
+    requests.add_argument("-n", "--tail", type=count, default=100, metavar="N", help="requests to begin with")
 
     restart = add("restart", "control", "restart services")
     restart.add_argument("services", nargs="+", metavar="SERVICE")
@@ -114,7 +133,10 @@ def parser() -> argparse.ArgumentParser:
     logs = add("logs", "inspect", "show what services print", json=True)
     logs.add_argument("services", nargs="*", metavar="SERVICE")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
-    logs.add_argument("-n", "--tail", type=int, default=200, metavar="LINES", help="lines to begin with")
+    logs.add_argument(
+        "-n", "--tail", type=count, metavar="LINES", help="lines to begin with (default: 200; with --since: all)"
+    )
+    logs.add_argument("--since", metavar="AGE", help="only what is not older, such as 90s, 5m, 2h")
 
     terminal = add("terminal", "terminal", "type into a service, and see what it prints; Ctrl-P Ctrl-Q leaves it")
     terminal.add_argument("service", metavar="SERVICE")
@@ -133,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
     execute = add("exec", "world", "run a command as a service sees the world", function="execute")
     _of_a_workload(execute)
     execute.add_argument("service", metavar="SERVICE", nargs="?")
+    execute.set_defaults(parser=top)
     execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND")
 
     env = add("env", "world", "show a service's environment, and where it comes from", json=True)
@@ -157,14 +180,18 @@ def parser() -> argparse.ArgumentParser:
             action.add_argument("--role-only", action="store_true", help="the Roles alone, with what each right is for")
 
     add("check", "project", "check devloop.toml")
-    add("schema", "project", "print the JSON schema of devloop.toml")
+    add("schema", "project", "print the JSON schema of devloop.toml", file=False)
     init = add("init", "project", "write a devloop.toml from a Procfile, a compose file or the folder")
     init.add_argument("--force", action="store_true", help="replace the file that is there")
     init.add_argument("--stdout", action="store_true", help="print it instead")
     add("doctor", "doctor", "tell what works on this machine, and how to mend what does not", json=True)
-    completion = add("completion", "completion", "print a completion script for your shell")
+    completion = add("completion", "completion", "print a completion script for your shell", file=False)
     completion.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh"])
     completion.set_defaults(parser=top)
+    help_ = add("help", "help", "show the help of a command", function="show", file=False)
+    help_.add_argument("words", nargs="*", metavar="COMMAND")
+    help_.set_defaults(parser=top)
+    add("version", "help", "print devloop's version", file=False)
     names = commands.add_parser("names")  # what completion asks for; not listed
     names.set_defaults(run="devloop.commands.completion:names")
 
@@ -193,21 +220,50 @@ def _of_a_cluster(sub: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
-    args = parser().parse_args(argv)
-    module, _, name = args.run.partition(":")
+    """Run one command; the exit code. No error ends in a traceback but one of devloop's own making."""
+    from devloop import streams
+
+    if argv is None:
+        streams.prepare()
     try:
-        code = getattr(importlib.import_module(module), name)(args)
+        code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except DevloopError as error:
-        print(f"devloop: {error}", file=sys.stderr)
-        return error.exit_code
+        return code
     except KeyboardInterrupt:
+        streams.discard(sys.stdout)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has had enough (`devloop logs | head`). Python would complain once more at exit.
-        sys.stderr.close()
+        streams.discard(sys.stdout)
         return 0
+    except DevloopError as error:
+        streams.tell(f"devloop: {error}")
+        code = error.exit_code
+    except (OSError, MemoryError, RecursionError) as error:
+        from devloop.failures import explained
+
+        streams.tell(f"devloop: {explained(error)}")
+        code = 1
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        streams.discard(sys.stdout)
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        from devloop.arguments import parse
+
+        top = parser()
+        args = parse(top, argv)
+    except SystemExit as end:  # --help, --version, or a mistake, which has been told
+        return end.code if isinstance(end.code, int) else 2
+    if args.command is None:
+        top.print_help(sys.stderr)
+        return UsageError.exit_code
+    module, _, name = args.run.partition(":")
+    code = getattr(importlib.import_module(module), name)(args)
     assert isinstance(code, int)
     return code
 

@@ -6,6 +6,8 @@ command line ends with, so that the mapping is in one place.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class DevloopError(Exception):
     """Anything that devloop itself reports. Shown on stderr without a traceback.
@@ -41,6 +43,23 @@ class ConfigError(DevloopError):
 
 class EngineError(DevloopError):
     """The engine is not there, is there already, or stopped answering."""
+
+
+class UnansweredError(EngineError):
+    """The engine is there, and does not answer."""
+
+    def __init__(self, state: Path, pid: int | None, *, stopped: bool = False) -> None:
+        """`state` is its state folder; `stopped`: a signal has suspended it."""
+        who = f"the engine (pid {pid})" if pid else "the engine"
+        if stopped:
+            what = f"{who} is suspended, by Ctrl-Z or a SIGSTOP"
+            hint = f"`kill -CONT {pid}` lets it go on; `devloop down` ends it and its services"
+        else:
+            what = f"{who} does not answer"
+            hint = f"`devloop down --force` ends it and its services; see {state / 'engine.log'}"
+        super().__init__(what, where=str(state.parent), hint=hint)
+        self.pid = pid
+        self.stopped = stopped
 
 
 class ServiceError(DevloopError):

@@ -367,6 +367,7 @@ class StopProgress(_Wire):
 
 METHODS: Mapping[str, str] = {
     "subscribe": "{logs: [service] | '*' | null, tail: lines} → a snapshot, then events on this connection",
+    "ping": "→ {}, at once: whether the engine answers at all",
     "status": "→ Snapshot",
     "toggle": "{service, mode: local|remote|off|null} → {mode}; null moves to the next mode it can have",
     "start": "{services} → {}; starts them, and what they depend on",

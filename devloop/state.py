@@ -1,39 +1,65 @@
-"""The project's state folder: where the engine keeps what must outlive it, and how it is found.
+"""The project's state folder: where the engine keeps what must outlive it, and how its engine is found.
 
-`.devloop/` beside the project file, mode 0700, with a .gitignore of its own.
+`.devloop/` beside the project file, mode 0700, with a .gitignore of its own; or DEVLOOP_STATE_DIR.
+
+A lock decides whether an engine runs: the one on `engine.lock`, which says the engine's pid and project file. It moves
+with the folder, and the kernel takes it back however the engine ends. Where the folder can't lead to it (another
+terminal has another DEVLOOP_STATE_DIR, or somebody has removed `.devloop`), `devloop.presence` does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
-import hashlib
 import os
-import tempfile
+import stat
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
+from devloop import presence
 from devloop.errors import DevloopError, EngineError
 
-_SUN_PATH = 100
-"""Longest path of a Unix socket that is safe everywhere: sun_path holds 104 bytes on macOS, 108 on Linux."""
+VARIABLE = "DEVLOOP_STATE_DIR"
+LOCK = "engine.lock"
+_OWN = "set DEVLOOP_STATE_DIR to a folder of your own"
+_WRITABLE = "set DEVLOOP_STATE_DIR to a folder that you may write to"
+_TRIES = 10
+"""Times that the lock is tried, LOOK seconds apart: a client that looks at it holds it for a moment."""
+_LOOK = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A project's engine."""
+
+    path: Path
+    """Its state folder."""
+    pid: int | None
+    """None if that can't be found out."""
+    file: Path | None = None
+    """Its project file, if it could write that down."""
 
 
 class StateFolder:
     """Paths in the state folder, and the lock that makes the engine the only one of its project."""
 
     def __init__(self, root: Path, path: Path | None = None) -> None:
-        """`root` is the project's folder; `path` a folder to use in place of the one in it."""
-        override = os.environ.get("DEVLOOP_STATE_DIR")
-        self.path = path or (Path(override).absolute() if override else root / ".devloop")
+        """`root` is the project's folder; `path` a folder to use in place of the one that this leads to."""
+        self.root = root
+        override = os.environ.get(VARIABLE)
+        self.home = root / ".devloop"
+        self.path = path or (Path(override).absolute() if override else self.home)
+        self._given = path is not None
         self._lock: int | None = None
+        self._root: int | None = None
+        self._presence: presence.Presence | None = None
 
     @property
     def socket(self) -> Path:
-        """The control socket; in a private folder under the temporary one if its path would be too long."""
-        path = self.path / "control.sock"
-        if len(os.fsencode(path)) <= _SUN_PATH:
-            return path
-        digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"devloop-{os.getuid()}" / f"{digest}.sock"
+        """The control socket; `devloop.control.address` reaches it however long its path is."""
+        return self.path / "control.sock"
 
     @property
     def database(self) -> Path:
@@ -56,71 +82,220 @@ class StateFolder:
         return self.path / "engine.log"
 
     def create(self) -> None:
-        """Make the folders. Raises DevloopError if that is not possible."""
+        """Make the folders. Raises DevloopError if that is not possible, or if others could change what is in them.
+
+        A link is not followed, except in DEVLOOP_STATE_DIR: a repository may have brought it.
+        """
         try:
-            for folder in (self.path, self.logs, self.socket.parent):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if folder.stat().st_uid != os.getuid():
-                    raise DevloopError(
-                        "the state folder belongs to another user",
-                        where=str(folder),
-                        hint="set DEVLOOP_STATE_DIR to a folder of your own",
-                    )
-            ignore = self.path / ".gitignore"
-            if not ignore.exists():
-                ignore.write_text("*\n")
+            self.path.mkdir(mode=0o700, parents=self.path != self.home, exist_ok=True)
+            self._check()
+            self.logs.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise DevloopError(
-                f"can't make the state folder: {error.strerror}",
-                where=str(self.path),
-                hint="set DEVLOOP_STATE_DIR to a folder that you may write to",
+                f"can't make the state folder: {error.strerror}", where=str(self.path), hint=_WRITABLE
             ) from None
+        try:
+            fd = os.open(self.path / ".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        except OSError:
+            return  # it is there; or the disk is full, and git shows the folder
+        try:
+            os.write(fd, b"*\n")
+        except OSError:
+            (self.path / ".gitignore").unlink(missing_ok=True)  # full: the next engine writes it
+        finally:
+            os.close(fd)
 
-    def lock(self) -> None:
-        """Become the project's engine; held until the process ends. Raises EngineError if there is one."""
-        fd = os.open(self.path / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _check(self) -> None:
+        own = self.path == self.home
+        for folder in (self.path, self.logs):
+            try:
+                found = folder.lstat() if own or folder == self.logs else folder.stat()
+            except FileNotFoundError:
+                continue
+            if stat.S_ISLNK(found.st_mode):
+                hint = f"remove it, or set {VARIABLE} to the folder that it leads to"
+                raise DevloopError("the state folder is a link", where=str(folder), hint=hint)
+            if found.st_uid != os.geteuid():
+                raise DevloopError("the state folder belongs to another user", where=str(folder), hint=_OWN)
+            if found.st_mode & 0o077 and own:
+                folder.chmod(0o700)
+            elif found.st_mode & 0o022:
+                raise DevloopError("others may write to the state folder", where=str(folder), hint=_OWN)
+
+    # The engine's side
+
+    def lock(self, file: Path | None = None) -> None:
+        """Become the project's engine; held until the process ends. Raises EngineError if there is one.
+
+        `file` is the project file, for who looks later.
+        """
+        if not self._given:
+            running = self.engine()
+            if running is not None and running.pid != os.getpid() and running.path != self.path:
+                raise _taken(running)
+        for _ in range(_TRIES):
+            fd = self._locked()
+            if fd is not None:
+                break
+            time.sleep(_LOOK)
+        else:
+            raise _taken(Running(self.path, *_noted(self.path)))
+        _note(fd, file)
+        self._lock = fd
+        if not self._given:
+            self._presence = presence.Presence(self.root)
+
+    def _locked(self) -> int | None:
+        try:
+            fd = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise DevloopError(f"can't make {LOCK}: {error.strerror}", where=str(self.path), hint=_WRITABLE) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(fd, 32, 0).decode() or "unknown"
+        except BlockingIOError:
             os.close(fd)
-            raise EngineError(
-                f"an engine runs already for this project (pid {holder})",
-                where=str(self.path),
-                hint="open it with `devloop up`, end it with `devloop down`",
+            return None
+        except OSError as error:  # a file system without locks
+            os.close(fd)
+            raise DevloopError(
+                f"its file system has no locks: {error.strerror}", where=str(self.path), hint=_WRITABLE
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
-        self._lock = fd
+        return fd
 
     def unlock(self) -> None:
         """Stop being the project's engine."""
+        if self._presence is not None:
+            self._presence.close()
+            self._presence = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def engine_pid(self) -> int | None:
-        """The pid of the project's engine, None if none runs."""
+    @property
+    def lost(self) -> bool:
+        """Whether the folder that this engine has locked is not there any more, or not the same."""
+        if self._lock is None:
+            return False
+        held = os.fstat(self._lock)
         try:
-            fd = os.open(self.path / "engine.lock", os.O_RDWR | os.O_CLOEXEC)
+            there = (self.path / LOCK).lstat()
         except OSError:
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            text = os.pread(fd, 32, 0).decode()
-            return int(text) if text.isdigit() else None
-        finally:
-            os.close(fd)
-        return None
+            return True
+        return (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino)
 
-    def wait_unlocked(self) -> None:
-        """Block until no engine runs for the project."""
-        try:
-            fd = os.open(self.path / "engine.lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
+    @property
+    def root_removed(self) -> bool:
+        """Whether the project's folder was removed; not if it was moved, or is out of reach."""
+        return self._presence is not None and self._presence.removed
+
+    def make_again(self, file: Path | None = None) -> None:
+        """Make a lost folder anew, and lock it. Raises DevloopError: it can't be made, or another engine has it."""
+        self.create()
+        fd = self._locked()
+        if fd is None:
+            raise _taken(Running(self.path, *_noted(self.path)))
+        _note(fd, file)
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = fd
+
+    # Everybody else's
+
+    def engine(self) -> Running | None:
+        """The project's engine, wherever its state folder is; None if none runs.
+
+        Raises EngineError if the folder is another project's, DevloopError if it may not be looked into.
+        """
+        for path in (self.path,) if self._given else dict.fromkeys((self.path, self.home)):
+            if _is_locked(path):
+                pid, file = _noted(path)
+                self._same_project(path, file)
+                return Running(path, pid or (None if self._given else presence.engine_of(self.root)), file)
+        if self._given:
+            return None
+        pid = presence.engine_of(self.root)
+        if pid is None:
+            return None
+        path = presence.open_file_of(pid, LOCK) or self.path / LOCK
+        return Running(path.parent, pid)
+
+    def of_engine(self) -> StateFolder:
+        """The state folder that the project's engine has; this one if none runs. Raises as `engine` does."""
+        running = self.engine()
+        return self if running is None or running.path == self.path else StateFolder(self.root, running.path)
+
+    def _same_project(self, path: Path, file: Path | None) -> None:
+        """A DEVLOOP_STATE_DIR that several projects share would have the one stop the other's services."""
+        if self._given or path == self.home or file is None:
             return
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
-        finally:
-            os.close(fd)
+            other = not file.parent.samefile(self.root)
+        except OSError:
+            return  # it was moved
+        if other:
+            raise EngineError(
+                f"{VARIABLE} is the state folder of another project, {file.parent}",
+                where=str(path),
+                hint="give each project a folder of its own",
+            )
+
+    def engine_pid(self) -> int | None:
+        """The pid of the project's engine, None if none runs; 0 if it can't be found out."""
+        running = self.engine()
+        return None if running is None else running.pid or 0
+
+    def wait_unlocked(self, seconds: float = float("inf")) -> bool:
+        """Block until no engine runs for the project, or so long. Whether none does."""
+        until = time.monotonic() + seconds
+        while self.engine() is not None:
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK)
+        return True
+
+
+def _taken(running: Running) -> EngineError:
+    of = f", of {running.file.name}" if running.file else ""
+    return EngineError(
+        f"an engine runs already for this project (pid {running.pid or 'unknown'}{of})",
+        where=str(running.path),
+        hint="open it with `devloop up`, end it with `devloop down`",
+    )
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise DevloopError(
+                "the state folder is another user's, or not yours to read",
+                where=str(path),
+                hint="ask as the user who runs the engine; or give yourself the folder back with chown and chmod",
+            ) from None
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
+def _note(lock: int, file: Path | None) -> None:
+    with contextlib.suppress(OSError):  # a full disk: the lock counts, and the kernel tells the pid
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n%s\n" % (os.getpid(), os.fsencode(file or "")), 0)
+
+
+def _noted(path: Path) -> tuple[int | None, Path | None]:
+    """What an engine has written into its lock: pid and project file."""
+    try:
+        pid, _, rest = (path / LOCK).read_bytes().partition(b"\n")
+    except OSError:
+        return None, None
+    file = os.fsdecode(rest.partition(b"\n")[0])
+    return int(pid) if pid.isdigit() else None, Path(file) if file else None

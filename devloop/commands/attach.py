@@ -9,9 +9,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devloop.commands.common import print_json, state_folder
+from devloop.commands.common import check_names, engine_socket, print_json
 from devloop.control import client
-from devloop.errors import UsageError
 from devloop.protocol import AttachmentStatus, RequestBatch, RequestRecord, ServiceStatus, Snapshot
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ OVER = ("refused", "contested", "left")
 
 def attach(args: argparse.Namespace) -> int:
     """`devloop attach`. RemoteError (exit code 3) if somebody else holds it: who, what and since when."""
-    socket = state_folder(args).socket
+    socket = engine_socket(args)
     status = _service(socket, args.service)
     if (args.kind or args.routes) and _held(status):
         client.call(socket, "leave", service=args.service)  # another way than now
@@ -37,7 +36,7 @@ def leave(args: argparse.Namespace) -> int:
     """`devloop leave`."""
     if args.take_over:
         return _put_back(args)
-    socket = state_folder(args).socket
+    socket = engine_socket(args)
     found = Snapshot.from_json(client.call(socket, "status")).services
     services = args.services or [each.name for each in found if each.attachments]
     if not services:
@@ -51,7 +50,7 @@ def leave(args: argparse.Namespace) -> int:
 def requests(args: argparse.Namespace) -> int:
     """`devloop requests`."""
     printer = RequestPrinter(json=args.json)
-    socket = state_folder(args).socket
+    socket = engine_socket(args)
     if args.follow:
         asyncio.run(_follow(socket, args.service, args.tail, printer))
         return 0
@@ -116,12 +115,9 @@ async def _follow(socket: Path, service: str, tail: int, printer: RequestPrinter
 
 def _service(socket: Path, name: str) -> ServiceStatus:
     services = Snapshot.from_json(client.call(socket, "status")).services
-    found = next((each for each in services if each.name == name), None)
-    if found is None:
-        raise UsageError(
-            f"there is no service {name!r}", hint=f"there are: {', '.join(each.name for each in services)}"
-        )
-    return found
+    found = {each.name: each for each in services}
+    check_names([name], found)
+    return found[name]
 
 
 def _held(status: ServiceStatus) -> list[AttachmentStatus]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import re
 import sys
+import time
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devloop.config.find import FILE_NAME, find
-from devloop.errors import UsageError
+from devloop import presence
+from devloop.config.find import FILE_NAME, current_folder, find, folders, kind, the_file
+from devloop.errors import ConfigError, DevloopError, EngineError, UnansweredError, UsageError
 from devloop.state import StateFolder
 
 if TYPE_CHECKING:
@@ -19,20 +23,109 @@ if TYPE_CHECKING:
     from devloop.protocol import Variable
 
 
+_MENDED = 3.0
+"""Seconds in which an engine whose control socket was removed has made a new one (`devloop.engine.guard`)."""
+
+
 def project_file(args: argparse.Namespace) -> Path:
-    """The project file that is meant; it is not read. Raises UsageError or ConfigError if there is none."""
-    if args.file is not None:
-        path = Path(args.file).absolute()
-        path = path / FILE_NAME if path.is_dir() else path
-        if not path.is_file():
-            raise UsageError("no such project file", where=str(path), hint="write one with `devloop init`")
-        return path
-    return find(Path.cwd())
+    """The project file that is meant, links followed; it is not read.
+
+    Raises ConfigError if there is none, UsageError if it was named with -f.
+    """
+    if args.file is None:
+        return find(current_folder())
+    path = _named(args.file)
+    try:
+        return the_file(path)
+    except ConfigError as problem:
+        raise UsageError(problem.what, where=problem.where, hint=problem.hint) from None
+
+
+def _named(file: str) -> Path:
+    """The project file's path that -f means, which may not be there."""
+    path = Path(file) if Path(file).is_absolute() else current_folder() / file
+    return path / FILE_NAME if kind(path) == "a folder" else path
 
 
 def state_folder(args: argparse.Namespace) -> StateFolder:
-    """The state folder of the project that is meant."""
-    return StateFolder(project_file(args).parent)
+    """The state folder of the project that is meant: the one that its engine has, if one runs.
+
+    The engine's project file may be gone, by a switch of branches for instance. Raises what `project_file` raises.
+    """
+    try:
+        file = project_file(args)
+    except (ConfigError, UsageError):
+        found = _without_file(args)
+        if found is None:
+            raise
+        return found
+    if args.file is None:
+        nearer = _without_file(args, below=file.parent)
+        if nearer is not None:
+            return nearer
+    state = StateFolder(file.parent).of_engine()
+    if args.file is not None:
+        check_file(state, file)
+    return state
+
+
+def check_file(state: StateFolder, file: Path) -> None:
+    """Raises EngineError if the engine that runs in the project's folder is of another project file there."""
+    running = state.engine()
+    if running is None or running.file is None or running.file == file or not running.file.exists():
+        return
+    raise EngineError(
+        f"the engine that runs in this folder is of {running.file.name}",
+        where=str(file),
+        hint=f"end it with `devloop down -f {running.file.name}`: a folder has one engine",
+    )
+
+
+def _without_file(args: argparse.Namespace, below: Path | None = None) -> StateFolder | None:
+    """The state folder of an engine whose project file is not there any more; `below`: in a folder below this one."""
+    if args.file is not None:
+        candidates: Iterable[Path] = [_named(args.file).resolve().parent]
+    else:
+        here = folders(current_folder())
+        # A devloop.toml that is a link stands for the file that it leads to, there or not.
+        candidates = (
+            (folder / FILE_NAME).resolve().parent if (folder / FILE_NAME).is_symlink() else folder for folder in here
+        )
+    for folder in candidates:
+        if folder == below:
+            return None
+        state = StateFolder(folder, folder / ".devloop")
+        if state.engine() is not None:
+            return StateFolder(folder).of_engine()
+        if presence.engine_of(folder) is not None:
+            return StateFolder(folder).of_engine()
+    return None
+
+
+def engine_socket(args: argparse.Namespace) -> Path:
+    """The control socket of the engine of the project that is meant. Raises EngineError if none runs."""
+    return socket_of(state_folder(args))
+
+
+def socket_of(state: StateFolder) -> Path:
+    """The control socket of the engine that has this state folder.
+
+    Waits for one that was just removed: the engine makes it again. Raises EngineError if none runs, or if it does not.
+    """
+    running = state.engine()
+    if running is None:
+        raise EngineError("no engine runs for this project", where=str(state.root), hint="start it with `devloop up`")
+    until = time.monotonic() + _MENDED
+    while not state.socket.is_socket():
+        if time.monotonic() > until:
+            raise UnansweredError(state.path, running.pid, stopped=is_stopped(running.pid))
+        time.sleep(0.05)
+    return state.socket
+
+
+def is_stopped(pid: int | None) -> bool:
+    """Whether a signal has suspended this process."""
+    return pid is not None and presence.is_stopped(pid)
 
 
 def print_json(data: Any) -> None:
@@ -47,6 +140,28 @@ def age(text: str) -> int:
         raise UsageError(f"{text!r} is no age", hint="a number and one of s, m, h, d, w: 30m, 12h, 7d")
     seconds = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}[match[2]]
     return int(float(match[1]) * seconds * 1_000_000_000)
+
+
+def check_names(names: Iterable[str], known: Collection[str]) -> None:
+    """Raise UsageError for the first that is no service."""
+    for name in names:
+        if name not in known:
+            from devloop.config.words import suggestion
+
+            hint = suggestion(name, sorted(known), kind="services")
+            raise UsageError(f"there is no service {name!r}", hint=hint)
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file that the user has named. Names that are not UTF-8 stay what they are. Raises DevloopError."""
+    try:
+        with file.open("w", encoding="utf-8", errors="surrogateescape") as target:
+            target.write(text)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == errno.ENOENT:
+            reason = f"there is no folder {file.parent}"
+        raise DevloopError(f"can't be written: {reason}", where=str(file), hint="name another file or folder") from None
 
 
 def colour() -> bool:

@@ -131,13 +131,15 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding("project", "warning", error.what, error.hint or "")
         return
     state = StateFolder(file.parent)
+    pid = None
     try:
+        state = state.of_engine()
         state.create()
+        pid = state.engine_pid()
     except DevloopError as error:
         yield Finding("state folder", "error", str(error), error.hint or "")
     else:
         yield Finding("state folder", "ok", str(state.path))
-    pid = state.engine_pid()
     yield Finding("engine", "ok", "not running" if pid is None else f"running, pid {pid}")
     from devloop.config.load import load
 
@@ -146,7 +148,8 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
     except DevloopError as error:
         yield Finding("project", "error", str(error), "devloop check")
         return
-    yield Finding("project", "ok", f"{file}: {len(project.services)} services")
+    count = len(project.services)
+    yield Finding("project", "ok", f"{file}: {count} service{'' if count == 1 else 's'}")
     from devloop.commands.remote_findings import examine, network
 
     local = network(project.network) if project.remote is not None else None

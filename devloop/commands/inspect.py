@@ -9,9 +9,19 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from devloop.commands.common import age, colour, print_json, project_file, state_folder
+from devloop.commands.common import (
+    age,
+    check_names,
+    colour,
+    engine_socket,
+    print_json,
+    project_file,
+    socket_of,
+    state_folder,
+    write,
+)
 from devloop.control import client
-from devloop.errors import EngineError, UsageError
+from devloop.errors import EngineError, UnansweredError, UsageError
 from devloop.protocol import AttachmentStatus, LogBatch, LogLine, Loop, ServiceStatus, Snapshot, State
 
 _GOOD, _BUSY, _BAD, _DIM, _PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
@@ -24,16 +34,16 @@ _COLOURS = {
     State.OFF: _DIM,
     State.STOPPED: _DIM,
 }
+_ALL = 10**9
+"""More lines than any engine keeps."""
 _PREFIXES = ("\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m")
 
 
 def status(args: argparse.Namespace) -> int:
     """`devloop status`. Exit code 1 if a service has failed."""
-    snapshot = Snapshot.from_json(client.call(state_folder(args).socket, "status"))
+    snapshot = Snapshot.from_json(client.call(engine_socket(args), "status"))
     known = {service.name for service in snapshot.services}
-    for name in args.services:
-        if name not in known:
-            raise UsageError(f"there is no service {name!r}", hint=f"there are: {', '.join(sorted(known))}")
+    check_names(args.services, known)
     services = [s for s in snapshot.services if not args.services or s.name in args.services]
     if args.json:
         data = snapshot.to_json()
@@ -104,38 +114,50 @@ def attachment_table(services: Sequence[ServiceStatus]) -> str:
 def logs(args: argparse.Namespace) -> int:
     """`devloop logs`: from the engine, or from the files that the last one has left."""
     state = state_folder(args)
+    since = None if args.since is None else time.time_ns() - age(args.since)
+    tail = args.tail if args.tail is not None else 200 if since is None else _ALL
     printer = LinePrinter(json=args.json)
     services = args.services or None
     if args.follow:
-        asyncio.run(_follow(state.socket, services, args.tail, printer))
+        asyncio.run(_follow(socket_of(state), services, tail, printer, since or 0))
         return 0
     try:
-        answer = client.call(state.socket, "logs", services=services, tail=args.tail)
+        answer = client.call(socket_of(state), "logs", services=services, tail=tail)
+    except UnansweredError:
+        raise
     except EngineError:
-        _print_files(state.logs, args.services, args.tail)
+        if since is not None:
+            hint = "the files that it has left have no times; leave --since out"
+            raise EngineError("no engine runs for this project", where=str(state.root), hint=hint) from None
+        _print_files(state.logs, args.services, tail)
         return 0
-    printer.print(LogLine.from_json(line) for line in answer["lines"])
+    lines = map(LogLine.from_json, answer["lines"])
+    printer.print(line for line in lines if line.at >= (since or 0))
     return 0
 
 
-async def _follow(socket: Path, services: Sequence[str] | None, tail: int, printer: LinePrinter) -> None:
+async def _follow(socket: Path, services: Sequence[str] | None, tail: int, printer: LinePrinter, since: int) -> None:
     async with await client.ControlClient.connect(socket) as connection:
         await connection.subscribe(logs=services or "*", tail=tail)
         async for event in connection.events():
             if isinstance(event, Snapshot):
+                check_names(services or (), {s.name for s in event.services})
                 printer.width = max((len(s.name) for s in event.services), default=0)
             elif isinstance(event, LogBatch):
                 if event.dropped:
                     print(f"devloop: {event.dropped} lines came too quickly to be shown", file=sys.stderr)
-                printer.print(event.lines)
+                printer.print(line for line in event.lines if line.at >= since)
 
 
 def _print_files(folder: Path, services: Sequence[str], tail: int) -> None:
+    from devloop.config.words import suggestion
+
     names = services or sorted(path.stem for path in folder.glob("*.log"))
     for name in names:
         path = folder / f"{name}.log"
         if not path.is_file():
-            raise UsageError(f"there is no log of {name!r}", where=str(folder))
+            hint = suggestion(name, [each.stem for each in folder.glob("*.log")], kind="logs")
+            raise UsageError(f"there is no log of {name!r}", where=str(folder), hint=hint)
         for line in path.read_bytes().splitlines()[-tail:] if tail else ():
             prefix = b"" if len(names) == 1 else f"{name} | ".encode()
             sys.stdout.buffer.write(prefix + line + b"\n")
@@ -171,7 +193,13 @@ class LinePrinter:
 def _loops(args: argparse.Namespace) -> list[Loop]:
     from devloop.metrics.store import read_loops
 
-    loops = read_loops(state_folder(args).database, time.time_ns() - age(args.since))
+    state = state_folder(args)
+    loops = read_loops(state.database, time.time_ns() - age(args.since))
+    if args.services:
+        from devloop.commands.completion import found
+
+        known = {loop.service for loop in loops}
+        check_names(args.services, known if known.issuperset(args.services) else known | found(project_file(args)))
     return [loop for loop in loops if not args.services or loop.service in args.services]
 
 
@@ -195,10 +223,10 @@ def export(args: argparse.Namespace) -> int:
     from devloop.metrics import export as exporters
 
     loops = _loops(args)
-    project = project_file(args).parent.name
+    project = state_folder(args).root.name
     text = exporters.FORMATS[args.format](loops, project)
     if args.output:
-        Path(args.output).write_text(text)
+        write(Path(args.output), text)
         print(f"{len(loops)} loops written to {args.output}", file=sys.stderr)
     else:
         sys.stdout.write(text)

@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from devloop.commands.common import project_file
+from devloop.commands.common import check_file, project_file, socket_of
 from devloop.control import client
 from devloop.errors import DevloopError, EngineError, ServiceError
 from devloop.protocol import Notice, ServiceStatus, Snapshot, State
@@ -42,24 +42,24 @@ _BAD = (State.FAILED, State.CRASH_LOOP)
 def up(args: argparse.Namespace) -> int:
     """`devloop up`."""
     file = project_file(args)
-    state = StateFolder(file.parent)
+    state = StateFolder(file.parent).of_engine()
+    check_file(state, file)
     if args.headless:
         return _headless(file, args.services)
     if not args.detach and not sys.stdout.isatty():
         raise DevloopError("the TUI needs a terminal", hint="use `devloop up --headless` or `--detach`")
-    running = state.engine_pid() is not None
-    if running and args.services:
-        client.call(state.socket, "start", services=args.services)
-    elif not running:
+    if state.engine() is None:
         start_engine(file, state, args.services)
-    return asyncio.run(_wait_until_ready(state.socket, args.wait)) if args.detach else _tui(state)
+    elif args.services:
+        client.call(socket_of(state), "start", services=args.services)
+    return asyncio.run(_wait_until_ready(socket_of(state), args.wait)) if args.detach else _tui(state)
 
 
 def start_engine(file: Path, state: StateFolder, services: list[str]) -> None:
     """Start the engine in the background; returns when clients can connect. Raises what prevents that."""
     state.create()
     read, write = os.pipe()
-    with state.engine_log.open("wb") as log:
+    with open_log(state.engine_log) as log:
         command = [sys.executable, "-m", "devloop.cli", "-f", str(file), "engine", "--report", str(write)]
         process = subprocess.Popen(
             [*command, *services],
@@ -72,6 +72,16 @@ def start_engine(file: Path, state: StateFolder, services: list[str]) -> None:
     os.close(write)
     report_of(read, process, state.engine_log)
     process.returncode = 0  # it goes on without us: subprocess shall not complain
+
+
+def open_log(file: Path) -> BinaryIO:
+    """Where an engine's own words go, empty. A link is not followed. /dev/null if it can't be made: a full disk."""
+    try:
+        return os.fdopen(
+            os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb"
+        )
+    except OSError:
+        return Path(os.devnull).open("wb")
 
 
 def report_of(read: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from devloop.commands.common import print_json, project_file, service_world
+from devloop.commands.common import print_json, project_file, service_world, socket_of, state_folder
 from devloop.control import client
 from devloop.errors import DevloopError, ServiceError, UsageError
 from devloop.protocol import Variable
@@ -28,6 +28,8 @@ def execute(args: argparse.Namespace) -> int:
     """`devloop exec`: the command runs in the service's folder, environment, files and network."""
     words = [*([args.service] if args.workload and args.service else []), *args.argv]
     argv = words[1:] if words[:1] == ["--"] else words
+    if argv == words and argv[:1] in (["-h"], ["--help"]):
+        args.parser.parse_known_args(["exec", "--help"])
     if not argv or not (args.workload or args.service):
         raise UsageError(
             "no command" if args.workload or args.service else "no service",
@@ -37,9 +39,9 @@ def execute(args: argparse.Namespace) -> int:
         if not has_remote(args):
             service, variables = service_world(args)
             return _become(None, argv, str(service.cwd), {v.name: v.value for v in variables})
-        running = StateFolder(project_file(args).parent)
-        if running.engine_pid() is not None:
-            answer = client.call(running.socket, "enter", service=args.service)
+        running = state_folder(args)
+        if running.engine() is not None:
+            answer = client.call(socket_of(running), "enter", service=args.service)
             return _become(answer["pid"], argv, answer["cwd"], answer["env"])
     with engine_of_our_own(args) as socket:
         answer = client.call(socket, "enter", service=WORKLOAD if args.workload else args.service)
@@ -66,9 +68,9 @@ def _asked(args: argparse.Namespace) -> list[Variable]:
     """The variables from the project's engine, or from one of our own."""
     name = args.service if args.workload is None else WORKLOAD
     if args.workload is None:
-        running = StateFolder(project_file(args).parent)
-        if running.engine_pid() is not None:
-            return _decoded(client.call(running.socket, "env", service=name, reveal=True))
+        running = state_folder(args)
+        if running.engine() is not None:
+            return _decoded(client.call(socket_of(running), "env", service=name, reveal=True))
     with engine_of_our_own(args) as socket:
         return _decoded(client.call(socket, "env", service=name, reveal=True))
 

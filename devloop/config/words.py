@@ -8,6 +8,8 @@ from datetime import date, datetime, time
 Path_ = tuple[str | int, ...]
 """Where a value stands in a file: keys and array indexes, from the outside in."""
 
+_BEGINNING = 3
+"""Letters that say something."""
 LONGEST_LIST = 12
 """Names in a hint; a project of 100 services should not print them all."""
 
@@ -47,9 +49,17 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that a person most likely meant by `name`, if any is close."""
     from difflib import get_close_matches  # only for a problem
 
+    given = _plain(name)
     plain = {_plain(candidate): candidate for candidate in reversed(list(names))}
-    found = get_close_matches(_plain(name), plain, n=1, cutoff=0.6)
-    return plain[found[0]] if found else None
+    if found := get_close_matches(given, plain, n=1, cutoff=0.6):
+        return plain[found[0]]
+    # `environment` for `env`, `dep` for `depends_on`: the one is how the other begins.
+    begun = [each for each in plain if min(len(each), len(given)) >= _BEGINNING and _begins(each, given)]
+    return plain[begun[0]] if len(begun) == 1 else None
+
+
+def _begins(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
 
 
 def _plain(name: str) -> str:
@@ -57,12 +67,16 @@ def _plain(name: str) -> str:
 
 
 def suggestion(name: str, names: Iterable[str], *, kind: str) -> str:
-    """A hint: the nearest name, or else what there is. `kind` is the plural, such as "services"."""
+    """A hint: the nearest name, or else what there is, the nearest first. `kind` is the plural, such as "services"."""
+    from difflib import SequenceMatcher  # only for a problem
+
     names = list(names)
     if found := nearest(name, names):
         return f"did you mean {quoted(found)}?"
     if not names:
         return f"there are no {kind}"
+    likeness = {each: SequenceMatcher(None, _plain(name), _plain(each)).ratio() for each in names}
+    names.sort(key=lambda each: -likeness[each])
     shown = names[:LONGEST_LIST] + ["…"] * (len(names) > LONGEST_LIST)
     return f"{kind}: {', '.join(shown)}"
 

@@ -1,4 +1,8 @@
-"""The other end: what the TUI and the commands talk through."""
+"""The other end: what the TUI and the commands talk through.
+
+An engine that does not answer is not waited for: after PATIENCE its process is looked at, and it is asked something
+easy. Only while it answers that, a call that takes its time goes on.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,16 @@ import asyncio
 import contextlib
 import itertools
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from devloop import presence
 from devloop.agent.tasks import background
 from devloop.control import wire
-from devloop.errors import EngineError
+from devloop.control.address import address
+from devloop.errors import EngineError, UnansweredError
 from devloop.protocol import (
     EVENTS,
     LogBatch,
@@ -30,6 +37,14 @@ Event = (
     Snapshot | ServiceStatus | Loop | LogBatch | Notice | RemoteStatus | RequestBatch | StopProgress | TerminalOutput
 )
 
+LOOK = 1.0
+"""Seconds between two looks at an engine that owes an answer."""
+PATIENCE = 2.0
+"""Seconds that an engine may take for an answer before it is asked whether it answers at all."""
+ANSWER = 3.0
+"""Seconds that it may take for that one."""
+_RETRY = 0.05
+
 
 def _not_running(path: Path) -> EngineError:
     return EngineError(
@@ -37,23 +52,103 @@ def _not_running(path: Path) -> EngineError:
     )
 
 
-def call(path: Path, method: str, **params: Any) -> dict[str, Any]:
-    """One request, blocking, without asyncio. Raises EngineError if no engine listens, or what it answers."""
-    with socket.socket(socket.AF_UNIX) as connection:
+class _Patience:
+    """With one engine, for one answer."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        self._path = path
+        self._pid = pid
+        self._began = time.monotonic()
+        self._stopped = 0
+
+    def look(self) -> None:
+        """To be called each LOOK seconds. Blocks for ANSWER at most; raises UnansweredError."""
+        stopped = self._pid is not None and presence.is_stopped(self._pid)
+        self._stopped = self._stopped + 1 if stopped else 0
+        if self._stopped >= 2:  # once may be a debugger that has just come
+            raise UnansweredError(self._path.parent, self._pid, stopped=True)
+        if time.monotonic() - self._began >= PATIENCE and not stopped:
+            self.ask()
+            self._began = time.monotonic()
+
+    def ask(self) -> None:
+        """Ask it what any engine answers at once, whatever it is doing."""
         try:
-            connection.connect(str(path))
+            with _connected(self._path) as connection:
+                connection.settimeout(ANSWER)
+                connection.sendall(wire.encode({"id": 1, "method": "ping", "params": {}}))
+                connection.recv(1)
+        except TimeoutError:
+            raise UnansweredError(self._path.parent, self._pid) from None
         except OSError:
-            raise _not_running(path) from None
-        connection.sendall(wire.encode({"id": 1, "method": method, "params": params}))
-        with connection.makefile("rb") as lines:
-            for line in lines:
-                message = wire.decode(line)
-                if message.get("id") == 1:
-                    if "error" in message:
-                        raise wire.decode_error(message["error"])
-                    result = message["result"]
-                    assert isinstance(result, dict)
-                    return result
+            pass  # it has just gone: the other connection tells
+
+
+def _attempt(path: Path) -> socket.socket | None:
+    """A connection to the engine, not blocking; None if it takes nobody in now. Raises EngineError if none listens."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
+    try:
+        with address(path) as where:
+            connection.connect(where)
+    except BlockingIOError:  # as many wait as may
+        connection.close()
+        return None
+    except PermissionError as error:
+        connection.close()
+        hint = "ask as the user who runs it"
+        raise EngineError(f"can't reach the engine: {error.strerror}", where=str(path), hint=hint) from None
+    except OSError:
+        connection.close()
+        raise _not_running(path) from None
+    return connection
+
+
+def _connected(path: Path) -> socket.socket:
+    """A connection to the engine. Raises EngineError if none listens, UnansweredError if it takes nobody in."""
+    until = time.monotonic() + ANSWER
+    while (connection := _attempt(path)) is None:
+        if time.monotonic() > until:
+            raise UnansweredError(path.parent, None)
+        time.sleep(_RETRY)
+    return connection
+
+
+def call(path: Path, method: str, **params: Any) -> dict[str, Any]:
+    """One request, blocking, without asyncio.
+
+    Raises EngineError if no engine listens, UnansweredError if it does not answer, or what it answers.
+    """
+    with _connected(path) as connection:
+        connection.settimeout(LOOK)
+        patience = _Patience(path, presence.peer(connection)[0])
+        buffer = bytearray()
+        try:
+            connection.sendall(wire.encode({"id": 1, "method": method, "params": params}))
+            while True:
+                try:
+                    data = connection.recv(1 << 16)
+                except TimeoutError:
+                    patience.look()
+                    continue
+                if not data:
+                    break
+                seen = len(buffer)
+                buffer += data
+                if buffer.find(b"\n", seen) < 0:
+                    continue
+                *lines, rest = buffer.split(b"\n")
+                buffer = bytearray(rest)
+                for line in lines:
+                    message = wire.decode(bytes(line))
+                    if message.get("id") == 1:
+                        if "error" in message:
+                            raise wire.decode_error(message["error"])
+                        result = message["result"]
+                        assert isinstance(result, dict)
+                        return result
+        except OSError:
+            pass  # a reset is a hang-up
     raise EngineError("the engine hung up before it answered", where=str(path), hint="see `devloop status`")
 
 
@@ -63,7 +158,11 @@ class ControlClient:
     Use `async with await ControlClient.connect(path) as client`.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: Path) -> None:
+        self.path = path
+        sock = writer.get_extra_info("socket")
+        self.pid: int | None = None if sock is None else presence.peer(sock)[0]
+        """The engine's process."""
         self._reader = reader
         self._writer = writer
         self._numbers = itertools.count(1)
@@ -73,12 +172,14 @@ class ControlClient:
 
     @classmethod
     async def connect(cls, path: Path) -> ControlClient:
-        """Connect. Raises EngineError if no engine listens there."""
-        try:
-            reader, writer = await asyncio.open_unix_connection(path, limit=wire.LIMIT)
-        except OSError:
-            raise _not_running(path) from None
-        return cls(reader, writer)
+        """Connect. Raises EngineError if no engine listens there, UnansweredError if it takes nobody in."""
+        until = time.monotonic() + ANSWER
+        while (connection := _attempt(path)) is None:
+            if time.monotonic() > until:
+                raise UnansweredError(path.parent, None)
+            await asyncio.sleep(_RETRY)
+        reader, writer = await asyncio.open_unix_connection(sock=connection, limit=wire.LIMIT)
+        return cls(reader, writer, path)
 
     async def __aenter__(self) -> ControlClient:
         return self
@@ -95,17 +196,21 @@ class ControlClient:
             await self._writer.wait_closed()
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One request. Raises what the engine answers, or EngineError if it hangs up."""
+        """One request. Raises what the engine answers, EngineError if it hangs up, UnansweredError if it is silent."""
         if self._task.done():
             raise EngineError("the engine is gone")
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         self._writer.write(wire.encode({"id": number, "method": method, "params": params}))
+        patience = _Patience(self.path, self.pid)
         try:
-            return await answer
+            while not (await asyncio.wait([answer], timeout=LOOK))[0]:
+                await asyncio.to_thread(patience.look)
+            return answer.result()
         finally:
             self._answers.pop(number, None)
+            answer.cancel()
 
     async def subscribe(self, logs: Sequence[str] | str | None = None, tail: int = 0) -> None:
         """Ask for events; `events` yields a Snapshot first. `logs` is '*', names or None for no logs."""

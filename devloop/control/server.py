@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from devloop.control import wire
+from devloop.control.address import address
 from devloop.control.terminals import Terminal, Terminals
-from devloop.errors import DevloopError, UsageError
+from devloop.errors import DevloopError, EngineError, UsageError
 from devloop.protocol import (
     LogBatch,
     LogLine,
@@ -163,11 +165,14 @@ class ControlServer:
 
     async def start(self) -> None:
         """Listen. A socket left by a dead engine is replaced: the caller holds the project's lock."""
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
-        self._server = await asyncio.start_unix_server(self._accept, self.path, limit=wire.LIMIT)
-        # No one can connect between bind and chmod: the folder is 0700.
-        self.path.chmod(0o600)
+        self._server = await asyncio.start_unix_server(self._accept, sock=_listening(self.path), limit=wire.LIMIT)
+
+    async def listen_again(self) -> None:
+        """Listen at the same path once more, where somebody has removed the socket. Connections stay."""
+        before = self._server
+        await self.start()
+        if before is not None:
+            before.close()
 
     async def close(self) -> None:
         """Send what is pending, hang up on everyone and remove the socket.
@@ -259,11 +264,13 @@ class ControlServer:
             number, method, params = message.get("id"), message.get("method"), message.get("params", {})
             if not isinstance(method, str) or not isinstance(params, dict):
                 raise UsageError("a request has a method and an object of params", where="control socket")
+            result: dict[str, Any] = {}
             if method == "subscribe":
                 subscriber.subscribe(params)
-                result: dict[str, Any] = {}
             elif method.startswith("terminal_"):
                 result = await subscriber.terminals.answer(method, params)
+            elif method == "ping":
+                pass  # that it is answered is the answer
             else:
                 result = await self.backend.call(method, params)
             answer: dict[str, Any] = {"id": number, "result": result}
@@ -272,6 +279,28 @@ class ControlServer:
         subscriber.send(answer)
         with contextlib.suppress(OSError):
             await subscriber.writer.drain()
+
+
+def _listening(path: Path) -> socket.socket:
+    """A socket of mode 0600 that listens there. Raises EngineError."""
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        with address(path) as where:
+            listening.bind(where)
+        # No one can connect between bind and chmod: the folder is 0700, and nobody listens yet.
+        path.chmod(0o600)
+        listening.listen(100)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        raise EngineError(
+            f"can't make the control socket: {error.strerror}",
+            where=str(path),
+            hint="set DEVLOOP_STATE_DIR to a folder on a disk of this machine that has room",
+        ) from None
+    return listening
 
 
 async def _hung_up(writers: Sequence[asyncio.StreamWriter]) -> None:

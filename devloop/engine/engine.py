@@ -27,6 +27,7 @@ from devloop.core.service import ServiceLife
 from devloop.core.supervisor import Supervisor
 from devloop.engine.board import HISTORY, Board, unix
 from devloop.engine.files import Files
+from devloop.engine.guard import Guard
 from devloop.engine.notices import Notices
 from devloop.engine.requests import Requests, expand
 from devloop.errors import ConfigError, DevloopError, UsageError
@@ -100,7 +101,7 @@ class Engine:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.holders.close)
             self.state.create()
-            self.state.lock()
+            self.state.lock(self.project.file)
             stack.callback(self.state.unlock)
             swept = sweep.sweep(self.state.processes)
             sweep.note(self.state.processes, self.holders.run_id)
@@ -119,6 +120,7 @@ class Engine:
                 self.remote = Passthrough(self, self.project.remote)
                 stack.push_async_callback(self.remote.close)
             stack.push_async_callback(self._wind_up)
+            self.task(self._guard().run())
             self._remember_history()
             if self.remote is not None:
                 # The first connection is made side by side with the services' start.
@@ -133,6 +135,20 @@ class Engine:
             names = [n for n, s in self.project.services.items() if s.mode is Mode.LOCAL]
             self.dispatch(ev.StartRequested(tuple(names) if chosen is None else chosen))
             await self._finished.wait()
+
+    def _guard(self) -> Guard:
+        def again() -> None:
+            sweep.note(self.state.processes, self.holders.run_id)
+            self._store.begin_again()
+
+        return Guard(
+            self.state,
+            self.project.file,
+            self._server,
+            notice=lambda level, text, hint: self.notice(level, text, hint=hint),
+            again=again,
+            end=self.shut_down,
+        )
 
     async def _wind_up(self) -> None:
         await self._files.close()

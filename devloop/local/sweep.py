@@ -5,6 +5,7 @@ The holders end everything when only the engine dies. This is for `pkill -9 -f d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,27 +15,52 @@ from devloop.local.process import RUN_VARIABLE
 
 
 def note(record: Path, run_id: str) -> None:
-    """Write down that an engine with this run id is running. A clean end removes the record."""
-    record.write_text(json.dumps({"run": run_id, "engine": os.getpid()}))
+    """Write down that an engine with this run id is running. A clean end removes the record.
+
+    On a full disk there is none, which costs the sweep after a `kill -9` of engine and holders, and nothing else.
+    """
+    text = json.dumps({"run": run_id, "engine": os.getpid()})
+    with contextlib.suppress(OSError):
+        record.unlink(missing_ok=True)  # it may be a link
+        record.write_text(text)
+
+
+def noted(record: Path) -> str | None:
+    """The run id of the record."""
+    try:
+        return str(json.loads(record.read_text())["run"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def left(run_id: str) -> list[int]:
+    """Processes that belong to this run.
+
+    /proc/PID/environ holds the environment that a process began with (proc(5)); only this user's can be read, and
+    only these can be a service's.
+    """
+    mark = f"{RUN_VARIABLE}={run_id}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+        except OSError:
+            continue  # it has ended by itself, or is another user's
+    return found
 
 
 def sweep(record: Path) -> int:
     """End what the engine of the record has left; the caller holds the project's lock.
 
-    Returns the number of processes that were ended. /proc/PID/environ holds the environment that a process
-    began with (proc(5)); only this user's can be read, and only these can be a service's.
+    Returns the number of processes that were ended.
     """
-    try:
-        run_id = str(json.loads(record.read_text())["run"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    mark = f"{RUN_VARIABLE}={run_id}".encode()
+    run_id = noted(record)
     ended = 0
-    for process in Path("/proc").glob("[0-9]*"):
+    for pid in left(run_id) if run_id is not None else ():
         try:
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                os.kill(int(process.name), signal.SIGKILL)
-                ended += 1
+            os.kill(pid, signal.SIGKILL)
+            ended += 1
         except OSError:
-            continue  # it has ended by itself, or is another user's
+            continue
     return ended

@@ -105,6 +105,13 @@ class LoopStore:
         """Loops that began at or after this Unix time (nanoseconds), oldest first."""
         return self._read(*_selection(since, service))
 
+    def begin_again(self) -> None:
+        """Go on in a new file: the one that is open was removed."""
+        with self._lock:
+            with suppress(sqlite3.Error):
+                self._database.close()
+            self._database = self._open()
+
     def close(self) -> None:
         """Write what is left and close the file. Later loops are not kept; may be called twice."""
         if self._writer.is_alive():

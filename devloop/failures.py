@@ -1,0 +1,56 @@
+"""Errors of the operating system, put into words: what, where, and what to do next.
+
+For what no command has said better. Where a command knows more (which target, what goes on without it), it raises a
+DevloopError of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from devloop.errors import DevloopError
+
+_HINTS = {
+    errno.ENOSPC: "make room on that disk, then try again",
+    errno.EDQUOT: "your quota is used up: make room, then try again",
+    errno.EROFS: "it is on a disk that can't be written to; DEVLOOP_STATE_DIR moves what devloop keeps",
+    errno.EACCES: "see to its owner and mode: ls -ld; who started devloop with sudo once may have to chown .devloop",
+    errno.EPERM: "see to its owner and mode: ls -ld; who started devloop with sudo once may have to chown .devloop",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
+    errno.ENFILE: "the machine has as many open files as it may: sysctl fs.file-max",
+    errno.EAGAIN: "this user may have no more processes: ulimit -u tells how many",
+    errno.ENOMEM: "the machine is out of memory: end something",
+    errno.ENAMETOOLONG: "a name or path is too long for this file system",
+    errno.EIO: "the disk or terminal has failed; dmesg may tell more",
+    errno.ENOENT: "it was there a moment ago, or the folder was removed",
+    errno.ELOOP: "its links lead in a circle",
+    errno.ESTALE: "the network file system has lost it: mount it again",
+}
+
+
+def explained(error: BaseException) -> DevloopError:
+    """The same as an error for the user."""
+    if isinstance(error, MemoryError):
+        return DevloopError("out of memory", hint=_HINTS[errno.ENOMEM])
+    if isinstance(error, RecursionError):
+        return DevloopError("something is nested too deeply to be read", hint="look for an endless row of brackets")
+    assert isinstance(error, OSError)
+    what = error.strerror or str(error) or type(error).__name__
+    name = error.filename
+    if name is None:
+        where = "standard output" if error.errno in (errno.ENOSPC, errno.EIO) and not _writable() else None
+        what = f"can't write: {what}" if where else f"the system refused: {what}"
+    else:
+        where = str(name) if isinstance(name, int) else os.fsdecode(name)
+    return DevloopError(what[:1].lower() + what[1:], where=where, hint=_HINTS.get(error.errno or 0))
+
+
+def _writable() -> bool:
+    """Whether what standard output still holds can be written."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return False
+    return True

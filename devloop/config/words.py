@@ -8,8 +8,6 @@ from datetime import date, datetime, time
 Path_ = tuple[str | int, ...]
 """Where a value stands in a file: keys and array indexes, from the outside in."""
 
-_BEGINNING = 3
-"""Letters that say something."""
 LONGEST_LIST = 12
 """Names in a hint; a project of 100 services should not print them all."""
 
@@ -49,17 +47,9 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that a person most likely meant by `name`, if any is close."""
     from difflib import get_close_matches  # only for a problem
 
-    given = _plain(name)
     plain = {_plain(candidate): candidate for candidate in reversed(list(names))}
-    if found := get_close_matches(given, plain, n=1, cutoff=0.6):
-        return plain[found[0]]
-    # `environment` for `env`, `dep` for `depends_on`: the one is how the other begins.
-    begun = [each for each in plain if min(len(each), len(given)) >= _BEGINNING and _begins(each, given)]
-    return plain[begun[0]] if len(begun) == 1 else None
-
-
-def _begins(one: str, other: str) -> bool:
-    return one.startswith(other) or other.startswith(one)
+    found = get_close_matches(_plain(name), plain, n=1, cutoff=0.6)
+    return plain[found[0]] if found else None
 
 
 def _plain(name: str) -> str:

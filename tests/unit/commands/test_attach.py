@@ -13,6 +13,7 @@ import pytest
 from devloop import cli
 from devloop.agent.spec import Spec
 from devloop.attach import HeldError
+from devloop.commands import common
 from devloop.commands.attach import put_back
 from devloop.control import client, wire
 from devloop.errors import DevloopError
@@ -34,6 +35,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
             raise wire.decode_error(wire.encode_error(error)) from None
 
     monkeypatch.setattr(client, "call", call)
+    monkeypatch.setattr(common, "socket_of", lambda state: state.socket)
     return fake
 
 

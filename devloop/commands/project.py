@@ -9,7 +9,7 @@ from pathlib import Path
 
 from devloop.commands.common import print_json, project_file
 from devloop.config.find import FILE_NAME
-from devloop.errors import UsageError
+from devloop.errors import DevloopError, UsageError
 
 
 def check(args: argparse.Namespace) -> int:
@@ -34,17 +34,63 @@ def schema(_: argparse.Namespace) -> int:
 
 
 def init(args: argparse.Namespace) -> int:
-    """`devloop init`."""
-    from devloop.scaffold import generate
+    """`devloop init`. What was not taken over is said on stderr, and in the file's comments."""
+    from devloop.scaffold import make
 
     folder = Path.cwd()
-    text = generate(folder)
-    if args.stdout:
-        sys.stdout.write(text)
-        return 0
     target = folder / FILE_NAME
-    if target.exists() and not args.force:
-        raise UsageError("there is one already", where=str(target), hint="`devloop init --force` replaces it")
-    target.write_text(text)
-    print(f"{target} written: look through it, then `devloop check` and `devloop up`")
+    if not args.stdout:
+        _may_write(target, force=args.force)
+    made = make(folder)
+    if args.stdout:
+        # TOML is UTF-8, whatever the terminal's language is.
+        sys.stdout.buffer.write(made.text.encode())
+        sys.stdout.flush()
+    else:
+        _write(target, made.text, force=args.force)
+    if made.left_out:
+        print("Not taken over, or not as it should be (comments in the file say it too):", file=sys.stderr)
+        for each in made.left_out:
+            print(f"  {each}", file=sys.stderr)
+    if not args.stdout:
+        count = f"{made.services} service{'' if made.services == 1 else 's'}"
+        print(f"{target} written, with {count}: look through it, then `devloop check` and `devloop up`")
     return 0
+
+
+def _may_write(target: Path, *, force: bool) -> None:
+    """Raise what stands against writing the file, before anything else is looked at."""
+    if target.is_symlink():
+        raise UsageError(
+            "this is a link, and `devloop init` writes through none",
+            where=str(target),
+            hint="remove the link, or write the file that it leads to with `devloop init --stdout`",
+        )
+    if target.is_dir():
+        raise UsageError("this is a folder", where=str(target), hint="move it out of the way")
+    if target.exists() and not force:
+        raise UsageError("there is one already", where=str(target), hint="`devloop init --force` replaces it")
+
+
+def _write(target: Path, text: str, *, force: bool) -> None:
+    """Write the whole file or nothing, following no link."""
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        try:
+            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+                file.write(text.encode())
+            if force:
+                fresh.replace(target)
+            else:
+                os.link(fresh, target, follow_symlinks=False)  # unlike a rename, it replaces nothing
+        finally:
+            fresh.unlink(missing_ok=True)
+    except FileExistsError:
+        raise UsageError("there is one already", where=str(target), hint="`devloop init --force` replaces it") from None
+    except OSError as error:
+        raise DevloopError(
+            f"can't be written: {error.strerror}",
+            where=str(target),
+            hint="`devloop init --stdout` prints it instead",
+        ) from None

@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from devloop.scaffold.draft import PLACEHOLDER, render
-
-COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
-"""In the order in which `docker compose` looks for them."""
-PROCFILES = ("Procfile.dev", "Procfile")
+from devloop.scaffold.draft import PLACEHOLDER, Draft, render
 
 
-def generate(folder: Path) -> str:
-    """The text of a commented devloop.toml for this folder.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A devloop.toml that was made."""
 
-    From its Procfile, or else its compose file, or else the projects found in it and in its subfolders. If
-    there is nothing to go by, it is a template. Raises ConfigError if the file it starts from can't be read.
+    text: str
+    left_out: tuple[str, ...]
+    """What of its source was not taken over, a sentence each; the text says it too, in comments."""
+    services: int
+
+
+def generate(folder: Path, environ: Mapping[str, str] | None = None) -> str:
+    """The text of `made`."""
+    return make(folder, environ).text
+
+
+def make(folder: Path, environ: Mapping[str, str] | None = None) -> Made:
+    """A commented devloop.toml for this folder.
+
+    From its Procfile, or else its compose files, or else the projects found in it and in its subfolders. If there is
+    nothing to go by, it is a template. `environ` is for the variables of a compose file; without, the process's own.
+    Raises ConfigError if the file it starts from can't be read.
     """
-    # Imported here: YAML is slow to import, and not needed where there is a Procfile.
-    procfile = next((folder / name for name in PROCFILES if (folder / name).is_file()), None)
-    compose = next((folder / name for name in COMPOSE_FILES if (folder / name).is_file()), None)
-    if procfile is not None:
-        from devloop.scaffold.procfile import from_procfile
+    # Imported here: YAML is slow to import, and `devloop init` alone needs it.
+    from devloop.scaffold.compose_files import compose_files
+    from devloop.scaffold.procfile import from_procfile, procfile_of
 
-        drafts, source = from_procfile(procfile), procfile.name
-        if compose is not None:
-            source += f". {compose.name} is here too, and was not looked at"
-    elif compose is not None:
+    known = os.environ if environ is None else environ
+    project = folder.resolve().name
+    left_out: list[str] = []
+    drafts: list[Draft] = []
+    procfile = procfile_of(folder)
+    compose = compose_files(folder, known)
+    if procfile is not None:
+        read = from_procfile(procfile, known)
+        drafts, left_out, source = read.drafts, read.left_out, procfile.name
+        if compose:
+            source += f". {compose[0].name} is here too, and was not looked at"
+    elif compose:
         from devloop.scaffold.compose import from_compose
 
-        drafts, source = from_compose(compose), compose.name
+        drafts, found = from_compose(folder, compose, known)
+        left_out, source, project = found.left_out, ", ".join(found.files), found.name or project
     else:
         from devloop.scaffold.detect import from_folder
 
         drafts, source = from_folder(folder), "what was found in this folder"
     if not drafts:
-        return render(folder.resolve().name, "a template: nothing was found here to start from", [PLACEHOLDER])
-    return render(folder.resolve().name, f"from {source}", drafts)
+        source = f"{procfile.name} holds no process types" if procfile else "nothing was found here to start from"
+        text = render(project, f"a template: {source}", [PLACEHOLDER], left_out)
+        return Made(text, tuple(left_out), 1)
+    text = render(project, f"from {source}", drafts, left_out)
+    dropped = [f"{draft.name}: {each}" for draft in drafts for each in draft.dropped]
+    return Made(text, (*left_out, *dropped), len(drafts))

@@ -1,175 +1,253 @@
-"""From a compose file (https://github.com/compose-spec/compose-spec): what is built from source runs here.
+"""From compose files (https://github.com/compose-spec/compose-spec): what is built from source runs here.
 
-A service with `build` has its code in this project, so it becomes a local service. One with only an image has
-not: it is written down as `off`, with what to do about it. Names of services are hosts inside compose; here
-they are 127.0.0.1, so addresses in the environment are rewritten.
+A service with `build` has its code in this project, so it becomes a local service, as does one whose folder here is
+mounted over the image's. One with only an image has not: it is written down as `off`, with what to do about it. Names
+of services are hosts inside compose; here they are 127.0.0.1, so addresses in the environment are rewritten.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-import shlex
+import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
+from pydantic_core import PydanticCustomError
 
+from devloop.config import values
+from devloop.config.model import MS
 from devloop.errors import ConfigError
-from devloop.scaffold.compose_network import Port, choose, environment, read_ports, set_environment, set_ports
-from devloop.scaffold.compose_values import default_of, texts, translated
+from devloop.scaffold.artifact import built_here
+from devloop.scaffold.compose_files import ELSEWHERE, Composition, read_composition
+from devloop.scaffold.compose_merge import pairs, scalar
+from devloop.scaffold.compose_network import choose, hosts_of, set_environment, set_ports
+from devloop.scaffold.compose_service import Port, Reading
+from devloop.scaffold.compose_values import number
 from devloop.scaffold.detect import from_folder
-from devloop.scaffold.dockerfile import Stage, as_typed, here, joined, read_stage
-from devloop.scaffold.draft import Draft, Value
-from devloop.scaffold.procfile import read
+from devloop.scaffold.dockerfile import Stage, Words, as_typed, here, joined, parse_stage, read_stage
+from devloop.scaffold.draft import Draft, Value, literal, path_text
+from devloop.scaffold.yaml_text import AGAIN, Mapping_, Sequence_
 
 _CONDITIONS = {
+    "": "started",
     "service_started": "started",
     "service_healthy": "ready",
     "service_completed_successfully": "completed",
 }
-_RESTART = {"no": "never", "always": "always", "unless-stopped": "always", "on-failure": "on-failure"}
+_RESTART = {"no": "never", "false": "never", "always": "always", "unless-stopped": "always", "on-failure": "on-failure"}
 
 
-def from_compose(file: Path) -> list[Draft]:
-    """A service for each of the file's. Raises ConfigError if it can't be read as a compose file."""
-    services = _services(file)
-    ports = {name: read_ports(service) for name, service in services.items()}
-    taken: set[int] = set()
-    chosen: dict[str, dict[int, int]] = {}
-    for name, service in services.items():
-        chosen[name] = choose(service, ports[name], taken)
-    drafts = [_draft(file, name, service, services, ports, chosen) for name, service in services.items()]
-    names = {draft.name for draft in drafts}
-    completed = {
-        name
-        for service in services.values()
-        for name, condition in _dependencies(service).items()
-        if condition == "completed" and name in names
-    }
-    for draft in drafts:
-        if draft.name in completed:
-            # A task has no port to wait for; that it completes is all that is asked of it.
-            draft.settings["task"] = True
-            draft.settings.pop("restart", None)
-    return drafts
-
-
-def _services(file: Path) -> dict[str, dict[str, Any]]:
+def from_compose(top: Path, files: list[Path], environ: Mapping[str, str]) -> tuple[list[Draft], Composition]:
+    """A service for each of the files'. Raises ConfigError if they can't be read as compose files."""
     try:
-        data = yaml.load(read(file), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
-        raise ConfigError(
-            f"not valid YAML: {getattr(error, 'problem', None) or error}",
-            where=where,
-            hint="mend it, or move it out of the way, then run `devloop init` again",
-        ) from None
-    entries = data.get("services") if isinstance(data, dict) else None
-    if not isinstance(entries, dict) or not entries:
-        raise ConfigError("a compose file without services", where=str(file))
-    entries = {str(name): each for name, each in entries.items() if isinstance(each, dict)}
-    return {name: _extended(each, entries, (name,)) for name, each in entries.items()}
+        found = read_composition(top, files, environ)
+        return _drafts(found), found
+    except RecursionError:
+        raise ConfigError("values are nested too deep", where=str(files[0].name), hint=AGAIN) from None
 
 
-def _extended(service: dict[str, Any], entries: dict[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:
-    """With what it `extends` in the same file below it."""
-    parent = service.get("extends")
-    name = parent.get("service") if isinstance(parent, dict) and "file" not in parent else parent
-    if not isinstance(name, str) or name in seen or name not in entries:
-        return service
-    base = _extended(entries[name], entries, (*seen, name))
-    merged = {**base, **service}
-    if "environment" in base and "environment" in service:
-        merged["environment"] = {**environment(base), **environment(service)}
-    return merged
+def _drafts(found: Composition) -> list[Draft]:
+    readings = {name: Reading(name, data, found) for name, data in found.services.items()}
+    plans = {name: _Plan(reading) for name, reading in readings.items()}
+    taken: set[int] = set()
+    chosen = {name: choose(plan.reading, plan.ports, taken, local=plan.local) for name, plan in plans.items()}
+    hosts: dict[str, str] = {}
+    for name, reading in readings.items():
+        for host in hosts_of(reading):
+            hosts.setdefault(host, name)
+    dependencies = {name: _dependencies(reading, readings) for name, reading in readings.items()}
+    completed = {other for each in dependencies.values() for other, how in each.items() if how[0] == "completed"}
+    _break_cycles(dependencies, readings)
+    return [
+        _draft(plan, hosts, chosen, _written(dependencies[name], completed), task=name in completed)
+        for name, plan in plans.items()
+    ]
+
+
+class _Plan:
+    """What is known of a service before any draft is made."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.mounted = "" if reading.has("build") else _mounted(reading)
+        self.local = reading.has("build") or bool(self.mounted)
+        self.stage, self.context = _stage(reading) if reading.has("build") else (None, "")
+        self.ports = reading.ports()
+        if self.local and not self.ports and self.stage is not None:
+            self.ports = [Port(None, port) for port in dict.fromkeys(self.stage.ports) if 0 < port < 65536]
 
 
 def _draft(
-    file: Path,
-    name: str,
-    service: dict[str, Any],
-    services: Mapping[str, dict[str, Any]],
-    ports: Mapping[str, list[Port]],
+    plan: _Plan,
+    hosts: Mapping[str, str],
     chosen: Mapping[str, dict[int, int]],
+    dependencies: Mapping[str, Value],
+    *,
+    task: bool,
 ) -> Draft:
-    draft = Draft(name, {})
-    local = service.get("build") is not None
-    if local:
-        _command(draft, file, service)
-        set_ports(draft, service, ports[name], chosen[name])
-        set_environment(draft, file, service, services, chosen)
-        _watch(draft, file, service)
+    reading = plan.reading
+    draft = Draft(reading.name, {})
+    mine = chosen[reading.name]
+    if plan.local:
+        _command(draft, plan)
+        set_ports(draft, reading, plan.ports, mine)
+        image = {name: literal(value) for name, value in plan.stage.env.items()} if plan.stage else {}
+        image = {name: value for name, value in image.items() if "/" not in value and name and "=" not in name}
+        set_environment(draft, reading, hosts, chosen, image)
+        _watch(draft, reading)
+        _life(draft, reading)
     else:
-        _image_only(draft, service, chosen[name])
-    if probe := _probe(service, chosen[name], local):
+        _image_only(draft, reading, mine)
+    if probe := _probe(reading, mine, plan.local):
         draft.settings["ready"] = probe
-    dependencies = _dependencies(service)
-    draft.settings["depends_on"] = {
-        other: how for other, how in dependencies.items() if other in services and other != name
-    }
-    restart = str(service.get("restart", "")).partition(":")[0]
-    if local and restart in _RESTART:
-        draft.settings["restart"] = _RESTART[restart]
-    if local:
-        stop: dict[str, Value] = {}
-        if isinstance(signal := service.get("stop_signal"), str):
-            stop["signal"] = signal.removeprefix("SIG")
-        if re.fullmatch(r"(\d+(ms|s|m|h))+", str(service.get("stop_grace_period", ""))):
-            stop["timeout"] = str(service["stop_grace_period"])
-        draft.settings["stop"] = stop
-    if profiles := texts(service.get("profiles")):
-        draft.settings |= {
-            "mode": "off",
-            "groups": [re.sub(r"[^a-z0-9]+", "-", p.lower()).strip("-") for p in profiles],
-        }
-        draft.notes.append("In a profile, so off at first.")
+        if (interval := scalar(reading.table("healthcheck").get("interval"))) and plan.local:
+            draft.remarks["ready"] = f"Asked several times a second while it starts; compose asks every {interval}."
+    draft.settings["depends_on"] = dict(dependencies)
+    profiles = [profile for profile in reading.texts("profiles") if profile]
+    if profiles:
+        draft.settings["groups"] = profiles
+        if not found_active(profiles, reading.found.profiles):
+            draft.settings["mode"] = "off"
+            draft.notes.append("In a profile, so off at first.")
+    if task:
+        # A task has no port to wait for; that it completes is all that is asked of it.
+        draft.settings["task"] = True
+        for key in ("restart", "ready"):
+            draft.settings.pop(key, None)
+    draft.dropped += [*reading.said, *filter(None, [reading.left_out() if plan.local else ""])]
     return draft
+
+
+def found_active(profiles: list[str], active: frozenset[str]) -> bool:
+    """Whether one of the profiles is switched on by COMPOSE_PROFILES."""
+    return "*" in active or any(profile in active for profile in profiles)
 
 
 # What runs
 
 
-def _command(draft: Draft, file: Path, service: Mapping[str, Any]) -> None:
-    build = service["build"] if isinstance(service["build"], dict) else {"context": service["build"]}
-    context = default_of(str(build.get("context", ".")))
-    folder = (file.parent / context).resolve()
-    if not folder.is_dir():
+def _stage(reading: Reading) -> tuple[Stage | None, str]:
+    """The Dockerfile's stage that is built, and the context's path."""
+    value = reading.value("build")
+    table = value if isinstance(value, Mapping_) else Mapping_()
+    if isinstance(value, Sequence_):
+        reading.say(reading.where("build"), "build must be text or a mapping; it was taken for this folder")
+    context = scalar(table.get("context") if isinstance(value, Mapping_) else value) or "."
+    args = pairs(table.get("args"))
+    given = {
+        name: reading.found.variables.get(name, "") if each is None else reading.found.now(scalar(each))
+        for name, each in (args.items() if isinstance(args, Mapping_) else ())
+    }
+    target = reading.found.now(scalar(table.get("target"))) or None
+    if inline := scalar(table.get("dockerfile_inline")):
+        return parse_stage(reading.found.now(inline), target, given), context
+    name = reading.found.now(scalar(table.get("dockerfile"))) or "Dockerfile"
+    if "\0" in context or "\0" in name:
+        return None, "."
+    stage = read_stage(reading.found.top / context / name, target, given)
+    if stage is None and not ELSEWHERE.search(context) and "dockerfile" in table:
+        reading.say(table.where("dockerfile"), f"there is no Dockerfile {name} in {context}")
+    return stage, context
+
+
+def _command(draft: Draft, plan: _Plan) -> None:
+    reading, context = plan.reading, plan.mounted or plan.context
+    folder = reading.found.top / context
+    if not plan.mounted and (ELSEWHERE.search(context) or not folder.is_dir()):
         draft.settings |= {"command": "false", "mode": "off"}
         draft.notes.append(f"It is built from {context}, which is not here. Give it its command and its cwd.")
         return
-    if folder != file.parent.resolve():
-        draft.settings["cwd"] = posixpath.normpath(context)
-    stage = read_stage(folder / str(build.get("dockerfile", "Dockerfile")), build.get("target"))
-    stage = stage or Stage()
-    entrypoint = _words(service["entrypoint"]) if service.get("entrypoint") else stage.entrypoint
-    own = service.get("command")
-    command = joined(entrypoint, _words(own) if own else stage.command if not service.get("entrypoint") else "")
-    if command:
-        draft.settings["command"] = as_typed(here(command, str(service.get("working_dir") or stage.workdir)))
-        if not own:
+    if posixpath.normpath(context) != ".":
+        draft.settings["cwd"] = path_text(posixpath.normpath(context))
+    stage = plan.stage or Stage()
+    own_entry, own = reading.command("entrypoint"), reading.command("command")
+    entrypoint = own_entry or _escaped(stage.entrypoint)
+    inherited = "" if own_entry else _escaped(stage.command)
+    command = joined(entrypoint, own or inherited)
+    workdir = reading.now("working_dir") or stage.workdir
+    if own_entry and isinstance(own_entry, str):
+        command = own_entry if not own else f"{own_entry} {own if isinstance(own, str) else as_typed(own)}"
+    if plan.mounted:
+        command = here(command, reading.now("working_dir"))
+    elif command and (artifact := built_here(stage, command, workdir, folder)) is not None:
+        draft.settings["build"] = _line(artifact.build)
+        if artifact.cwd != ".":
+            draft.settings["cwd"] = path_text(posixpath.normpath(posixpath.join(context, artifact.cwd)))
+        draft.remarks["build"] = "From the Dockerfile, which makes in the image what the command names."
+        command = artifact.command
+    else:
+        command = here(command, workdir)
+    if (runnable := reading.runnable(command)) and not _is_missing(runnable, folder, draft):
+        draft.settings["command"] = runnable
+        if not own and not plan.mounted:
             draft.remarks["command"] = "From the Dockerfile; here it needs its tools installed."
         return
     found = [each for each in from_folder(folder) if not each.settings.get("cwd")]
-    if found:
-        draft.settings |= {key: value for key, value in found[0].settings.items() if key != "ports"}
+    if found and (not runnable or "build" in found[0].settings):
+        settings = {key: value for key, value in found[0].settings.items() if key != "ports"}
+        draft.settings |= settings
         draft.notes += found[0].notes
+    elif runnable:
+        draft.settings["command"] = runnable
+        word = runnable.split()[0] if isinstance(runnable, str) else runnable[0]
+        draft.notes.append(f"{word} is not here: the image's build makes it. Give the service a `build` that does.")
     else:
         draft.settings |= {"command": "false", "mode": "off"}
         draft.notes.append("Nothing says what it runs: put the command here, then take out `mode`.")
 
 
-def _words(value: object) -> list[str] | str:
-    if isinstance(value, list):
-        return [translated(str(word)) for word in value]
-    # Compose splits a string into words, and no shell sees it.
-    text = translated(str(value))
+def _escaped(words: Words) -> Words:
+    """A Dockerfile's words with their dollars kept from devloop."""
+    if isinstance(words, str):
+        return literal(words)
+    return [word.replace("$", "$$") for word in words]
+
+
+def _line(text: str) -> Value:
     try:
-        return shlex.split(text)
-    except ValueError:
-        return text
+        values.command_line(text)
+    except PydanticCustomError:
+        return ["/bin/sh", "-c", text.replace("$", "$$")]
+    return literal(text)
+
+
+def _is_missing(command: Words, folder: Path, draft: Draft) -> bool:
+    """Whether the command's program is a path that is not here, and nothing makes it."""
+    if "build" in draft.settings:
+        return False
+    words = command.split() if isinstance(command, str) else command
+    first = words[0]
+    if not first.startswith(("./", "bin/", "build/", "dist/", "target/", "out/")) or "$" in first:
+        return False
+    try:
+        return not (folder / first).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _mounted(reading: Reading) -> str:
+    """The folder here that is mounted where an image's command works: the code, then. Empty if there is none."""
+    work = reading.now("working_dir")
+    if not work.startswith("/") or not reading.has("command"):
+        return ""
+    volumes = reading.peek("volumes")
+    for each in volumes if isinstance(volumes, Sequence_) else ():
+        if isinstance(each, Mapping_):
+            source, target = scalar(each.get("source")), reading.found.now(scalar(each.get("target")))
+            if each.get("type") != "bind":
+                continue
+        else:
+            source, _, rest = reading.found.now(scalar(each)).partition(":")
+            target = rest.partition(":")[0]
+        inside = work == target or work.startswith(target.rstrip("/") + "/")
+        if not target or not inside or source.startswith(("/", "~")) or not source or "\0" in source:
+            continue
+        path = posixpath.normpath(posixpath.join(source, posixpath.relpath(work, target)))
+        named_volume = "/" not in source and not source.startswith(".")
+        if not named_volume and (reading.found.top / path).is_dir():
+            return path
+    return ""
 
 
 _SERVERS = {
@@ -185,12 +263,12 @@ _USUAL_PORTS = {
 }  # fmt: skip
 
 
-def _image_only(draft: Draft, service: Mapping[str, Any], chosen: Mapping[int, int]) -> None:
-    image = default_of(str(service.get("image", "")))
-    kind = _kind(image)
+def _image_only(draft: Draft, reading: Reading, chosen: Mapping[int, int]) -> None:
+    image = reading.now("image")
+    kind = image.rpartition("/")[2].partition("@")[0].partition(":")[0].lower()
     draft.settings |= {
         "mode": "off",
-        "command": ["docker", "compose", "up", "--no-log-prefix", draft.name],
+        "command": ["docker", "compose", "up", "--no-log-prefix", literal(draft.name)],
         "watch": [],
         "ports": list(dict.fromkeys(chosen.values())),
     }
@@ -205,67 +283,152 @@ def _image_only(draft: Draft, service: Mapping[str, Any], chosen: Mapping[int, i
         draft.notes.append("It publishes no port, so it can't be reached from here as the compose file stands.")
 
 
-def _kind(image: str) -> str:
-    return image.rpartition("/")[2].partition("@")[0].partition(":")[0].lower()
+# Order and life
+
+_Dependency = tuple[str, bool]
+"""Condition, and whether it is restarted with what it depends on."""
 
 
-# The rest
+def _dependencies(reading: Reading, readings: Mapping[str, Reading]) -> dict[str, _Dependency]:
+    made: dict[str, _Dependency] = {}
+    for name, how in reading.dependencies().items():
+        condition = reading.found.now(scalar(how.get("condition")))
+        if condition not in _CONDITIONS:
+            reading.say(
+                how.where("condition"), f"depends_on: there is no condition {condition}; it waits for the start"
+            )
+        if name not in readings or name == reading.name:
+            reading.say(reading.where("depends_on"), f"depends_on: there is no other service {name}")
+            continue
+        restart = reading.found.now(scalar(how.get("restart"))).lower() == "true"
+        made[name] = (_CONDITIONS.get(condition, "started"), restart)
+    return made
 
 
-def _dependencies(service: Mapping[str, Any]) -> dict[str, str]:
-    value = service.get("depends_on")
-    if isinstance(value, list):
-        return {str(name): "started" for name in value}
-    if isinstance(value, dict):
-        return {str(name): _CONDITIONS.get(str((how or {}).get("condition")), "started") for name, how in value.items()}
-    return {}
+def _break_cycles(dependencies: Mapping[str, dict[str, _Dependency]], readings: Mapping[str, Reading]) -> None:
+    """Take out what closes a cycle, which compose refuses as devloop does."""
+    done: set[str] = set()
+    for start in dependencies:
+        path: list[str] = [start]
+        pending = [iter(list(dependencies[start]))]
+        while pending:
+            other = next(pending[-1], None)
+            if other is None:
+                done.add(path.pop())
+                pending.pop()
+            elif other in path:
+                del dependencies[path[-1]][other]
+                reading = readings[path[-1]]
+                reading.say(reading.where("depends_on"), f"depends_on: {other} waits for this one in the end")
+            elif other not in done:
+                path.append(other)
+                pending.append(iter(list(dependencies[other])))
 
 
-_URL = re.compile(r"https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?::(\d+))?(/[^\s'\"|;&]*)?")
+def _written(dependencies: Mapping[str, _Dependency], completed: set[str]) -> dict[str, Value]:
+    """As devloop.toml has them: a task is always completed, never ready."""
+    made: dict[str, Value] = {}
+    for name, (condition, _) in dependencies.items():
+        made[name] = "completed" if condition == "ready" and name in completed else condition
+    return made
 
 
-def _probe(service: Mapping[str, Any], chosen: Mapping[int, int], local: bool) -> dict[str, Value]:
+def _life(draft: Draft, reading: Reading) -> None:
+    policy, _, limit = reading.now("restart").partition(":")
+    if policy in _RESTART:
+        draft.settings["restart"] = _RESTART[policy]
+        if limit.isdecimal() and int(limit[:9]) > 0 and policy == "on-failure":
+            draft.settings["restart"] = {"policy": "on-failure", "limit": int(limit[:9])}
+    elif policy:
+        reading.say(reading.where("restart"), f"restart: {policy} is not known")
+    stop: dict[str, Value] = {}
+    name = reading.now("stop_signal").upper().removeprefix("SIG")
+    if name.isdecimal():
+        known = {int(each): each.name.removeprefix("SIG") for each in signal.Signals}
+        name = known.get(int(name[:4]), name)
+    if name in values.SIGNALS:
+        stop["signal"] = name
+    elif name:
+        reading.say(reading.where("stop_signal"), f"stop_signal: {name} can't be sent")
+    if grace := _span(reading.now("stop_grace_period")):
+        stop["timeout"] = grace
+    draft.settings["stop"] = stop
+
+
+def _span(text: str, least: int = 1 * MS) -> str:
+    """A duration as devloop takes it, empty if it is none."""
+    try:
+        values.duration(text, least)
+    except PydanticCustomError:
+        return ""
+    return text
+
+
+_URL = re.compile(r"https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?::(\d{1,5}))?(/[^\s'\"|;&)]*)?")
+
+
+def _probe(reading: Reading, chosen: Mapping[int, int], local: bool) -> dict[str, Value]:
     """`healthcheck` as a ready probe. Its interval is left out: here, it is asked several times a second."""
-    check = service.get("healthcheck")
-    if not isinstance(check, dict) or check.get("disable") or not check.get("test"):
+    check = reading.table("healthcheck")
+    test = check.get("test")
+    if reading.found.now(scalar(check.get("disable"))).lower() == "true" or not test:
         return {}
-    test = check["test"]
-    words = [translated(str(word)) for word in test] if isinstance(test, list) else ["CMD-SHELL", translated(str(test))]
+    words = [scalar(word) for word in test] if isinstance(test, Sequence_) else ["CMD-SHELL", scalar(test)]
+    if isinstance(test, Mapping_):
+        reading.say(check.where("test"), "healthcheck.test must be text or a list; it was left out")
+        return {}
+    if words[0] not in ("NONE", "CMD", "CMD-SHELL"):
+        reading.say(check.where("test"), "healthcheck.test must begin with CMD, CMD-SHELL or NONE; CMD was meant")
+        words = ["CMD", *words]
     if words[0] == "NONE" or len(words) < 2:
         return {}
     probe: dict[str, Value] = {}
-    line = " ".join(words[1:])
+    line = reading.found.now(" ".join(words[1:]))
     url = _URL.search(line)
-    if url and re.search(r"\b(curl|wget|http)\b", line):
-        inside = int(url.group(1) or 80)
-        port, path = chosen.get(inside, inside), url.group(2) or "/"
+    if url and url.group().startswith("http:") and re.search(r"\b(curl|wget|http)\b", line):
+        inside = number(url.group(1) or "80") or 80
+        port, path = chosen.get(inside, inside), literal(url.group(2) or "/")
         probe["http"] = path if port == next(iter(chosen.values()), None) else f":{port}{path}"
     elif not local:
         return {}  # its command is in the image
+    elif words[0] == "CMD":
+        probe["exec"] = reading.runnable(words[1:])
     else:
-        probe["exec"] = words[1:] if words[0] == "CMD" else line
-    for key, name in (("timeout", "timeout"), ("start_period", "grace")):
-        if re.fullmatch(r"(\d+(\.\d+)?(us|ms|s|m|h))+", str(check.get(key, ""))):
-            probe[name] = str(check[key])
-    if isinstance(check.get("retries"), int) and check["retries"] > 0:
-        probe["failures"] = check["retries"]
+        probe["exec"] = reading.runnable(" ".join(words[1:]))
+    if "exec" in probe and not probe["exec"]:
+        return {}
+    for key, name, least in (("timeout", "timeout", 1 * MS), ("start_period", "grace", 0)):
+        text = reading.found.now(scalar(check.get(key)))
+        if text and (span := _span(text, least)):
+            probe[name] = span
+        elif text:
+            reading.say(check.where(key), f"healthcheck.{key}: {text} is no duration")
+    retries = reading.found.now(scalar(check.get("retries")))
+    if re.fullmatch(r"[1-9][0-9]{0,8}", retries):
+        probe["failures"] = int(retries)
     return probe
 
 
-def _watch(draft: Draft, file: Path, service: Mapping[str, Any]) -> None:
+def _watch(draft: Draft, reading: Reading) -> None:
     """`develop.watch`: its paths and what they leave out."""
-    develop = service.get("develop")
-    entries = develop.get("watch") if isinstance(develop, dict) else None
-    base = (file.parent / str(draft.settings.get("cwd", "."))).resolve()
-    watch: list[Value] = []
-    ignore: list[Value] = []
-    for entry in entries if isinstance(entries, list) else []:
-        if not isinstance(entry, dict) or "path" not in entry:
+    top = reading.found.top
+    entries = reading.table("develop").get("watch")
+    base = (top / str(draft.settings.get("cwd", "."))).resolve()
+    watch: list[str] = []
+    ignore: list[str] = []
+    for entry in entries if isinstance(entries, Sequence_) else []:
+        text = scalar(entry.get("path")) if isinstance(entry, Mapping_) else ""
+        if not text or not isinstance(entry, Mapping_):
             continue
-        path = (file.parent / str(entry["path"])).resolve()
-        if path.exists():
-            watch.append(str(path.relative_to(base)) if path.is_relative_to(base) else str(path))
-        ignore += texts(entry.get("ignore"))
+        try:
+            path = (top / text).resolve()
+            if path.exists():
+                watch.append(literal(str(path.relative_to(base)) if path.is_relative_to(base) else str(path)))
+        except (OSError, ValueError):
+            continue
+        ignored = entry.get("ignore")
+        each = ignored if isinstance(ignored, Sequence_) else [ignored]
+        ignore += [text for one in each if (text := scalar(one))]
     if watch:
-        draft.settings["watch"] = list(dict.fromkeys(map(str, watch)))
-    draft.settings["ignore"] = list(dict.fromkeys(map(str, ignore)))
+        draft.settings["watch"] = list(dict.fromkeys(watch))
+    draft.settings["ignore"] = list(dict.fromkeys(ignore))

@@ -4,52 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from devloop.scaffold.compose_values import default_of, number, translated
-from devloop.scaffold.draft import Draft, Value
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """One entry of `ports`: where it is reached on the host (None: not at all), and inside."""
-
-    host: int | None
-    inside: int
+from devloop.scaffold.compose_merge import scalar
+from devloop.scaffold.compose_service import Port, Reading
+from devloop.scaffold.draft import Draft, Value, path_text
+from devloop.scaffold.yaml_text import Mapping_, Sequence_
 
 
-def read_ports(service: Mapping[str, Any]) -> list[Port]:
-    """`ports`, in both its syntaxes, then what `expose` adds; TCP only."""
-    found = []
-    for entry in service.get("ports") or []:
-        if isinstance(entry, dict):
-            inside, host, protocol = (
-                number(entry.get("target")),
-                number(entry.get("published")),
-                entry.get("protocol"),
-            )
-        else:
-            text, _, protocol = default_of(str(entry)).partition("/")
-            *rest, last = text.rsplit(":", 2)
-            inside, host = number(last), number(rest[-1]) if rest else None
-        if inside is not None and protocol in (None, "", "tcp"):
-            found.append(Port(host, inside))
-    exposed = [number(str(each).partition("/")[0]) for each in service.get("expose") or []]
-    found += [Port(None, each) for each in exposed if each and each not in {port.inside for port in found}]
-    return found
-
-
-def choose(service: Mapping[str, Any], ports: list[Port], taken: set[int]) -> dict[int, int]:
+def choose(reading: Reading, ports: list[Port], taken: set[int], *, local: bool) -> dict[int, int]:
     """Port inside → the one that it gets here.
 
     A program listens on the port inside, unless its environment tells it otherwise: then the published one is
     better, as it is what people type. Two services can't have the same.
     """
     chosen: dict[int, int] = {}
-    local = service.get("build") is not None
-    told = set(environment(service).values())
+    told = _told(reading)
     for port in ports:
         candidates = [port.host, port.inside] if local else [port.host]
         # Below 1024 a program needs rights that it should not have.
@@ -63,9 +32,13 @@ def choose(service: Mapping[str, Any], ports: list[Port], taken: set[int]) -> di
     return chosen
 
 
-def set_ports(draft: Draft, service: Mapping[str, Any], ports: list[Port], chosen: Mapping[int, int]) -> None:
+def _told(reading: Reading) -> set[str]:
+    return {reading.found.now(value) for value in reading.environment().values() if value is not None}
+
+
+def set_ports(draft: Draft, reading: Reading, ports: list[Port], chosen: Mapping[int, int]) -> None:
     """The draft's ports, and notes on those that differ from the compose file's."""
-    told = set(environment(service).values())
+    told = _told(reading)
     mine = list(dict.fromkeys(chosen.values()))
     draft.settings["ports"] = {"http": mine[0]} if len(mine) == 1 and mine[0] in range(3000, 10_000) else mine
     for port in ports:
@@ -78,56 +51,81 @@ def set_ports(draft: Draft, service: Mapping[str, Any], ports: list[Port], chose
             draft.notes.append(f"Port {here_} here was published as {port.host} by compose.")
 
 
-# Environment
-
-
-def environment(service: Mapping[str, Any]) -> dict[str, str]:
-    """Variables with a value; those without one come from the host, here as there."""
-    value = service.get("environment")
-    if isinstance(value, list):
-        pairs = [str(each).partition("=") for each in value]
-        return {name: text for name, sign, text in pairs if name and sign}
-    if isinstance(value, dict):
-        return {
-            str(name): ("true" if each else "false") if isinstance(each, bool) else str(each)
-            for name, each in value.items()
-            if name and each is not None
-        }
-    return {}
+def hosts_of(reading: Reading) -> list[str]:
+    """The names that lead to the service in compose's networks."""
+    names = [reading.name]
+    names += [name for key in ("container_name", "hostname") if (name := reading.now(key))]
+    networks = reading.value("networks")
+    for each in networks.values() if isinstance(networks, Mapping_) else ():
+        aliases = each.get("aliases") if isinstance(each, Mapping_) else None
+        if isinstance(aliases, Sequence_):
+            names += [reading.found.now(scalar(alias)) for alias in aliases]
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def set_environment(
     draft: Draft,
-    file: Path,
-    service: Mapping[str, Any],
-    services: Mapping[str, Any],
+    reading: Reading,
+    hosts: Mapping[str, str],
     chosen: Mapping[str, dict[int, int]],
+    image: Mapping[str, str],
 ) -> None:
-    """The draft's `env` and `env_file`."""
+    """The draft's `env` and `env_file`. `hosts`: name of a host → its service; `image`: the image's own variables."""
     own = chosen[draft.name]
     env: dict[str, Value] = {}
     moved: set[str] = set()
-    for name, raw in environment(service).items():
+    links = {alias: name for name, _, alias in (each.partition(":") for each in reading.texts("links")) if alias}
+    host_names = {**hosts, **links}
+    written: dict[str, str | None] = {**image, **reading.environment()}
+    for name, raw in written.items():
+        if raw is None:
+            # Compose looks a bare name up in .env, too; the process here has the environment alone.
+            if name in reading.found.variables and name.isidentifier() and name.isascii():
+                env[name] = f"${{{name}:-}}"
+            continue
         value = raw
-        for other in services:
-            value = _localised(name, value, other, chosen[other], moved)
-        if value.isdecimal() and "PORT" in name.upper() and int(value) in own:
-            value = str(own[int(value)])
-        env[name] = translated(value)
+        for host, service in host_names.items():
+            if host in value:
+                value = _localised(name, value, host, chosen.get(service, {}), moved)
+        plain = reading.found.now(value)
+        if (
+            re.fullmatch(r"[0-9]{1,5}", plain)
+            and "PORT" in name.upper()
+            and own.get(int(plain), int(plain)) != int(plain)
+        ):
+            value = str(own[int(plain)])
+        env[name] = value
     draft.settings["env"] = env
     if moved:
         names = ", ".join(sorted(moved))
         draft.remarks["env"] = f"Addresses of other services point to this machine here: {names}."
-    files = []
-    entries = service.get("env_file")
-    for entry in entries if isinstance(entries, list) else [entries] if entries else []:
-        path = str(entry.get("path", "")) if isinstance(entry, dict) else str(entry)
-        path = translated(path)
+    _set_env_files(draft, reading)
+
+
+def _set_env_files(draft: Draft, reading: Reading) -> None:
+    value = reading.value("env_file")
+    entries = value.places() if isinstance(value, Sequence_) else [(value, reading.where("env_file"))]
+    files: list[str] = []
+    for entry, at in entries:
+        table = entry if isinstance(entry, Mapping_) else None
+        path = scalar(table.get("path") if table is not None else entry)
+        if not path:
+            if entry is not None:
+                reading.say(at, "env_file: this is no path")
+            continue
+        if table is not None and table.get("format") is not None:
+            reading.say(at, f"env_file: the format {scalar(table['format'])} is not known; it is read as any other")
+        optional = table is not None and str(reading.found.now(scalar(table.get("required")))).lower() == "false"
+        try:
+            there = (reading.found.top / path).is_file()
+        except (OSError, ValueError):
+            there = False
+        files.append(path_text(path) + ("?" if optional or not there or path.endswith("?") else ""))
+        if not there and not optional:
+            reading.say(at, f"env_file: there is no file {path}")
         if "cwd" in draft.settings and not path.startswith("/"):
             draft.remarks["env_file"] = "Relative to this file."
-        optional = isinstance(entry, dict) and entry.get("required") is False
-        files.append(path + ("?" if optional or not (file.parent / path).is_file() else ""))
-    draft.settings["env_file"] = files
+    draft.settings["env_file"] = list(dict.fromkeys(files))
 
 
 _ADDRESS = re.compile(r"HOST|ADDR|SERVER|ENDPOINT|BROKER|UPSTREAM|URL|URI")
@@ -152,5 +150,5 @@ def _localised(variable: str, value: str, host: str, ports: Mapping[int, int], m
         moved.add(host)
         return "127.0.0.1"
     if "://" in value:
-        return re.sub(rf"(?:(?<=//)|(?<=[@,])){name}(?::(?P<port>\d+))?(?=[/?,#]|$)", replace, value)
-    return re.sub(rf"(?<![^\s,;]){name}:(?P<port>\d+)(?=[/\s,;]|$)", replace, value)
+        return re.sub(rf"(?:(?<=//)|(?<=[@,])){name}(?::(?P<port>[0-9]{{1,5}}))?(?=[/?,#]|$)", replace, value)
+    return re.sub(rf"(?<![^\s,;]){name}:(?P<port>[0-9]{{1,5}})(?=[/\s,;]|$)", replace, value)

@@ -24,6 +24,8 @@ class Draft:
     """Comments above the service."""
     remarks: dict[str, str] = field(default_factory=dict)
     """Comments above single keys."""
+    dropped: list[str] = field(default_factory=list)
+    """What of the original was not taken over, or is wrong there: sentences, in the file and in the summary."""
 
 
 PLACEHOLDER = Draft(
@@ -51,34 +53,83 @@ _HEAD = """\
 """
 
 
-def render(project: str, source: str, drafts: Iterable[Draft]) -> str:
-    """The whole file. Names are made into what devloop takes, and kept apart; references follow."""
+def render(project: str, source: str, drafts: Iterable[Draft], left_out: Iterable[str] = ()) -> str:
+    """The whole file. Names are made into what devloop takes, and kept apart; references follow.
+
+    `left_out` is what was not taken over of the source as a whole.
+    """
     drafts = list(drafts)
+    written: list[str] = []
     names: dict[str, str] = {}
     for draft in drafts:
-        names[draft.name] = _unused(service_name(draft.name), names.values())
-    parts = [_HEAD.format(name=comment_text(project), source=source)]
-    parts.append(f"[project]\nname = {string(literal(project or 'app'))}\n")
-    parts += [_service(draft, names) for draft in drafts]
+        name = _unused(service_name(draft.name), written)
+        written.append(name)
+        names.setdefault(draft.name, name)
+    groups = _groups(drafts, written)
+    parts = [_HEAD.format(name=comment_text(project), source=comment_text(source))]
+    if notes := [line for note in left_out for line in comment(f"- {note}")]:
+        parts.append("\n".join(["# Not taken over, or not as it should be:", *notes]) + "\n")
+    parts.append(f"[project]\nname = {string(literal(_clean(project).strip() or 'app'))}\n")
+    _part_ports(drafts)
+    parts += [_service(draft, name, names, groups) for draft, name in zip(drafts, written, strict=True)]
     return "\n".join(parts)
 
 
-def _service(draft: Draft, names: Mapping[str, str]) -> str:
+def _groups(drafts: Sequence[Draft], services: Sequence[str]) -> dict[str, str]:
+    """What each group is called: no service may have its name, for `devloop up NAME` could then mean either."""
+    groups: dict[str, str] = {}
+    for draft in drafts:
+        names = draft.settings.get("groups")
+        for each in names if isinstance(names, Sequence) else ():
+            text = str(each)
+            if text not in groups:
+                name = service_name(text)
+                wanted = f"{name[:50]}-profile" if name in services else name
+                groups[text] = _unused(wanted, [*services, *groups.values()])
+    return groups
+
+
+def _part_ports(drafts: Sequence[Draft]) -> None:
+    """Take out a port that an earlier service that runs here has: two can't listen on one."""
+    owner: dict[int, str] = {}
+    for draft in drafts:
+        if draft.settings.get("mode") == "off":
+            continue
+        ports = draft.settings.get("ports")
+        pairs = list(ports.items()) if isinstance(ports, Mapping) else [("", port) for port in _sequence(ports)]
+        lost = [port for _, port in pairs if isinstance(port, int) and port in owner]
+        owner |= {port: draft.name for _, port in pairs if isinstance(port, int) and port not in owner}
+        if lost:
+            kept = [(name, port) for name, port in pairs if port not in lost]
+            draft.settings["ports"] = dict(kept) if isinstance(ports, Mapping) else [port for _, port in kept]
+            for port in dict.fromkeys(lost):
+                draft.notes.append(
+                    f"Port {port} is {owner[port]}'s here: give it one of its own, then put it in `ports`."
+                )
+
+
+def _sequence(value: Value | None) -> Sequence[Value]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+
+
+def _service(draft: Draft, name: str, names: Mapping[str, str], groups: Mapping[str, str]) -> str:
     settings = dict(draft.settings)
-    notes = list(draft.notes)
-    if draft.name != names[draft.name]:
+    notes = [*draft.notes, *draft.dropped]
+    if draft.name != name:
         notes.insert(0, f"{draft.name} in the original.")
     if isinstance(dependencies := settings.get("depends_on"), Mapping):
-        known = {names[name]: value for name, value in dependencies.items() if name in names}
+        known = {names[other]: value for other, value in dependencies.items() if other in names}
         every_ready = all(value == "ready" for value in known.values())
         settings["depends_on"] = list(known) if every_ready else known
+    if "groups" in settings:
+        settings["groups"] = list(dict.fromkeys(groups[str(each)] for each in _sequence(settings["groups"])))
     lines = [line for note in notes for line in comment(note)]
-    lines.append(f"[services.{names[draft.name]}]")
+    lines.append(f"[services.{name}]")
     for key in _ORDER:
         value = settings.pop(key, None)
-        if key in draft.remarks:
-            lines += comment(draft.remarks[key])
         if value is not None and (key == "watch" or value not in ([], {}, "")):
+            if key in draft.remarks:
+                lines += comment(draft.remarks[key])
             lines += _setting(key, value)
     assert not settings, settings
     return "\n".join(lines) + "\n"
@@ -143,7 +194,13 @@ def _clean(text: str) -> str:
 
 def literal(text: str) -> str:
     """Text in which every dollar is to reach the service: devloop must not take `${VAR}` for its own."""
+    text = text.replace("\0", "")
     return text.replace("$", "$$") if "${" in text or "$$" in text else text
+
+
+def path_text(path: str) -> str:
+    """A path as a setting: every dollar its own, and `~` no home."""
+    return literal(f"./{path}" if path.startswith("~") and path[1:2] != "/" and path != "~" else path)
 
 
 def service_name(text: str) -> str:

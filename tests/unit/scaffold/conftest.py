@@ -25,7 +25,7 @@ def made(tmp_path: Path) -> Generate:
             file = tmp_path / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-        text = generate(tmp_path)
+        text = generate(tmp_path, environ or {})
         (tmp_path / "devloop.toml").write_text(text)
         data = tomllib.loads(text)
         project = load(tmp_path / "devloop.toml", environ or {})

@@ -210,7 +210,7 @@ def test_without_a_command_the_code_is_looked_at(made: Generate) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("services: [", "compose.yaml:2:1: not valid YAML"),
+        ("services: [", "compose.yaml:1:12: not valid YAML"),
         ("a: 1", "without services"),
         ("", "without services"),
         ("services: {}", "without services"),
@@ -239,4 +239,4 @@ services:
   b: not a service
 """
     services = made({"compose.yaml": text.replace('"N=\\0"', '"N=1"')}, {"X": "1"})
-    assert services["a"]["ports"] == [3000, 3001, 3005, 4000]
+    assert services["a"]["ports"] == [3000, 3001, 3002, 3003, 3005, 4000]

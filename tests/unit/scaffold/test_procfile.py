@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from devloop.errors import ConfigError
 from devloop.scaffold import generate
 
 from .conftest import Generate
@@ -43,3 +46,81 @@ def test_an_empty_folder_gets_a_template_that_runs(made: Generate, tmp_path: Pat
     assert services["app"]["command"] == "python3 -m http.server 8000"
     assert "nothing was found" in services["text"]
     assert generate(tmp_path) == services["text"]
+
+
+@pytest.mark.parametrize(
+    ("command", "port"),
+    [
+        ("PORT=13000 serve", 13000),
+        ("RAILS_ENV=x PORT='13000' serve", 13000),
+        ("export PORT=13000 && serve", 13000),
+        ("env PORT=13000 serve", 13000),
+        ("env A=b PORT=13000 serve", 13000),
+        ("env -u PORT serve -p 13000", 13000),
+        ("unset PORT && serve", None),
+        ("env -u PORT serve", None),
+        ("serve --port 3000", 3000),
+        ("serve --port=3000", 3000),
+        ("rails s -p 3000", 3000),
+        ("rails s -p3000", 3000),
+        ("gunicorn app -b 0.0.0.0:3000", 3000),
+        ("gunicorn app --bind=[::]:3000", 3000),
+        ("gunicorn app -b :3000", 3000),
+        ("puma -b tcp://0.0.0.0:3000", 3000),
+        ("caddy run --listen :3000", 3000),
+        ("manage.py runserver 0.0.0.0:3000", 3000),
+        ("serve :3000", 3000),
+        ("java -Dserver.port=3000 -jar x.jar", 3000),
+        ("serve -p $PORT", 5000),
+        ("serve --port ${PORT:-4000}", 5000),
+        ("serve", 5000),
+        ("serve -n 12345", 5000),
+        ("serve redis://db:6379/0", 5000),
+    ],
+)
+def test_a_port_that_the_line_sets_itself(made: Generate, command: str, port: int | None) -> None:
+    services = made({"Procfile": f"web: {command}\n"})
+    assert services["web"].get("ports") == ({"http": port} if port else None)
+    assert ("PORT" in services["web"].get("env", {})) == (port == 5000)
+
+
+def test_what_is_no_process_type_is_said_and_the_later_of_two_counts(made: Generate) -> None:
+    text = "\ufeffweb:\tone\r\n# no\r\n\r\nnonsense\r\nworker : two\r\nweb: three\r\n"
+    services = made({"Procfile": text})
+    assert services["web"]["command"] == "three"
+    assert services["worker"]["command"] == "two"
+    assert "# - Procfile:4: not `name: command`, so it was left out" in services["text"]
+    assert "# - Procfile:6: web is there twice; the later one counts" in services["text"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
+def test_a_procfile_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "Procfile").write_bytes("web: serve ü\r\n".encode(encoding))
+    assert 'command = "serve ü"' in generate(tmp_path, {})
+
+
+def test_a_procfile_that_is_no_text_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_bytes(b"web: a\nweb: \xff\n")
+    with pytest.raises(ConfigError, match=r"Procfile:2:6: this is not UTF-8 text"):
+        generate(tmp_path, {})
+
+
+def test_foremans_own_files(made: Generate) -> None:
+    services = made(
+        {
+            ".foreman": "port: 4000\nprocfile: Proc.local\nenv: .env,.env.local\nformation: all=1,worker=0\n",
+            "Proc.local": "web: serve\nworker: work $PORT\n",
+            "Procfile": "other: x\n",
+            ".env": "A=1\n",
+            ".env.local": "B=1\n",
+        }
+    )
+    assert services["web"]["ports"] == {"http": 4000}
+    assert services["web"]["env_file"] == [".env?", ".env.local?"]
+    assert services["worker"]["mode"] == "off"
+    assert "other" not in services
+
+
+def test_the_first_port_is_the_dotenvs(made: Generate) -> None:
+    services = made({"Procfile": "web: serve\n", ".env": "PORT=4321\n"})
+    assert services["web"]["ports"] == {"http": 4321}

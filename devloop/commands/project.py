@@ -74,7 +74,8 @@ def _may_write(target: Path, *, force: bool) -> None:
 
 def _write(target: Path, text: str, *, force: bool) -> None:
     """Write the whole file or nothing, following no link."""
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    # A file that is there is replaced by a whole one; a new one is made where it stands, so that nothing is replaced.
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new") if force else target
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         try:
@@ -82,10 +83,9 @@ def _write(target: Path, text: str, *, force: bool) -> None:
                 file.write(text.encode())
             if force:
                 fresh.replace(target)
-            else:
-                os.link(fresh, target, follow_symlinks=False)  # unlike a rename, it replaces nothing
-        finally:
+        except OSError:
             fresh.unlink(missing_ok=True)
+            raise
     except FileExistsError:
         raise UsageError("there is one already", where=str(target), hint="`devloop init --force` replaces it") from None
     except OSError as error:

@@ -97,6 +97,9 @@ def _draft(
         set_environment(draft, reading, hosts, chosen, image)
         _watch(draft, reading)
         _life(draft, reading)
+        reading.value("stdin_open")  # which is so here for every service
+        if reading.now("tty").lower() == "true":
+            draft.settings["tty"] = True
     else:
         _image_only(draft, reading, mine)
     if probe := _probe(reading, mine, plan.local):

@@ -36,7 +36,7 @@ PLACEHOLDER = Draft(
 
 _ORDER = (
     "mode", "command", "cwd", "build", "env_file", "env", "ports", "ready", "live", "watch", "ignore",
-    "reload", "depends_on", "restart", "stop", "task", "groups",
+    "reload", "depends_on", "restart", "stop", "tty", "task", "groups",
 )  # fmt: skip
 
 _HEAD = """\

@@ -305,3 +305,12 @@ services:
     services = made({"compose.yaml": text})
     assert services["m"] == {"command": "./m", "task": True}
     assert services["b"]["depends_on"] == {"m": "completed"}
+
+
+def test_a_terminal_is_taken_over(made: Generate) -> None:
+    text = "services:\n  a: {build: ., command: ./a, tty: true, stdin_open: true}\n"
+    text += "  b: {build: ., command: ./b, tty: false}\n"
+    services = made({"compose.yaml": text})
+    assert services["a"]["tty"] is True
+    assert "tty" not in services["b"]
+    assert "Not taken over" not in services["text"]

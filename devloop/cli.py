@@ -28,7 +28,7 @@ refused or can't be reached; 130 interrupted. Documentation: README.md and docs/
 
 _FOLLOWS = ("logs", "requests")
 """Commands whose `-f` is --follow, as people know it from elsewhere."""
-
+_LEVELS = ("trace", "debug", "info", "warning", "error", "fatal")  # devloop.records', which is not imported for this
 _AGENT = (
     "The agent is a pod that carries links, one for each namespace. devloop makes one when it needs it, which goes \
 with its last client; these install one that stays."
@@ -137,6 +137,7 @@ def parser() -> Parser:
         "-n", "--tail", type=count, metavar="LINES", help="lines to begin with (default: 200; with --since: all)"
     )
     logs.add_argument("--since", metavar="AGE", help="only what is not older, such as 90s, 5m, 2h")
+    logs.add_argument("--level", choices=_LEVELS, help="only lines that say they are of this level or above")
 
     terminal = add("terminal", "terminal", "type into a service, and see what it prints; Ctrl-P Ctrl-Q leaves it")
     terminal.add_argument("service", metavar="SERVICE")
@@ -222,9 +223,17 @@ def _of_a_cluster(sub: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. No error ends in a traceback but one of devloop's own making."""
     from devloop import streams
+    from devloop.terminal import guarded
 
     if argv is None:
         streams.prepare()
+    with guarded():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    from devloop import streams
+
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

@@ -310,6 +310,19 @@ class LogLine(_Wire):
     stream: str
     """out, err, build or devloop (the engine's own words on that service)."""
     text: str
+    partial: bool = False
+    """It has no end yet (a prompt, a progress bar): the next line of the same service and stream takes its place."""
+
+    @property
+    def level(self) -> str:
+        """What the line says of itself (`devloop.records.LEVELS`), or empty. Found when it is asked for."""
+        from devloop.records import level_of
+
+        return level_of(self.text) if self.stream != "devloop" else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """With its level."""
+        return {**asdict(self), "level": self.level}
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,13 +335,18 @@ class LogBatch(_Wire):
 
     def to_json(self) -> dict[str, Any]:
         """Rows instead of objects: this is the one message that comes by the thousand."""
-        rows = [(line.service, line.at, line.stream, line.text) for line in self.lines]
+        rows = [
+            (line.service, line.at, line.stream, line.text, *([True] if line.partial else ())) for line in self.lines
+        ]
         return {"rows": rows, "dropped": self.dropped}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The reverse."""
-        return cls(tuple(LogLine(*row) for row in data["rows"]), data["dropped"])
+        """The reverse. `chunks` hold lines that came together: service, time, stream, and the lines as one text."""
+        lines = [LogLine(*row) for row in data.get("rows", ())]
+        for service, at, stream, text in data.get("chunks", ()):
+            lines += [LogLine(service, at, stream, line) for line in text.split("\n")]
+        return cls(tuple(lines), data["dropped"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +384,8 @@ class StopProgress(_Wire):
 
 
 METHODS: Mapping[str, str] = {
-    "subscribe": "{logs: [service] | '*' | null, tail: lines} → a snapshot, then events on this connection",
+    "subscribe": "{logs: [service] | '*' | null, tail: lines, every: bool} → a snapshot, then events on this "
+    "connection. With `every` log lines come in chunks, oldest first, as fast as the client reads; else the newest",
     "ping": "→ {}, at once: whether the engine answers at all",
     "status": "→ Snapshot",
     "toggle": "{service, mode: local|remote|off|null} → {mode}; null moves to the next mode it can have",

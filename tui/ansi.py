@@ -12,16 +12,9 @@ from functools import lru_cache
 from rich.color import Color
 from rich.style import Style
 
-_SEQUENCE = re.compile(
-    r"\x1b(?:"
-    r"\[([0-9;:]*)m"  # SGR: the one kind that is kept
-    r"|\[[0-?]*[ -/]*[@-~]"  # other control sequences
-    r"|[\]PX^_].*?(?:\x1b\\|\x07|$)"  # strings: titles, links
-    r"|[ -/]*[0-~]"  # two-character escapes
-    r"|$)"
-)
-_TRAILING = re.compile(r"(?:\r|\x1b\[[0-9;]*[mK])+$")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+from devloop import escapes
+
+_SGR = re.compile(r"\x1b\[([0-9;:]*)m")
 
 _FLAGS: dict[int, str] = {
     1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "reverse", 8: "conceal", 9: "strike",
@@ -34,35 +27,27 @@ Run = tuple[str, Style]
 
 def plain(text: str) -> str:
     """The text that a person reads: no sequences, no control characters, tabs expanded."""
-    if text.isprintable():
-        return text
-    return _CONTROL.sub("", _SEQUENCE.sub("", _last_overwrite(text))).expandtabs(8)
+    return text if text.isprintable() else escapes.plain(text).expandtabs(8)
 
 
 def runs(text: str) -> list[Run]:
     """The same text in runs of one style each; joined, they are `plain(text)`."""
-    text = _last_overwrite(text)
+    text = escapes.line(text)
     if "\x1b" not in text:
-        return [(plain(text), Style.null())]
+        return [(text.expandtabs(8), Style.null())]
     found: list[Run] = []
     style, position, column = Style.null(), 0, 0
-    for match in (*_SEQUENCE.finditer(text), None):
+    for match in (*_SGR.finditer(text), None):
         piece = text[position : match.start() if match else len(text)]
         if piece:
             # Tab stops count from the line's beginning, not from the run's.
-            piece = (" " * (column % 8) + _CONTROL.sub("", piece)).expandtabs(8)[column % 8 :]
+            piece = (" " * (column % 8) + piece).expandtabs(8)[column % 8 :]
             column += len(piece)
             found.append((piece, style))
         if match:
             position = match.end()
-            if match[1] is not None:
-                style = _apply(style, match[1])
+            style = _apply(style, match[1])
     return found
-
-
-def _last_overwrite(text: str) -> str:
-    # A carriage return goes back to the line's beginning: progress bars show their last state.
-    return _TRAILING.sub("", text).rpartition("\r")[2] if "\r" in text else text
 
 
 @lru_cache(maxsize=4096)

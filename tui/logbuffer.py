@@ -23,6 +23,8 @@ class Change:
     added: int
     removed: int
     """From the top."""
+    replaced: int = 0
+    """From the end, before those that were added."""
 
 
 class LogBuffer:
@@ -35,6 +37,8 @@ class LogBuffer:
         self.filter: re.Pattern[str] | None = None
         self._lines: list[LogLine] = []
         self._rows: list[LogLine] = self._lines
+        self._unfinished: dict[tuple[str, str], LogLine] = {}
+        """Service and stream → its line that has no end yet. These are the last lines, whatever comes."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -50,6 +54,7 @@ class LogBuffer:
     def clear(self) -> None:
         """Forget all lines; the filter stays."""
         self._lines.clear()
+        self._unfinished.clear()
         self._rows = self._lines if self.filter is None else []
         self.first = 0
 
@@ -58,11 +63,31 @@ class LogBuffer:
         if dropped:
             at = lines[0].at if lines else 0
             lines = [LogLine("", at, GAP, f"{dropped:,} lines passed over"), *lines]
+        replaced = 0
+        if self._unfinished or any(line.partial for line in lines):
+            replaced, lines = self._take_up(lines)
         fresh = [line for line in lines if self._passes(line)] if self.filter else lines
         self._lines.extend(lines)
         if self.filter:
             self._rows.extend(fresh)
-        return Change(len(fresh), self._prune())
+        return Change(len(fresh), self._prune(), replaced)
+
+    def _take_up(self, lines: Sequence[LogLine]) -> tuple[int, list[LogLine]]:
+        """Take away the lines without an end; how many rows those were, and the new lines with those that have none."""
+        open_lines = list(self._unfinished.values())
+        if open_lines:
+            del self._lines[-len(open_lines) :]
+        rows = len([line for line in open_lines if self._passes(line)])
+        if self.filter and rows:
+            del self._rows[-rows:]
+        ended = []
+        for line in lines:
+            if line.partial:
+                self._unfinished[line.service, line.stream] = line
+            else:
+                self._unfinished.pop((line.service, line.stream), None)
+                ended.append(line)
+        return rows, [*ended, *self._unfinished.values()]
 
     def set_filter(self, pattern: re.Pattern[str] | None) -> None:
         """Show only the lines that match, or all."""

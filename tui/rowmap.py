@@ -38,6 +38,12 @@ class RowMap:
             end += height
             self._ends.append(end)
 
+    def drop(self, lines: int) -> None:
+        """Take lines away at the end."""
+        self._count -= lines
+        if self.wrapped and lines > 0:
+            del self._ends[-lines:]
+
     def prune(self, lines: int) -> int:
         """Take lines away at the top; says how many rows those were."""
         self._count -= lines

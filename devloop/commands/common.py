@@ -17,6 +17,7 @@ from devloop import presence
 from devloop.config.find import FILE_NAME, current_folder, find, folders, kind, the_file
 from devloop.errors import ConfigError, DevloopError, EngineError, UnansweredError, UsageError
 from devloop.state import StateFolder
+from devloop.terminal import wants_colour
 
 if TYPE_CHECKING:
     from devloop.config.model import Service
@@ -130,7 +131,9 @@ def is_stopped(pid: int | None) -> bool:
 
 def print_json(data: Any) -> None:
     """Indented for a person at a terminal, one line for a program."""
-    print(json.dumps(data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    text = json.dumps(data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False)
+    # JSON escapes the control characters that ASCII has, but not those behind them.
+    print(re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def age(text: str) -> int:
@@ -165,8 +168,8 @@ def write(file: Path, text: str) -> None:
 
 
 def colour() -> bool:
-    """Whether to use colour on stdout (https://no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    """Whether to use colour on stdout: NO_COLOR and FORCE_COLOR say so, else whether it is a terminal."""
+    return wants_colour(sys.stdout)
 
 
 def service_world(args: argparse.Namespace) -> tuple[Service, list[Variable]]:

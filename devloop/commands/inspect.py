@@ -6,8 +6,9 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from devloop.commands.common import (
     age,
@@ -24,6 +25,10 @@ from devloop.control import client
 from devloop.errors import EngineError, UnansweredError, UsageError
 from devloop.protocol import AttachmentStatus, LogBatch, LogLine, Loop, ServiceStatus, Snapshot, State
 
+if TYPE_CHECKING:
+    from devloop.commands.lines import LinePrinter
+    from devloop.state import StateFolder
+
 _GOOD, _BUSY, _BAD, _DIM, _PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
 _COLOURS = {
     State.READY: _GOOD,
@@ -36,7 +41,6 @@ _COLOURS = {
 }
 _ALL = 10**9
 """More lines than any engine keeps."""
-_PREFIXES = ("\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m")
 
 
 def status(args: argparse.Namespace) -> int:
@@ -113,13 +117,15 @@ def attachment_table(services: Sequence[ServiceStatus]) -> str:
 
 def logs(args: argparse.Namespace) -> int:
     """`devloop logs`: from the engine, or from the files that the last one has left."""
+    from devloop.commands.lines import LinePrinter
+
     state = state_folder(args)
     since = None if args.since is None else time.time_ns() - age(args.since)
     tail = args.tail if args.tail is not None else 200 if since is None else _ALL
-    printer = LinePrinter(json=args.json)
+    printer = LinePrinter(json=args.json, level=args.level)
     services = args.services or None
     if args.follow:
-        asyncio.run(_follow(socket_of(state), services, tail, printer, since or 0))
+        asyncio.run(_follow(state, services, tail, printer, since or 0))
         return 0
     try:
         answer = client.call(socket_of(state), "logs", services=services, tail=tail)
@@ -129,65 +135,57 @@ def logs(args: argparse.Namespace) -> int:
         if since is not None:
             hint = "the files that it has left have no times; leave --since out"
             raise EngineError("no engine runs for this project", where=str(state.root), hint=hint) from None
-        _print_files(state.logs, args.services, tail)
+        _print_files(state.logs, args.services, tail, printer)
         return 0
-    lines = map(LogLine.from_json, answer["lines"])
+    lines = list(map(LogLine.from_json, answer["lines"]))
     printer.print(line for line in lines if line.at >= (since or 0))
+    earlier = answer.get("earlier", 0)
+    if earlier and len(lines) < tail and (since is None or not lines or lines[0].at >= since):
+        _note(f"{earlier} earlier lines are no longer in memory; see the files in {state.logs}")
     return 0
 
 
-async def _follow(socket: Path, services: Sequence[str] | None, tail: int, printer: LinePrinter, since: int) -> None:
-    async with await client.ControlClient.connect(socket) as connection:
-        await connection.subscribe(logs=services or "*", tail=tail)
+def _note(text: str) -> None:
+    print(f"devloop: {text}", file=sys.stderr, flush=True)
+
+
+async def _follow(
+    state: StateFolder, services: Sequence[str] | None, tail: int, printer: LinePrinter, since: int
+) -> None:
+    async with await client.ControlClient.connect(socket_of(state)) as connection:
+        await connection.subscribe(logs=services or "*", tail=tail, every=True)
+        stopping = False
         async for event in connection.events():
             if isinstance(event, Snapshot):
                 check_names(services or (), {s.name for s in event.services})
                 printer.width = max((len(s.name) for s in event.services), default=0)
+                stopping = event.stopping
             elif isinstance(event, LogBatch):
                 if event.dropped:
-                    print(f"devloop: {event.dropped} lines came too quickly to be shown", file=sys.stderr)
+                    _note(f"{event.dropped} lines came more quickly than they were read; see {state.logs}")
                 printer.print(line for line in event.lines if line.at >= since)
+    _note("the engine has ended" if stopping else "the engine is gone")
 
 
-def _print_files(folder: Path, services: Sequence[str], tail: int) -> None:
+def _print_files(folder: Path, services: Sequence[str], tail: int, printer: LinePrinter) -> None:
     from devloop.config.words import suggestion
+    from devloop.local.logfiles import last_lines
 
     names = services or sorted(path.stem for path in folder.glob("*.log"))
+    if not names:
+        raise EngineError("no engine runs, and none has left a log", where=str(folder), hint="start with `devloop up`")
+    printer.width, printer.named = max(map(len, names)), len(names) > 1
     for name in names:
         path = folder / f"{name}.log"
         if not path.is_file():
             hint = suggestion(name, [each.stem for each in folder.glob("*.log")], kind="logs")
             raise UsageError(f"there is no log of {name!r}", where=str(folder), hint=hint)
-        for line in path.read_bytes().splitlines()[-tail:] if tail else ():
-            prefix = b"" if len(names) == 1 else f"{name} | ".encode()
-            sys.stdout.buffer.write(prefix + line + b"\n")
-
-
-class LinePrinter:
-    """Prints log lines, each behind its service's name."""
-
-    def __init__(self, *, json: bool = False, width: int = 0) -> None:
-        self.width = width
-        self._json = json
-        self._colour = colour()
-        self._colours: dict[str, str] = {}
-
-    def print(self, lines: Iterable[LogLine]) -> None:
-        """Print them, oldest first."""
-        if self._json:
-            for line in lines:
-                print_json(line.to_json())
-        else:
-            sys.stdout.write("".join(map(self._format, lines)))
-        sys.stdout.flush()
-
-    def _format(self, line: LogLine) -> str:
-        self.width = max(self.width, len(line.service))
-        mark = {"build": "build ", "devloop": "devloop "}.get(line.stream, "")
-        if not self._colour:
-            return f"{line.service:{self.width}} | {mark}{line.text}\n"
-        prefix = self._colours.setdefault(line.service, _PREFIXES[len(self._colours) % len(_PREFIXES)])
-        return f"{prefix}{line.service:{self.width}} |{_PLAIN} {_DIM if mark else ''}{mark}{line.text}{_PLAIN}\n"
+        try:
+            found = last_lines(path, tail)
+        except OSError as error:
+            raise EngineError(f"can't read the log of {name!r}: {error.strerror}", where=str(path)) from None
+        # Files have neither the time nor the stream of a line.
+        printer.print(LogLine(name, 0, "", line.decode("utf-8", "replace")) for line in found)
 
 
 def _loops(args: argparse.Namespace) -> list[Loop]:

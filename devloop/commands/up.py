@@ -12,16 +12,13 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from devloop.commands.common import check_file, project_file, socket_of
 from devloop.control import client
 from devloop.errors import DevloopError, EngineError, ServiceError
 from devloop.protocol import Notice, ServiceStatus, Snapshot, State
 from devloop.state import StateFolder
-
-if TYPE_CHECKING:
-    from devloop.engine.engine import Engine
 
 _SETTLED = (
     State.READY,
@@ -174,65 +171,26 @@ async def _wait_until_ready(socket: Path, seconds: float) -> int:
 
 def _headless(file: Path, services: list[str]) -> int:
     from devloop.cli import INTERRUPTED
+    from devloop.commands.echo import Echo
     from devloop.commands.engine import run_engine
-    from devloop.commands.inspect import LinePrinter
+    from devloop.commands.lines import LinePrinter
 
     began = time.monotonic()
     printer = LinePrinter()
-    echo: list[_Echo] = []
+    echo: list[Echo] = []
 
     def on_engine(it: object) -> None:
         from devloop.engine.engine import Engine
 
         assert isinstance(it, Engine)
         printer.width = max(map(len, it.project.services))
-        echo.append(_Echo(it, printer))
+        it.sink = Echo(printer, it.shut_down)
+        echo.append(it.sink)
 
-    interrupted = run_engine(file, services, on_engine=on_engine)
-    for each in echo:
-        each.print()
+    try:
+        interrupted = run_engine(file, services, on_engine=on_engine)
+    finally:
+        for each in echo:
+            each.close()
     print(f"devloop: all stopped after {time.monotonic() - began:.0f} s", file=sys.stderr)
     return INTERRUPTED if interrupted else 0
-
-
-class _Echo:
-    """Prints the engine's logs as they come, at most some times a second."""
-
-    INTERVAL = 0.02
-    """Seconds between two looks."""
-    LINES = 500
-    """At one look, which then takes a millisecond: so a flood is shown at up to 25,000 lines a second and
-    does not delay a reload. What comes quicker is counted, and lies in the log files."""
-
-    def __init__(self, engine: Engine, printer: object) -> None:
-        from devloop.commands.inspect import LinePrinter
-
-        assert isinstance(printer, LinePrinter)
-        self._engine = engine
-        self._printer = printer
-        self._cursor = 0
-        self._due = False
-        self._dropped = 0
-        self._told = 0.0
-        engine.on_logs = self._arrived
-
-    def _arrived(self) -> None:
-        if not self._due:
-            self._due = True
-            asyncio.get_running_loop().call_later(self.INTERVAL, self.print)
-
-    def print(self) -> None:
-        """Print what has come since the last time."""
-        self._due = False
-        lines, self._cursor, dropped = self._engine.logs.since(None, self._cursor, self.LINES)
-        self._dropped += dropped
-        now = time.monotonic()
-        if self._dropped and now - self._told >= 1:
-            print(f"devloop: {self._dropped} lines came too quickly to be shown", file=sys.stderr)
-            self._dropped, self._told = 0, now
-        try:
-            self._printer.print(lines)
-        except BrokenPipeError:  # `devloop up --headless | head`: who read this has had enough
-            self._engine.on_logs = None
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            self._engine.shut_down()

@@ -197,6 +197,7 @@ if TYPE_CHECKING:
     Text: TypeAlias = str
     Span: TypeAlias = int
     Pause: TypeAlias = int
+    Bytes: TypeAlias = int
     Strings: TypeAlias = tuple[str, ...]
     Groups: TypeAlias = tuple[str, ...]
     CommandLine: TypeAlias = Command
@@ -216,6 +217,9 @@ else:
     Text = Annotated[str, AfterValidator(_text), _shape(_NONEMPTY)]
     Span = Annotated[int, _duration(1 * MS), _shape(_NOT_ZERO, VARIABLE)]
     Pause = Annotated[int, _duration(0), _shape(_DURATION, VARIABLE)]
+    Bytes = Annotated[
+        int, BeforeValidator(values.size), _shape({"type": "string", "pattern": values.SIZE_PATTERN}, VARIABLE)
+    ]
     Strings = Annotated[tuple[Text, ...], BeforeValidator(_strings), _STRINGS]
     Groups = Annotated[
         tuple[Annotated[Text, AfterValidator(lambda name: values.label(name, "group names"))], ...],

@@ -9,12 +9,12 @@ from pydantic_core import PydanticCustomError
 
 from devloop.config import graph
 from devloop.config.explain import shaped
-from devloop.config.model import Network, Project
+from devloop.config.model import LOGS_KEPT, Network, Project
 from devloop.config.problems import ConfigProblems, Findings, Place
 from devloop.config.read import Sources, read
 from devloop.config.remote import remote
 from devloop.config.resolve import EnvFiles, Scope, resolve
-from devloop.config.schema import Defaults, ProjectTable
+from devloop.config.schema import Defaults, LogsTable, ProjectTable
 from devloop.config.schema import Service as ServiceTable
 from devloop.config.values import label
 from devloop.config.words import describe
@@ -47,6 +47,7 @@ def _project(file: Path, sources: Sources, env_files: EnvFiles, findings: Findin
     main = sources.files[0].data if sources.files else {}
     place = Place(file)
     table, _ = shaped(ProjectTable, main.get("project", {}), place.at("project"), findings)
+    logs, _ = shaped(LogsTable, main.get("logs", {}), place.at("logs"), findings)
     has_remote = "remote" in main
     defaults = main.get("defaults", {})
     entries = _services(sources, defaults, place.at("defaults"), env_files, findings, has_remote=has_remote)
@@ -69,6 +70,7 @@ def _project(file: Path, sources: Sources, env_files: EnvFiles, findings: Findin
         groups=groups,
         remote=remote(main, place, env_files.environ, findings),
         network=Network(table.network) if table.network else None,
+        logs_kept=LOGS_KEPT if logs.keep is None else logs.keep,
         missing=tuple(sorted({*sources.missing, *env_files.missing})),
     )
 

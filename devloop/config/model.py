@@ -40,6 +40,10 @@ class LinkWay(StrEnum):
     PORTFORWARD = "portforward"
 
 
+LOGS_KEPT = 200_000_000
+"""Bytes that the log files of each service hold unless `[logs] keep` says otherwise."""
+
+
 class Network(StrEnum):
     """What network the local services of a project with a remote have."""
 
@@ -322,6 +326,8 @@ class Project:
     remote: Remote | None = None
     network: Network | None = None
     """None: the best that this machine can."""
+    logs_kept: int = LOGS_KEPT
+    """Bytes that the log files of each service hold."""
     missing: tuple[Path, ...] = ()
     """Files that are not there and would change the project if they were: its .env, optional env files."""
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WrapValidato
 
 from devloop.config.forms import (
     AttachName,
+    Bytes,
     CommandLine,
     Dependencies,
     Endpoint,
@@ -359,6 +360,14 @@ class DnsTable(Table):
     )
 
 
+class LogsTable(Table):
+    """What is kept of what services print."""
+
+    keep: Bytes | None = Field(
+        None, description='How much the log files of each service hold, such as "1GB"; "0" for none. Default: 200MB.'
+    )
+
+
 class Head(Table):
     """What decides on the files of a project."""
 
@@ -374,6 +383,7 @@ class File(Head):
     defaults: Defaults | None = Field(None, description="What holds for every service that does not say otherwise.")
     remote: RemoteTable | None = Field(None, description="Where the services are that do not run here.")
     dns: DnsTable | None = Field(None, description="Who is asked for which names.")
+    logs: LogsTable | None = Field(None, description="What is kept of what services print.")
     services: dict[str, Service] | None = Field(None, description="The services, by name.")
 
 

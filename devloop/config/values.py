@@ -88,6 +88,24 @@ def duration(value: Any, least: int) -> int:
     return nanoseconds
 
 
+SIZE_PATTERN = r"^(0|([0-9]{1,15}(\.[0-9]{1,9})?)(([kKmMgGtT])([iI]?))?[bB])$"
+_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def size(value: Any) -> int:
+    """Bytes. "1MB" is a million, "1MiB" 2**20 (IEC 80000-13)."""
+    expected = 'a size such as "200MB" or "1GiB"'
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise unexpected(expected, value, f'add the unit: "{value}MB" is megabytes')
+    if not isinstance(value, str):
+        raise unexpected(expected, value)
+    found = re.fullmatch(SIZE_PATTERN, value)
+    if found is None:
+        raise unexpected(expected, value, "units are B, kB, MB, GB, and KiB, MiB, GiB, with no space before them")
+    factor: int = (1024 if found[6] else 1000) ** _UNITS[(found[5] or "").lower()]
+    return round(float(found[2] or 0) * factor)
+
+
 def label(name: str, what: str) -> str:
     """The name if it is a DNS label; `what` is the plural, such as "service names"."""
     if _LABEL.fullmatch(name):

@@ -212,9 +212,12 @@ class ControlClient:
             self._answers.pop(number, None)
             answer.cancel()
 
-    async def subscribe(self, logs: Sequence[str] | str | None = None, tail: int = 0) -> None:
-        """Ask for events; `events` yields a Snapshot first. `logs` is '*', names or None for no logs."""
-        await self.call("subscribe", logs=logs, tail=tail)
+    async def subscribe(self, logs: Sequence[str] | str | None = None, tail: int = 0, *, every: bool = False) -> None:
+        """Ask for events; `events` yields a Snapshot first. `logs` is '*', names or None for no logs.
+
+        With `every` no line is passed over as long as this client reads about as fast as services print.
+        """
+        await self.call("subscribe", logs=logs, tail=tail, every=every)
 
     async def events(self) -> AsyncIterator[Event]:
         """Events as they come. Ends when the engine hangs up."""

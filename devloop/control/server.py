@@ -2,7 +2,8 @@
 
 A subscriber is told the newest state, not each step: what has not been sent yet is replaced by what is newer,
 logs are read from the ring when the client is ready for them, and what it was too slow for is counted. So a
-slow client costs the engine a few kilobytes and no time.
+slow client costs the engine a few kilobytes and no time. One that wants every log line gets them in chunks, at its own
+pace; the ring holds what it has not read, up to a limit.
 """
 
 from __future__ import annotations
@@ -40,8 +41,32 @@ GOODBYE_SECONDS = 1.0
 """So long may a client take, at the end, for what it has not read yet."""
 
 
+CHUNK_BYTES = 128 * 1024
+"""Of log lines that are sent at once to a subscriber that wants every line: a millisecond of the engine's time."""
+
+
+class Follower(Protocol):
+    """A reader of every line, at its own pace."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to read."""
+
+    def read(self, limit: int) -> tuple[list[tuple[str, int, str, str]], int]:
+        """(service, time, stream, lines as one text), oldest first, some `limit` bytes; and the lines missed."""
+
+    def close(self) -> None:
+        """Nothing is held for it any more."""
+
+
 class LogSource(Protocol):
     """Where subscribers read log lines from; `devloop.local.logs.LogBook` is the real one."""
+
+    def partials(self, services: Sequence[str] | None, revision: int) -> tuple[list[LogLine], int]:
+        """Lines without an end that have changed since this revision (0: all), and the new revision."""
+
+    def follow(self, services: Sequence[str] | None) -> Follower:
+        """Who gets every line from now on."""
 
     def tail(self, services: Sequence[str] | None, lines: int) -> list[LogLine]:
         """The last lines of these services (None: all), oldest first."""
@@ -81,6 +106,8 @@ class _Subscriber:
         self.log_services: Sequence[str] | None = None
         self.wants_logs = False
         self.cursor = 0
+        self.revision = 0
+        self.follower: Follower | None = None
         self.needs_snapshot = False
         self.services: dict[str, ServiceStatus] = {}
         self.loops: deque[Loop] = deque(maxlen=500)
@@ -103,10 +130,20 @@ class _Subscriber:
         self.wants_logs = logs is not None
         self.log_services = None if logs == "*" else logs
         self.cursor = source.cursor
+        self.revision = 0
+        self.stop_following()
+        if self.wants_logs and params.get("every"):
+            self.follower = source.follow(self.log_services)
         self.subscribed = True
         self.send({"method": "snapshot", "params": self.server.backend.snapshot().to_json()})
         if self.wants_logs and tail:
             self.send_logs(source.tail(self.log_services, tail), 0)
+        self.wake.set()  # for lines without an end, which are there already
+
+    def stop_following(self) -> None:
+        if self.follower is not None:
+            self.follower.close()
+            self.follower = None
 
     def send_logs(self, lines: Sequence[LogLine], dropped: int) -> None:
         self.send({"method": "logs", "params": LogBatch(tuple(lines), dropped).to_json()})
@@ -118,7 +155,11 @@ class _Subscriber:
             self.wake.clear()
             self.flush()
             await self.writer.drain()
-            await asyncio.sleep(FLUSH_INTERVAL)
+            if self.follower is not None and self.follower.pending:
+                self.wake.set()
+                await asyncio.sleep(0)
+            else:
+                await asyncio.sleep(FLUSH_INTERVAL)
 
     def flush(self) -> None:
         if self.needs_snapshot:
@@ -127,11 +168,7 @@ class _Subscriber:
             self.remote = None
             self.send({"method": "snapshot", "params": self.server.backend.snapshot().to_json()})
         if self.wants_logs:
-            lines, self.cursor, dropped = self.server.backend.logs.since(
-                self.log_services, self.cursor, LOG_LINES_PER_FLUSH
-            )
-            if lines or dropped:
-                self.send_logs(lines, dropped)
+            self.flush_logs(self.server.backend.logs)
         for output in self.terminals.pending():
             self.send({"method": "terminal", "params": output.to_json()})
         if self.remote is not None:
@@ -150,6 +187,19 @@ class _Subscriber:
         if self.progress is not None:
             self.send({"method": "stop_progress", "params": self.progress.to_json()})
             self.progress = None
+
+    def flush_logs(self, source: LogSource) -> None:
+        lines: list[LogLine] = []
+        dropped = 0
+        if self.follower is not None:
+            chunks, missed = self.follower.read(CHUNK_BYTES)
+            if chunks or missed:
+                self.send({"method": "logs", "params": {"chunks": chunks, "dropped": missed}})
+        else:
+            lines, self.cursor, dropped = source.since(self.log_services, self.cursor, LOG_LINES_PER_FLUSH)
+        partials, self.revision = source.partials(self.log_services, self.revision)
+        if lines or dropped or partials:
+            self.send_logs([*lines, *partials], dropped)
 
 
 class ControlServer:
@@ -185,6 +235,8 @@ class ControlServer:
         writers = [subscriber.writer for subscriber in self._subscribers]
         for subscriber in self._subscribers:
             subscriber.flush()
+            while subscriber.follower is not None and subscriber.follower.pending:
+                subscriber.flush()
             subscriber.writer.close()
         for task in tuple(self._connections):
             task.cancel()
@@ -253,6 +305,7 @@ class ControlServer:
             pass
         finally:
             self._subscribers.discard(subscriber)
+            subscriber.stop_following()
             self._connections.discard(task)
             subscriber.terminals.close()
             writer.close()

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from devloop import __version__
 from devloop.agent.tasks import background
@@ -32,7 +32,7 @@ from devloop.engine.notices import Notices
 from devloop.engine.requests import Requests, expand
 from devloop.errors import ConfigError, DevloopError, UsageError
 from devloop.local import environment, sweep
-from devloop.local.logs import LogBook
+from devloop.local.logs import LogBook, Sink
 from devloop.local.process import RUN_VARIABLE, Holders
 from devloop.local.runner import ServiceRunner
 from devloop.local.terminal import ServiceTerminal
@@ -53,6 +53,13 @@ if TYPE_CHECKING:
     from devloop.engine.passthrough import Passthrough
 
 
+class LogSink(Sink, Protocol):
+    """A sink that is told whose lines it gets."""
+
+    def attach(self, book: LogBook) -> None:
+        """Called in the event loop, before the first line."""
+
+
 class Engine:
     """One project's engine. `run` is its whole life; the holders are open before it, and closed by it."""
 
@@ -61,8 +68,8 @@ class Engine:
         self.environ = environ
         self.supervisor = Supervisor(project)
         self.logs: LogBook
-        self.on_logs: Callable[[], None] | None = None
-        """Called when a service has printed: for `up --headless`, which reads the logs in this process."""
+        self.sink: LogSink | None = None
+        """Who takes every line: `up --headless`, in this process. Set before `run`."""
         self.state = state
         self._started_at = time.time_ns()
         self.holders = holders
@@ -107,8 +114,16 @@ class Engine:
             sweep.note(self.state.processes, self.holders.run_id)
             stack.callback(self.state.processes.unlink, missing_ok=True)
             _raise_descriptor_limit()
-            self.logs = LogBook(self.state.logs, self._logged)
+            self.logs = LogBook(
+                self.state.logs,
+                self._logged,
+                keep=self.project.logs_kept,
+                tell=self._notices.warn_from_thread(),
+                sink=self.sink,
+            )
             stack.callback(self.logs.close)
+            if self.sink is not None:
+                self.sink.attach(self.logs)
             self._server = ControlServer(self.state.socket, self)
             await self._server.start()
             stack.push_async_callback(self._server.close)
@@ -315,6 +330,7 @@ class Engine:
             self._server.publish_snapshot()
             return []
         before, self.project = self.project, project
+        self.logs.keep(project.logs_kept)
         had_error, self._config_error = bool(self._config_error), ""
         changed = [
             name
@@ -478,8 +494,6 @@ class Engine:
 
     def _logged(self, _: str) -> None:
         self._server.logs_arrived()
-        if self.on_logs is not None:
-            self.on_logs()
 
     def task(self, work: Coroutine[Any, Any, object]) -> None:
         """Have this done meanwhile; it is cancelled at the end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import deque
@@ -30,9 +31,15 @@ class Notices:
         loop = asyncio.get_running_loop()
 
         def tell(notice: Notice) -> None:
-            loop.call_soon_threadsafe(self._add, notice)
+            with contextlib.suppress(RuntimeError):  # the engine has ended meanwhile
+                loop.call_soon_threadsafe(self._add, notice)
 
         return tell
+
+    def warn_from_thread(self) -> Callable[[str], None]:
+        """A warning, from another thread."""
+        tell = self.from_thread()
+        return lambda text: tell(Notice("warning", text, time.time_ns()))
 
     def fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that nobody caught: said to the user, and in full in the engine's log."""

@@ -40,7 +40,7 @@ class Requests:
                 names = params.get("services")
                 chosen = None if names is None else self._names(params)
                 lines = self._engine.logs.tail(chosen, int(params.get("tail", 100)))
-                return {"lines": [line.to_json() for line in lines]}
+                return {"lines": [line.to_json() for line in lines], "earlier": self._engine.logs.earlier(chosen)}
             case "loops":
                 loops = self._engine.recent_loops(self._service(params), int(params.get("limit", 50)))
                 return {"loops": [loop.to_json() for loop in loops]}

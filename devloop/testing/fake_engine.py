@@ -68,6 +68,14 @@ class FakeLogs:
         chosen = (line for line in reversed(self._lines) if services is None or line.service in services)
         return list(islice(chosen, lines))[::-1]
 
+    def partials(self, services: Sequence[str] | None, revision: int) -> tuple[list[LogLine], int]:
+        """None: every line here has its end."""
+        return [], revision
+
+    def follow(self, services: Sequence[str] | None) -> FakeFollower:
+        """Who gets every line from now on."""
+        return FakeFollower(self, services)
+
     def since(self, services: Sequence[str] | None, cursor: int, limit: int) -> tuple[list[LogLine], int, int]:
         """The newest `limit` lines after `cursor`, the new cursor, and how many were passed over."""
         fresh = min(self._count - cursor, len(self._lines))
@@ -129,6 +137,28 @@ class FakeTerminal:
     def leave(self, client: object) -> None:
         """It is gone."""
         self.clients.discard(client)
+
+
+class FakeFollower:
+    """A `devloop.control.server.Follower` of a FakeLogs."""
+
+    def __init__(self, logs: FakeLogs, services: Sequence[str] | None) -> None:
+        self._logs = logs
+        self._services = services
+        self._cursor = logs.cursor
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to read."""
+        return self._cursor < self._logs.cursor
+
+    def read(self, limit: int) -> tuple[list[tuple[str, int, str, str]], int]:
+        """A chunk for each line, all of them."""
+        lines, self._cursor, dropped = self._logs.since(self._services, self._cursor, self._logs.cursor)
+        return [(line.service, line.at, line.stream, line.text) for line in lines], dropped
+
+    def close(self) -> None:
+        """Nothing is held for it."""
 
 
 class FakeEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,7 @@ def test_path_lists_fit(files: list[str], width: int) -> None:
         ("\x1b]0;title\x07text", "text"),
         ("\x1b]8;;https://x\x1b\\link\x1b]8;;\x1b\\", "link"),
         ("\x1b[2J\x1b[3;4Hmoved", "moved"),
+        ("\x1bcreset \x9b31mred", "reset red"),
         ("bell\x07 null\x00 esc\x1b", "bell null esc"),
         ("\ufffd broken", "\ufffd broken"),
     ],
@@ -130,6 +132,10 @@ def test_styles() -> None:
 
 def lines(*texts: str) -> list[LogLine]:
     return [LogLine("api", 0, "out", text) for text in texts]
+
+
+def texts(buffer: LogBuffer) -> list[str]:
+    return [buffer[n].text for n in range(len(buffer))]
 
 
 def test_the_buffer_is_bounded_and_numbers_last() -> None:
@@ -162,6 +168,24 @@ def test_what_was_dropped_is_a_line_of_its_own() -> None:
     ]
 
 
+def test_a_line_without_an_end_stays_last_and_is_replaced() -> None:
+    buffer = LogBuffer(capacity=4)
+    bar = LogLine("web", 0, "err", "10%", partial=True)
+    buffer.extend([*lines("a"), bar])
+    change = buffer.extend([*lines("b"), replace(bar, text="20%")])
+    assert (change.added, change.removed, change.replaced) == (2, 0, 1)
+    assert texts(buffer) == ["a", "b", "20%"]
+    assert buffer.extend([]).replaced == 1
+    buffer.set_filter(re.compile("[0-9]"))
+    assert texts(buffer) == ["20%"]
+    change = buffer.extend([replace(bar, text="30%"), *lines("c")])
+    assert (change.added, change.replaced) == (1, 1)
+    buffer.set_filter(None)
+    buffer.extend([*lines("d", "e"), replace(bar, text="100%", partial=False), *lines("f")])
+    assert texts(buffer) == ["d", "e", "100%", "f"]
+    assert buffer.extend(lines("g")).replaced == 0
+
+
 def test_search_goes_around() -> None:
     buffer = LogBuffer()
     buffer.extend(lines("x", "y", "\x1b[1mx\x1b[0m", "y"))
@@ -183,6 +207,8 @@ def test_rows_of_wrapped_lines(steps: list[tuple[list[int], int]]) -> None:
         pruned = min(pruned, len(heights))
         rows.prune(pruned)
         del heights[:pruned]
+        rows.extend([2, 3], 2)
+        rows.drop(2)
         expected = [(n, part) for n, height in enumerate(heights) for part in range(height)]
         assert [rows.locate(row) for row in range(rows.rows)] == expected
         assert [rows.row_of(n) for n in range(len(heights))] == [expected.index((n, 0)) for n in range(len(heights))]

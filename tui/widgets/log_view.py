@@ -107,18 +107,23 @@ class LogView(ScrollView, can_focus=True):
         """Draw what has come since the last time."""
         if not self._pending:
             return
-        added = removed = 0
+        added = removed = replaced = 0
         for batch in self._pending:
+            end = self.buffer.first + len(self.buffer)
             change = self.buffer.extend(batch.lines, batch.dropped)
+            for number in range(end - change.replaced, end):  # a bar has moved
+                self._cache.discard(number)
+            self._map.drop(change.replaced)
+            replaced += change.replaced
             kept = min(change.added, len(self.buffer))
             removed += self._map.prune(change.removed - (change.added - kept))
             self._map.extend(self._heights(len(self.buffer) - kept), kept)
             added += change.added
         self._pending.clear()
-        if not added and not removed:
+        if not added and not removed and not replaced:
             return
         if not self.follow:
-            self.unseen = min(self.unseen + added, len(self.buffer))
+            self.unseen = min(self.unseen + max(0, added - replaced), len(self.buffer))
         self._resized(removed)
         self.post_message(self.Moved())
 

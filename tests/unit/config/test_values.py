@@ -41,6 +41,20 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("1B", 1), ("1.5kB", 1500), ("200MB", 200_000_000), ("1GiB", 2**30), ("2mb", 2_000_000)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert values.size(text) == size
+
+
+@pytest.mark.parametrize("value", ["", "1", "MB", "1 MB", "-1MB", "1iB", "1XB", "1MB\n", 5, 1.5, True, None])
+def test_what_is_no_size(value: object) -> None:
+    with pytest.raises(PydanticCustomError):
+        values.size(value)
+
+
+@pytest.mark.parametrize(
     ("line", "argv"),
     [
         ("python api.py", ("python", "api.py")),

@@ -1,0 +1,57 @@
+"""Standard output and error as this process has them: colours or none, and nothing on them that a terminal obeys."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import TextIO, cast
+
+from devloop.escapes import screen, words
+
+
+def wants_colour(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether devloop's own words have colours there: https://no-color.org and https://force-color.org."""
+    if environ.get("NO_COLOR"):
+        return False
+    if environ.get("FORCE_COLOR"):
+        return environ["FORCE_COLOR"] not in ("0", "false")
+    return stream.isatty()
+
+
+def keeps_colour(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the colours of services are kept there: as they wrote them, unless NO_COLOR is set."""
+    return not environ.get("NO_COLOR") or wants_colour(stream, environ)
+
+
+class _Guarded:
+    """A stream that lets through what `clean` leaves. Text that its encoding does not have is escaped."""
+
+    def __init__(self, stream: TextIO, clean: Callable[[str], str]) -> None:
+        self._stream = stream
+        self._clean = clean
+
+    def write(self, text: str) -> int:
+        """See io.TextIOBase."""
+        text = self._clean(text)
+        try:
+            return self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding or "ascii"
+            return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Whatever is printed meanwhile goes through here: errors and messages always, data if it is for a terminal."""
+    before = sys.stdout, sys.stderr
+    sys.stdout = cast(TextIO, _Guarded(before[0], screen if before[0].isatty() else str))
+    sys.stderr = cast(TextIO, _Guarded(before[1], words))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

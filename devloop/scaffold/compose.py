@@ -102,7 +102,7 @@ def _draft(
             draft.settings["tty"] = True
     else:
         _image_only(draft, reading, mine)
-    if probe := _probe(reading, mine, plan.local):
+    if probe := _probe(draft, reading, mine, plan.local):
         draft.settings["ready"] = probe
         if (interval := scalar(reading.table("healthcheck").get("interval"))) and plan.local:
             draft.remarks["ready"] = f"Asked several times a second while it starts; compose asks every {interval}."
@@ -304,6 +304,8 @@ def _dependencies(reading: Reading, readings: Mapping[str, Reading]) -> dict[str
             reading.say(reading.where("depends_on"), f"depends_on: there is no other service {name}")
             continue
         restart = reading.found.now(scalar(how.get("restart"))).lower() == "true"
+        if restart:
+            reading.say(how.where("restart"), f"depends_on.{name}.restart was not taken over")
         made[name] = (_CONDITIONS.get(condition, "started"), restart)
     return made
 
@@ -370,7 +372,7 @@ def _span(text: str, least: int = 1 * MS) -> str:
 _URL = re.compile(r"https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?::(\d{1,5}))?(/[^\s'\"|;&)]*)?")
 
 
-def _probe(reading: Reading, chosen: Mapping[int, int], local: bool) -> dict[str, Value]:
+def _probe(draft: Draft, reading: Reading, chosen: Mapping[int, int], local: bool) -> dict[str, Value]:
     """`healthcheck` as a ready probe. Its interval is left out: here, it is asked several times a second."""
     check = reading.table("healthcheck")
     test = check.get("test")
@@ -393,7 +395,8 @@ def _probe(reading: Reading, chosen: Mapping[int, int], local: bool) -> dict[str
         port, path = chosen.get(inside, inside), literal(url.group(2) or "/")
         probe["http"] = path if port == next(iter(chosen.values()), None) else f":{port}{path}"
     elif not local:
-        return {}  # its command is in the image
+        draft.notes.append("Its healthcheck is a command of the image, so devloop waits for its port instead.")
+        return {}
     elif words[0] == "CMD":
         probe["exec"] = reading.runnable(words[1:])
     else:

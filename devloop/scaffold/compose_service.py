@@ -154,7 +154,7 @@ class Reading:
         """A string as compose splits it, with no shell that would see it."""
         if "${" in text.replace("$$", ""):
             # Its variables may hold spaces and quotes, and come before it is split, here as there.
-            return text
+            return " ".join(text.split("\n")).strip()
         try:
             return shlex.split(text)
         except ValueError:

@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from devloop.scaffold.compiled_apps import dotnet, go, jvm, rust
 from devloop.scaffold.draft import Draft, Value, literal
-from devloop.scaffold.files import json_of, name_of, text_of, toml_of
+from devloop.scaffold.files import json_of, name_of, port_number, text_of, toml_of
 from devloop.scaffold.python_apps import django, python_app, python_script
 
 _HOMES = frozenset({"apps", "services", "packages", "cmd", "src", "backend", "frontend", "projects"})
@@ -29,6 +30,7 @@ _PASSED_OVER = frozenset(
         "test",
         "tests",
         "examples",
+        "public",
     }
 )
 MOST_FOLDERS = 200
@@ -107,15 +109,59 @@ def _javascript(folder: Path, top: Path) -> Draft | None:
     if script is None:
         return None
     line = str(scripts[script])
+    build = scripts.get("build")
     draft = Draft(name_of(folder), {"command": f"{_package_manager(folder, top)} run {script}"})
     if match := _PORT_WORD.search(line):
-        draft.settings["ports"] = {"http": int(match.group(1))}
+        port = port_number(match.group(1))
+        draft.settings["ports"] = {"http": port} if port else {}
     else:
         port = next((port for word, port in _DEV_PORTS.items() if re.search(rf"\b{word}\b", line)), None)
+        port = port or _listens_on(folder, line)
         draft.settings["ports"] = {"http": port} if port else {}
-    if _RELOADS_ITSELF.search(line):
+    if isinstance(build, str) and _STARTS_WHAT_WAS_BUILT.search(line):
+        draft.settings["build"] = f"{_package_manager(folder, top)} run build"
+        draft.settings["ignore"] = ["dist/", "build/", "out/", ".next/", ".output/"]
+    elif _RELOADS_ITSELF.search(line):
         draft.settings["watch"] = ["package.json"]
         draft.remarks["watch"] = "Its own dev server reloads the code; devloop restarts it for new dependencies."
+    return draft
+
+
+_STARTS_WHAT_WAS_BUILT = re.compile(
+    r"(?:^|[\s/])(?:dist|build|out|\.output|\.next)/|\b(?:next|nuxt|remix-serve|astro) (?:start|preview)\b"
+)
+_LISTEN = re.compile(
+    r"\.listen\(\s*(?:\{\s*port:\s*)?(\d{2,5})\b|\bPORT\s*(?:\|\||\?\?)\s*[\"']?(\d{2,5})\b|\bport\s*[:=]\s*(\d{4,5})\b"
+)
+
+
+def _listens_on(folder: Path, line: str) -> int | None:
+    """The port that the sources name, in the file that the script starts or one with a usual name."""
+    named = re.findall(r"[\w./-]+\.(?:js|mjs|cjs|ts)\b", line)
+    usual = [
+        f"{base}{name}.{kind}"
+        for base in ("", "src/")
+        for name in ("index", "server", "app", "main")
+        for kind in ("js", "ts", "mjs")
+    ]
+    for name in (*named, *usual):
+        if match := _LISTEN.search(text_of(folder / name)):
+            return port_number(next(filter(None, match.groups())))
+    return None
+
+
+def _node_script(folder: Path, _: Path) -> Draft | None:
+    """A Node program that has no script for it: package.json's `main`, or a file of a usual name."""
+    data = json_of(folder / "package.json")
+    if not data:
+        return None
+    names = [str(data.get("main") or ""), "server.js", "index.js", "app.js"]
+    name = next((each for each in names if each and "\0" not in each and (folder / each).is_file()), None)
+    if name is None or not re.search(r"\.listen\(|createServer", text_of(folder / name)):
+        return None
+    draft = Draft(name_of(folder), {"command": ["node", literal(name)]})
+    if (port := _listens_on(folder, name)) is not None:
+        draft.settings["ports"] = {"http": port}
     return draft
 
 
@@ -132,59 +178,6 @@ def _deno(folder: Path, _: Path) -> Draft | None:
     tasks = json_of(folder / "deno.json").get("tasks")
     task = next((name for name in ("dev", "start") if isinstance(tasks, dict) and name in tasks), None)
     return Draft(name_of(folder), {"command": f"deno task {task}"}) if task else None
-
-
-# Compiled languages
-
-_GO_PORT = re.compile(r'(?:ListenAndServe\w*\(|Addr:|Listen\("tcp",|\.Run\(|\.Start\(|\.Listen\()\s*"[^":]*:(\d{2,5})"')
-
-
-def _go(folder: Path, top: Path) -> Draft | None:
-    main = folder / "main.go"
-    module = next((each for each in (folder, *_between(folder, top)) if (each / "go.mod").is_file()), None)
-    if module is None or not re.search(r"^package main\b", text_of(main), re.MULTILINE):
-        return None
-    name = name_of(folder)
-    draft = Draft(name, {"command": f"tmp/{name}", "build": f"go build -o tmp/{name} .", "ignore": ["tmp/"]})
-    if folder.parent.name == "cmd" and folder != top:
-        # A command of a module, cmd/NAME, is run from the module's folder and made of all of it.
-        draft.settings["build"] = f"go build -o tmp/{name} ./{folder.relative_to(module).as_posix()}"
-        draft.settings["cwd"] = literal(module.relative_to(top).as_posix()) if module != top else ""
-    if match := _GO_PORT.search(text_of(main)):
-        draft.settings["ports"] = {"http": int(match.group(1))}
-    return draft
-
-
-def _rust(folder: Path, top: Path) -> Draft | None:
-    package = toml_of(folder / "Cargo.toml").get("package")
-    if not isinstance(package, dict) or not (folder / "src" / "main.rs").is_file():
-        return None
-    name = str(package.get("default-run") or package.get("name") or name_of(folder))
-    # A workspace's members are built into the workspace's folder.
-    home = next((place for place in _between(folder, top) if "workspace" in toml_of(place / "Cargo.toml")), folder)
-    up = "../" * len(folder.relative_to(home).parts)
-    return Draft(name_of(folder), {"build": "cargo build", "command": f"{up}target/debug/{name}"})
-
-
-def _jvm(folder: Path, _: Path) -> Draft | None:
-    kinds = (("pom.xml", "mvnw", "mvn", "spring-boot:run"), ("build.gradle", "gradlew", "gradle", "bootRun"))
-    for file, wrapper, program, goal in kinds:
-        for name in (file, f"{file}.kts"):
-            if "spring" in text_of(folder / name):
-                runner = f"./{wrapper}" if (folder / wrapper).is_file() else program
-                settings: dict[str, Value] = {
-                    "command": f"{runner} {goal}",
-                    "ports": {"http": 8080},
-                    "watch": ["src"],
-                }
-                return Draft(name_of(folder), settings)
-    return None
-
-
-def _dotnet(folder: Path, _: Path) -> Draft | None:
-    projects = [each for each in sorted(folder.glob("*.csproj")) if "Sdk.Web" in text_of(each)]
-    settings: dict[str, Value] = {"command": "dotnet run", "ignore": ["bin/", "obj/"]}
-    return Draft(name_of(folder), settings) if projects else None
 
 
 # Others
@@ -225,6 +218,25 @@ def _laravel(folder: Path, _: Path) -> Draft | None:
     return Draft(name_of(folder), settings) if (folder / "artisan").is_file() else None
 
 
+def _sinatra(folder: Path, _: Path) -> Draft | None:
+    for name in ("app.rb", "server.rb", "main.rb"):
+        if re.search(r"^require ['\"]sinatra", text_of(folder / name), re.MULTILINE):
+            runner = "bundle exec ruby" if (folder / "Gemfile").is_file() else "ruby"
+            settings: dict[str, Value] = {"command": f"{runner} {name} -p 4567", "ports": {"http": 4567}}
+            return Draft(name_of(folder), settings)
+    return None
+
+
+def _php(folder: Path, _: Path) -> Draft | None:
+    root = next((each for each in ("public/", "") if (folder / each / "index.php").is_file()), None)
+    if root is None:
+        return None
+    command = f"php -S 127.0.0.1:8000{f' -t {root}' if root else ''}"
+    draft = Draft(name_of(folder), {"command": command, "ports": {"http": 8000}, "watch": []})
+    draft.remarks["watch"] = "PHP reads its files for each request: nothing to restart for."
+    return draft
+
+
 def _make(folder: Path, _: Path) -> Draft | None:
     text = text_of(folder / "Makefile")
     target = next(
@@ -243,11 +255,6 @@ def _pages(folder: Path, _: Path) -> Draft | None:
 
 
 RULES: tuple[Rule, ...] = (
-    django, _rails, _javascript, _deno, _go, _rust, _jvm, _dotnet, _phoenix, _laravel, _rack, python_app,
-    _make, python_script, _pages,
+    django, _rails, _javascript, _deno, go, rust, jvm, dotnet, _phoenix, _laravel, _rack, python_app, _sinatra, _php,
+    _make, python_script, _node_script, _pages,
 )  # fmt: skip
-
-
-def _between(folder: Path, top: Path) -> list[Path]:
-    """The folders above `folder`, up to `top`."""
-    return [each for each in folder.parents if each == top or each.is_relative_to(top)] if folder != top else []

@@ -8,6 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from devloop.config.text import EncodingError, decode
+
+MOST_BYTES = 2_000_000
+"""Of a file, no more is looked at."""
+
 
 def name_of(folder: Path) -> str:
     """The folder's own name."""
@@ -17,16 +22,28 @@ def name_of(folder: Path) -> str:
 def text_of(file: Path) -> str:
     """The file as text, empty if it is not there."""
     try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        if not file.is_file():  # a pipe would never end
+            return ""
+        with file.open("rb") as opened:
+            content = opened.read(MOST_BYTES)
+    except (OSError, ValueError):
         return ""
+    try:
+        return decode(content)
+    except EncodingError:
+        return content.decode(errors="replace")
+
+
+def port_number(text: str) -> int | None:
+    """The digits as a port, None if they are none."""
+    return int(text) if text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536 else None
 
 
 def json_of(file: Path) -> Mapping[str, Any]:
     """The file as a JSON object, empty if it is none."""
     try:
         data = json.loads(text_of(file) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -35,7 +52,7 @@ def toml_of(file: Path) -> Mapping[str, Any]:
     """The file as TOML, empty if it is none."""
     try:
         return tomllib.loads(text_of(file))
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return {}
 
 

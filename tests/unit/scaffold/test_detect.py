@@ -1,8 +1,13 @@
+# ruff: noqa: E501 - tables
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
+
+from devloop.scaffold import generate
 
 from .conftest import Generate
 
@@ -118,3 +123,74 @@ def test_broken_files_say_nothing(made: Generate) -> None:
     services = made({"package.json": "{", "Cargo.toml": "[", "pyproject.toml": "=", "main.py": ""})
     (name,) = set(services) - {"text", "project"}
     assert services[name]["command"] == "python3 main.py"
+
+
+@pytest.mark.parametrize(
+    ("files", "settings"),
+    [
+        (
+            {"package.json": json.dumps({"scripts": {"build": "tsc", "start": "node dist/server.js"}}), "src/server.ts": "app.listen(3456)"},
+            {"command": "npm run start", "build": "npm run build", "ports": {"http": 3456}},
+        ),
+        (
+            {"package.json": json.dumps({"scripts": {"build": "next build", "start": "next start"}})},
+            {"command": "npm run start", "build": "npm run build", "ports": {"http": 3000}},
+        ),
+        (
+            {"package.json": json.dumps({"scripts": {"start": "node index.js"}}), "index.js": "const port = process.env.PORT || 4000"},
+            {"command": "npm run start", "ports": {"http": 4000}},
+        ),
+        (
+            {"package.json": '{"main": "srv.js"}', "srv.js": "http.createServer(x).listen(8123)"},
+            {"command": ["node", "srv.js"], "ports": {"http": 8123}},
+        ),
+        (
+            {"Cargo.toml": '[package]\nname = "s"', "src/main.rs": 'let l = TcpListener::bind("0.0.0.0:3001")'},
+            {"build": "cargo build", "command": "target/debug/s", "ports": {"http": 3001}},
+        ),
+        (
+            {"pom.xml": "<artifactId>quarkus-bom</artifactId>"},
+            {"command": "mvn quarkus:dev", "ports": {"http": 8080}, "watch": ["pom.xml"]},
+        ),
+        (
+            {"build.gradle": "spring", "gradlew": "", "src/main/resources/application.yml": "server:\n  port: 9001\n"},
+            {"command": "./gradlew bootRun", "ports": {"http": 9001}, "watch": ["src"]},
+        ),
+        ({"build.gradle": "plugins { id 'application' }"}, {"command": "gradle run", "watch": ["src"]}),
+        (
+            {"x.csproj": "Sdk.Web", "Properties/launchSettings.json": '{"profiles": {"x": {"applicationUrl": "https://localhost:7001;http://localhost:5123"}}}'},
+            {"command": "dotnet run", "ports": {"http": 5123}, "ignore": ["bin/", "obj/"]},
+        ),
+        ({"public/index.php": "<?php"}, {"command": "php -S 127.0.0.1:8000 -t public/", "ports": {"http": 8000}, "watch": []}),
+        ({"app.rb": "require 'sinatra'\n"}, {"command": "ruby app.rb -p 4567", "ports": {"http": 4567}}),
+        ({"go.mod": "module x", "main.go": 'package main\nhttp.ListenAndServe(":99999", nil)'}, {"ignore": ["tmp/"]}),
+    ],
+)  # fmt: skip
+def test_how_it_is_built_and_where_it_listens(
+    made: Generate, files: dict[str, str], settings: dict[str, object]
+) -> None:
+    services = made(files)
+    (name,) = set(services) - {"text", "project"}
+    assert {key: services[name].get(key) for key in settings} == settings
+    assert ("ports" in services[name]) == ("ports" in settings)
+
+
+def test_two_folders_of_one_name_and_one_port_are_kept_apart(made: Generate) -> None:
+    package = json.dumps({"scripts": {"dev": "vite"}})
+    services = made({"apps/web/package.json": package, "packages/web/package.json": package})
+    assert (services["web"]["cwd"], services["web-2"]["cwd"]) == ("apps/web", "packages/web")
+    assert "ports" in services["web"]
+    assert "ports" not in services["web-2"]
+    assert "Port 5173 is web's here" in services["text"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_package_json_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "package.json").write_bytes(json.dumps(PACKAGE).encode(encoding))
+    assert 'command = "npm run dev"' in generate(tmp_path, {})
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "package.json")
+    os.mkfifo(tmp_path / "compose.yaml")
+    assert "nothing was found" in generate(tmp_path, {})

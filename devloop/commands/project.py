@@ -15,6 +15,7 @@ from devloop.errors import DevloopError, UsageError
 def check(args: argparse.Namespace) -> int:
     """`devloop check`: every problem, or a summary. Problems are raised, and so end with 2."""
     from devloop.config.load import load
+    from devloop.config.shell import complaint
 
     file = project_file(args)
     project = load(file, os.environ)
@@ -22,6 +23,10 @@ def check(args: argparse.Namespace) -> int:
     others = len(project.files) - 1
     more = f" and {others} more file{'s' if others > 1 else ''}" if others else ""
     print(f"{file}{more}: {count} service{'' if count == 1 else 's'}, no problems")
+    for service in project.services.values():
+        for key, command in (("command", service.command), ("build", service.build)):
+            if command is not None and (why := complaint(command.argv, command.text)):
+                print(f"  services.{service.name}.{key}: {why}")
     return 0
 
 

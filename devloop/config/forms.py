@@ -68,6 +68,21 @@ def _command(value: Any, items: Callable[[Any], Any]) -> Command:
     raise values.unexpected("a command: a string or an array of strings", value)
 
 
+def _shell(value: Any) -> Any:
+    if isinstance(value, str) and value.strip():
+        words = value.split()
+        if len(words) > 1:
+            raise values.wrong(
+                f"expected the name or path of a shell, not {quoted(value)}", f"write its words as an array: {words}"
+            )
+        return (value, "-c")
+    if isinstance(value, list):
+        if len(value) < 2 or not str(value[-1]).startswith(("-", "/")):
+            raise values.wrong("expected words that end with what makes the shell take a command", 'add "-c"')
+        return tuple(value)
+    raise values.unexpected('a shell such as "bash", or an array of words', value)
+
+
 def _ports(value: Any) -> Any:
     if isinstance(value, dict):
         return value
@@ -201,6 +216,7 @@ if TYPE_CHECKING:
     Strings: TypeAlias = tuple[str, ...]
     Groups: TypeAlias = tuple[str, ...]
     CommandLine: TypeAlias = Command
+    ShellWords: TypeAlias = tuple[str, ...]
     Env: TypeAlias = dict[str, str]
     Ports: TypeAlias = dict[str, int]
     Signal: TypeAlias = int
@@ -227,6 +243,15 @@ else:
         _shape(_LABELS, {"type": "array", "items": _LABELS}),
     ]
     CommandLine = Annotated[tuple[str, ...], WrapValidator(_command), _COMMAND]
+    ShellWords = Annotated[
+        tuple[Text, ...],
+        BeforeValidator(_shell),
+        _shape(
+            {"type": "string", "pattern": r"^\s*\S+\s*$"},
+            {"type": "array", "items": _NONEMPTY, "minItems": 2},
+            VARIABLE,
+        ),
+    ]
     Env = Annotated[
         dict[Annotated[str, AfterValidator(_variable_name)], Annotated[str, BeforeValidator(_scalar)]],
         _shape(
@@ -332,6 +357,7 @@ FailName = Annotated[Literal["open", "closed"], _shape({"enum": ["open", "closed
 RemoteName = Annotated[Literal["kubernetes", "ssh", "sandbox"], _shape({"enum": list(RemoteKind)}, VARIABLE)]
 LinkName = Annotated[Literal["auto", "agent", "portforward"], _shape({"enum": list(LinkWay)}, VARIABLE)]
 NetworkName = Annotated[Literal["namespace", "ports", "hosts"], _shape({"enum": list(Network)}, VARIABLE)]
+StopTarget = Annotated[Literal["main", "group"], _shape({"enum": ["main", "group"]}, VARIABLE)]
 ConditionName = Literal["started", "ready", "completed"]
 _CONDITION = {"anyOf": [{"enum": ["started", "ready", "completed"]}, VARIABLE]}
 

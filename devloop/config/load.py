@@ -50,7 +50,15 @@ def _project(file: Path, sources: Sources, env_files: EnvFiles, findings: Findin
     logs, _ = shaped(LogsTable, main.get("logs", {}), place.at("logs"), findings)
     has_remote = "remote" in main
     defaults = main.get("defaults", {})
-    entries = _services(sources, defaults, place.at("defaults"), env_files, findings, has_remote=has_remote)
+    entries = _services(
+        sources,
+        defaults,
+        place.at("defaults"),
+        env_files,
+        findings,
+        has_remote=has_remote,
+        project_shell=table.shell,
+    )
     if not entries and sources.complete and not findings:
         findings.add(place, "the project has no services", 'add one: [services.web] with command = "…"')
     # With a remote each service has a network of its own, but for the ways that say otherwise.
@@ -83,6 +91,7 @@ def _services(
     findings: Findings,
     *,
     has_remote: bool,
+    project_shell: tuple[str, ...] | None,
 ) -> dict[str, graph.Entry]:
     shared, _ = shaped(Defaults, defaults, defaults_place, findings)
     entries: dict[str, graph.Entry] = {}
@@ -100,7 +109,9 @@ def _services(
                 continue
             _check_name(name, here, findings)
             own, broken = shaped(ServiceTable, table, here, findings)
-            scope = Scope(name, own, broken, here, shared, defaults_place, env_files, findings, has_remote)
+            scope = Scope(
+                name, own, broken, here, shared, defaults_place, env_files, findings, has_remote, project_shell
+            )
             entries[name] = graph.Entry(resolve(scope), scope)
     return entries
 

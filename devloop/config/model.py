@@ -83,6 +83,12 @@ class Command:
 
     argv: tuple[str, ...]
     text: str
+    typed: bool = field(default=False, compare=False)
+    """It was written as a string, not as an array of words."""
+    folder: str = ""
+    """Where it runs, relative to the service's own: `cd FOLDER &&` before it."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """What it has besides the service's variables: `NAME=value` before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,8 @@ class StopPolicy:
 
     signal: int
     timeout: int
+    group: bool = False
+    """Whether its whole process group is asked at once, not its main process alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from devloop.config.envfile import read_env_file
@@ -16,6 +17,7 @@ from devloop.config.model import (
     AttachKind,
     Command,
     Condition,
+    ExecCheck,
     Matching,
     Mode,
     Probe,
@@ -32,6 +34,7 @@ from devloop.config.probe import HOST, probe, rhythm
 from devloop.config.problems import Findings, Place
 from devloop.config.schema import Common, Defaults, Table
 from devloop.config.schema import Service as ServiceTable
+from devloop.config.values import command_line
 from devloop.config.words import dotted, quoted
 
 DEBOUNCE = 4 * MS
@@ -83,6 +86,7 @@ class Scope:
     env_files: EnvFiles
     findings: Findings
     has_remote: bool
+    project_shell: tuple[str, ...] | None = None
 
     def holder(self, key: str) -> tuple[Common, Place]:
         """The table that decides on a key that is replaced as a whole, and the place of its value."""
@@ -115,20 +119,21 @@ def resolve(scope: Scope) -> Service:
     gitignore = scope.holder("gitignore")[0].gitignore
     debounce = scope.holder("debounce")[0].debounce
     ports = table.ports or {}
+    shell = _Shell(scope)
     return Service(
         name=scope.name,
-        command=table.command or _NONE,
+        command=shell.runs(table.command or _NONE, "command"),
         cwd=cwd,
         env={**(defaults.env or {}), **(table.env or {})},
         env_files=tuple(env_files),
         watch=tuple(_watch(scope, index, text, cwd) for index, text in enumerate(watch)),
         ignore=scope.holder("ignore")[0].ignore or (),
         gitignore=True if gitignore is None else gitignore,
-        build=table.build,
-        reload=scope.holder("reload")[0].reload or Reload(),
+        build=None if table.build is None else shell.runs(table.build, "build"),
+        reload=_reload(scope, shell),
         ports=ports,
-        ready=_ready(scope, task),
-        live=_live(scope, task),
+        ready=_shelled(_ready(scope, task), shell, "ready"),
+        live=_shelled(_live(scope, task), shell, "live"),
         depends_on={name: Condition(condition) for name, condition in (table.depends_on or {}).items()},
         restart=_restart(scope, task),
         stop=_stop(scope),
@@ -142,6 +147,46 @@ def resolve(scope: Scope) -> Service:
         hold=HOLD if (hold := scope.holder("hold")[0].hold) is None else hold,
         file_env=env_files,
     )
+
+
+class _Shell:
+    """The shell of one service's commands."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        holder, self._place = scope.holder("shell")
+        words = holder.shell
+        if words is None and scope.project_shell is not None:
+            words, self._place = scope.project_shell, Place(scope.defaults_place.file, ("project", "shell"))
+        self._words = words and (_expanded(words[0], scope), *words[1:])
+
+    def runs(self, command: Command, key: str) -> Command:
+        """The command for this shell, if a shell is what it takes. One that is not installed is a finding."""
+        if self._words is None or not command.typed:
+            return command
+        found = command_line(command.text, self._words)
+        if found.argv[: len(self._words)] == self._words:
+            scope = self._scope
+            path = (scope.table.env or {}).get("PATH") or scope.env_files.environ.get("PATH")
+            if shutil.which(self._words[0], path=path) is None:
+                what = f"{dotted(self._place.path)}: there is no {quoted(self._words[0])} on this machine"
+                scope.findings.add(self._place, what, f"install it; {dotted(scope.place.path)}.{key} needs a shell")
+        return found
+
+
+def _expanded(name: str, scope: Scope) -> str:
+    return str(scope.path(name, Path())) if name.startswith("~/") else name
+
+
+def _reload(scope: Scope, shell: _Shell) -> Reload:
+    reload = scope.holder("reload")[0].reload or Reload()
+    return reload if reload.command is None else replace(reload, command=shell.runs(reload.command, "reload"))
+
+
+def _shelled(probe: Probe | None, shell: _Shell, key: str) -> Probe | None:
+    if probe is None or not isinstance(probe.check, ExecCheck):
+        return probe
+    return replace(probe, check=ExecCheck(shell.runs(probe.check.command, f"{key}.exec")))
 
 
 def nothing(name: str, cwd: Path, place: ServicePlace) -> Service:
@@ -286,6 +331,7 @@ def _stop(scope: Scope) -> StopPolicy:
     return StopPolicy(
         signal=_merged(own, shared, "signal", int(signal.SIGTERM)),
         timeout=_merged(own, shared, "timeout", STOP_TIMEOUT),
+        group=next((t.to for t in (own, shared) if t is not None and t.to is not None), "main") == "group",
     )
 
 

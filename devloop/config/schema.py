@@ -33,8 +33,10 @@ from devloop.config.forms import (
     ReloadAction,
     RemoteName,
     Share,
+    ShellWords,
     Signal,
     Span,
+    StopTarget,
     Strings,
     TakenPorts,
     Text,
@@ -131,6 +133,11 @@ class StopTable(Table):
 
     signal: Signal | None = Field(None, description="The signal that asks. Default: TERM.")
     timeout: Span | None = Field(None, description="How long until the whole tree is killed. Default: 5s.")
+    to: StopTarget | None = Field(
+        None,
+        description="Who gets the signal: main (its main process, then what that leaves behind) or group (its whole "
+        "process group at once, as Ctrl-C in a terminal). Default: main.",
+    )
 
 
 class RouteTable(Table):
@@ -251,6 +258,11 @@ class Common(Table):
     debounce: Span | None = Field(
         None, description="Shortest quiet time after a change before it counts as settled. Default: 4ms."
     )
+    shell: ShellWords | None = Field(
+        None,
+        description="What runs commands that only a shell understands: a name or path such as bash, or an array of "
+        'words such as ["bash", "-euo", "pipefail", "-c"]. Default: the project\'s, or /bin/sh.',
+    )
 
 
 class Defaults(Common):
@@ -316,6 +328,9 @@ class ProjectTable(Table):
     """The project as a whole."""
 
     name: Text | None = Field(None, description="Its name. Default: the folder's.")
+    shell: ShellWords | None = Field(
+        None, description="What runs commands that only a shell understands, such as bash. Default: /bin/sh."
+    )
     network: NetworkName | None = Field(
         None,
         description="How local services reach the remote: in a network namespace each, by ports on localhost, or by "

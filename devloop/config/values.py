@@ -6,6 +6,7 @@ that says what was expected; `explain` turns that into a problem at the value's 
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 import signal
@@ -15,6 +16,7 @@ import durationpy
 from pydantic_core import PydanticCustomError
 
 from devloop.config.model import MS, Command, Reload, ReloadKind
+from devloop.config.shell import POSIX, SH, TAKES_ITS_PLACE, needs_shell, simple, with_exec
 from devloop.config.words import describe, quoted, suggestion
 
 DURATION_PATTERN = (
@@ -164,23 +166,28 @@ def reload(text: str) -> Reload:
     raise unexpected(", ".join(quoted(k) for k in kinds[:-1]) + f" or {quoted(kinds[-1])}", text, hint)
 
 
-def command_line(text: str) -> Command:
-    """A command as it is typed: split into words if no shell is needed, else for /bin/sh."""
+def command_line(text: str, shell: tuple[str, ...] = SH) -> Command:
+    """A command as it is typed: split into words if no shell is needed, else for `shell`, the words before it."""
     line = text.strip()
     if not line:
         raise wrong("expected a command, not an empty string")
+    name = shell[0].rpartition("/")[2]
+    if name not in POSIX:
+        return Command((*shell, line), line, typed=True)
     if needs_shell(line):
-        return Command(("/bin/sh", "-c", line), line)
+        if found := simple(line):
+            return Command(found.words, line, typed=True, folder=posixpath.join("", *found.folders), env=found.env)
+        return Command((*shell, line if name in TAKES_ITS_PLACE else with_exec(line)), line, typed=True)
     try:
         # shlex reads a character at a time, which 100 services notice.
-        argv = tuple(shlex.split(line) if any(c in line for c in "\"'\\") else line.split())
+        words = tuple(shlex.split(line) if any(c in line for c in "\"'\\") else line.split())
     except ValueError as error:
         raise wrong(
             f"not a command line: {str(error).lower()}", "close the quote, or give the words as an array"
         ) from None
-    if not argv or not argv[0]:
+    if not words or not words[0]:
         raise wrong("expected a command, not an empty string")
-    return Command(argv, line)
+    return Command(words, line, typed=True)
 
 
 def command_words(words: tuple[str, ...]) -> Command:
@@ -188,41 +195,3 @@ def command_words(words: tuple[str, ...]) -> Command:
     if not words or not words[0]:
         raise wrong("expected a command: the first word is the program")
     return Command(words, shlex.join(words))
-
-
-_SHELL_WORDS = frozenset(
-    # Reserved words, and built-ins that are no program of their own (POSIX, 2.4 and 2.14).
-    """
-    ! { } case do done elif else esac fi for function if in select then time until while . : alias bg break cd
-    command continue eval exec exit export fg getopts hash jobs local popd pushd read readonly return set
-    shift shopt source times trap type ulimit umask unalias unset wait
-    """.split()  # noqa: SIM905 - as a list it is a page
-)
-_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
-
-
-def needs_shell(line: str) -> bool:
-    """Whether a shell would do more with the line than split it into words."""
-    first = line.split(None, 1)[0]
-    if first in _SHELL_WORDS or _ASSIGNMENT.match(first):
-        return True
-    quote, at_word_start, position = "", True, 0
-    while position < len(line):
-        char = line[position]
-        if quote == "'":
-            quote = "" if char == "'" else quote
-        elif char == "\\":
-            if line[position + 1 : position + 2] == "\n":
-                return True
-            position += 1
-        elif quote:
-            if char in "$`":
-                return True
-            quote = "" if char == '"' else quote
-        elif char in "'\"":
-            quote = char
-        elif char in "|&;<>()$`*?[{\n" or (char in "~#" and at_word_start):
-            return True
-        at_word_start = char.isspace() and not quote
-        position += 1
-    return False

@@ -51,6 +51,13 @@ class CancelBuild:
 
 
 @dataclass(frozen=True, slots=True)
+class EndBuildServers:
+    """End what builds have left running for the next one (Gradle's, Bazel's server). Not answered."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadProcess:
     """Tell the process to reload itself, as its `reload` says. Answered by ReloadEnded."""
 
@@ -154,6 +161,7 @@ Command = (
     | OpenWorld
     | StartBuild
     | CancelBuild
+    | EndBuildServers
     | ReloadProcess
     | StartProbes
     | StopProbes

@@ -111,6 +111,8 @@ class ServiceLife:
 
     def stop(self, now: int) -> list[do.Command]:
         """It shall not run."""
+        if self._wanted and self.spec.build is not None:
+            self._out.append(do.EndBuildServers(self.spec.name))
         self._wanted = False
         self._due = self._build_due = self._reload_due = self._burst = False
         self._end_loop(Outcome.SUPERSEDED, "stopped")

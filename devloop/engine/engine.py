@@ -234,6 +234,8 @@ class Engine:
                 self._runner(service).start_build(run)
             case do.CancelBuild(service):
                 self._runner(service).cancel_build()
+            case do.EndBuildServers(service):
+                self._runner(service).end_build_servers()
             case do.ReloadProcess(service, run):
                 self._runner(service).reload_process(run)
             case do.StartProbes(service, run):

@@ -13,12 +13,13 @@ Messages are JSON objects, each behind its length in four bytes; file descriptor
 
 To the root holder:   {op: hold, service} + [socket for the new holder]
                       {op: namespaces}                       holders will be asked for one
-To a holder:          {op: spawn, job, argv, cwd, env, main, tty} + [stdout, stderr, stdin?]
-                      {op: signal, job, signal, group}
-                      {op: stop, job, signal, timeout}       timeout in seconds
+To a holder:          {op: spawn, job, argv, cwd, env, main, tty, keep} + [stdout, stderr, stdin?]
+                      {op: signal, job, signal, group}       to its process group, or who handles it: `recipients`
+                      {op: stop, job, signal, timeout, group}  timeout in seconds
+                      {op: dismiss, timeout}                 end what jobs with `keep` have left
                       {op: namespace} + [socket]             see devloop.net.namespace, which speaks over it
 From a holder:        {ev: spawned, job, pid, at}            at: monotonic nanoseconds
-                      {ev: failed, job, errno, error, cwd}
+                      {ev: failed, job, errno, error, cwd, file}  file: what the program's name led to, or ""
                       {ev: ended, job, code, left, survivors, at}
 """
 
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import select
@@ -126,6 +128,60 @@ def tree(roots: list[int]) -> list[int]:
     return found
 
 
+def _handles(pid: int, number: int) -> bool | None:
+    """Whether a process catches a signal; None: it ignores it. SigCgt and SigIgn of /proc/PID/status (proc(5))."""
+    caught = ignored = 0
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
+            name, _, mask = line.partition(":")
+            if name == "SigCgt":
+                caught = int(mask, 16)
+            elif name == "SigIgn":
+                ignored = int(mask, 16)
+    bit = 1 << (number - 1)
+    return None if ignored & bit else bool(caught & bit)
+
+
+def recipients(pid: int, number: int) -> list[int]:
+    """Who of a tree a signal that is no end is for: the processes nearest to its root that catch it.
+
+    A shell or a runner such as npm around the program would only die of SIGHUP. Where nobody catches it, it is for
+    the root.
+    """
+    level = [pid]
+    while level:
+        found = [each for each in level if _handles(each, number) and not _is_go(each)]
+        if found:
+            return found
+        level = [child for each in level for child in children(each)]
+    return [pid]
+
+
+def _is_go(pid: int) -> bool:
+    """Whether it is `go run`: Go's runtime catches every signal, and the tool dies of it all the same."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text() == "go\n"
+    return False
+
+
+def program(name: str, cwd: str, env: dict[str, str]) -> str:
+    """The file that execvp(3) would come to for this name, if it can be seen; "" if there is none."""
+    folders = [""] if "/" in name else os.get_exec_path(env)
+    for folder in folders:
+        path = os.path.join(cwd, folder, name)  # noqa: PTH118 - an empty folder is the current one
+        if os.path.isfile(path):  # noqa: PTH113 - False too where a folder may not be searched
+            return path
+    return ""
+
+
+def _script(file: str) -> bool:
+    """Whether a file that the kernel can't run is text, which POSIX' execvp gives to sh: one without "#!"."""
+    with contextlib.suppress(OSError), open(file, "rb") as opened:  # noqa: PTH123 - as short as it gets
+        head = opened.read(512)
+        return bool(head) and b"\0" not in head
+    return False
+
+
 def describe(pid: int) -> str:
     """ "pid name", for a person."""
     try:
@@ -157,14 +213,47 @@ def _namespaces() -> Any:
     return namespace
 
 
+def _job_of(pid: int) -> str:
+    """The job that a process descends from, by the variable that its environment began with."""
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    prefix = f"{JOB_VARIABLE}=".encode()
+    return next((v[len(prefix) :].decode(errors="replace") for v in environ if v.startswith(prefix)), "")
+
+
+def _popen(argv: list[str], cwd: str, env: dict[str, str], fds: list[int], *, tty: bool) -> subprocess.Popen[bytes]:
+    """A process in a session of its own. Raises OSError."""
+    return subprocess.Popen(
+        argv,
+        stdin=fds[2] if len(fds) > 2 else subprocess.DEVNULL,
+        stdout=fds[0],
+        stderr=fds[1],
+        cwd=cwd,
+        env=env,
+        start_new_session=True,
+        # Only for a terminal: with it, subprocess forks instead of vforks, which takes ten times as long.
+        preexec_fn=_terminal_taker() if tty else None,
+    )
+
+
 class Job:
     """One process that was asked for, and what descends from it."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], *, main: bool) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], *, main: bool, keep: bool) -> None:
         self.name = name
         self.pid = process.pid
         self.main = main
         """Whether orphans that can't be told apart are counted as its own."""
+        self.keep = keep
+        """Whether what outlives it lives on: a build's server, for the next build."""
+        self.signal = int(signal.SIGTERM)
+        """What asks it, and what it leaves behind, to end."""
+        self.told = False
+        """Its first process has been asked to end."""
+        self.group = False
+        """Its whole process group has."""
         self.code: int | None = None
         self.ended_at = 0
         self.timeout = ORPHANED_GRACE
@@ -181,6 +270,11 @@ class Holder:
     def __init__(self, engine: socket.socket) -> None:
         self.engine: socket.socket | None = engine
         self.jobs: dict[str, Job] = {}
+        self.past: dict[str, bool] = {}
+        """Jobs with `keep` that have ended → whether what they have left was dismissed."""
+        self.kept: dict[int, bool] = {}
+        """What they have left → the same, as far as it is this holder's own child by now."""
+        self.kill_kept_at: float | None = None
         self.namespace: Any = None
         """A `devloop.net.namespace.Namespace`, if the engine has asked for one."""
         self.wakeup, write = os.pipe()
@@ -195,7 +289,7 @@ class Holder:
         poll.register(self.wakeup, select.POLLIN)
         assert self.engine is not None
         poll.register(self.engine, select.POLLIN)
-        while self.engine is not None or self.jobs:
+        while self.engine is not None or self.jobs or self.kept:
             ready = dict(poll.poll(self.wait_ms()))
             if self.wakeup in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -208,13 +302,16 @@ class Holder:
                 self.engine.close()
                 self.engine = None
                 for job in self.jobs.values():
-                    self.stop(job, signal.SIGTERM, min(job.timeout, ORPHANED_GRACE))
+                    self.stop(job, job.signal, min(job.timeout, ORPHANED_GRACE))
+                self.dismiss(ORPHANED_GRACE)
             self.reap()
             self.enforce()
 
     def wait_ms(self) -> int | None:
         """Milliseconds until something is due."""
         due = [at for job in self.jobs.values() for at in (job.kill_at, job.give_up_at) if at is not None]
+        if self.kill_kept_at is not None:
+            due.append(self.kill_kept_at)
         return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
 
     def obey(self, poll: select.poll) -> bool:
@@ -234,13 +331,20 @@ class Holder:
             self.namespace = _namespaces().Namespace(socket.socket(fileno=fds[0]))
             poll.register(self.namespace, select.POLLIN)
             return True
+        if message["op"] == "dismiss":
+            self.dismiss(message["timeout"])
+            return True
         job = self.jobs.get(message["job"])
         if job is None:
             return True  # it has ended, and the engine will read so
         if message["op"] == "signal":
-            _kill(job.pid, message["signal"], group=message["group"])
+            if message["group"]:
+                _kill(job.pid, message["signal"], group=True)
+            else:
+                for pid in recipients(job.pid, message["signal"]):
+                    _kill(pid, message["signal"])
         elif message["op"] == "stop":
-            self.stop(job, message["signal"], message["timeout"])
+            self.stop(job, message["signal"], message["timeout"], group=message["group"])
         return True
 
     def spawn(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -248,35 +352,52 @@ class Holder:
         name = message["job"]
         if self.namespace is not None:
             self.namespace.refresh()
+        argv, cwd, env = message["argv"], message["cwd"], message["env"] | {JOB_VARIABLE: name}
         try:
-            process = subprocess.Popen(
-                message["argv"],
-                stdin=fds[2] if len(fds) > 2 else subprocess.DEVNULL,
-                stdout=fds[0],
-                stderr=fds[1],
-                cwd=message["cwd"],
-                env=message["env"] | {JOB_VARIABLE: name},
-                start_new_session=True,
-                # Only for a terminal: with it, subprocess forks instead of vforks, which takes ten times as long.
-                preexec_fn=_terminal_taker() if message["tty"] else None,
-            )
+            try:
+                process = _popen(argv, cwd, env, fds, tty=message["tty"])
+            except OSError as error:
+                file = program(argv[0], cwd, env)
+                if error.errno != errno.ENOEXEC or not _script(file):
+                    raise
+                process = _popen(["/bin/sh", file, *argv[1:]], cwd, env, fds, tty=message["tty"])
         except OSError as error:
-            is_cwd = not Path(message["cwd"]).is_dir()
-            self.tell(ev="failed", job=name, errno=error.errno, error=error.strerror, cwd=is_cwd)
+            is_cwd = not os.path.isdir(cwd)  # noqa: PTH112 - False too where a folder may not be searched
+            file, number = program(argv[0], cwd, env), error.errno
+            if number in (errno.EACCES, errno.ENOTDIR) and not file and not is_cwd:
+                number = errno.ENOENT  # a folder of PATH that may not be read, or is none; no other has it
+            self.tell(ev="failed", job=name, errno=number, error=error.strerror, cwd=is_cwd, file=file)
         else:
-            self.jobs[name] = Job(name, process, main=message["main"])
+            self.jobs[name] = Job(name, process, main=message["main"], keep=message["keep"])
             self.tell(ev="spawned", job=name, pid=process.pid, at=time.monotonic_ns())
         finally:
             for fd in fds:
                 os.close(fd)
 
-    def stop(self, job: Job, number: int, timeout: float) -> None:
-        """Ask; SIGKILL follows after `timeout` seconds."""
+    def stop(self, job: Job, number: int, timeout: float, *, group: bool = False) -> None:
+        """Ask its first process, once, or its whole group; SIGKILL follows after `timeout` seconds.
+
+        Masters of workers (Gunicorn, Celery) and runners that forward signals (npm) expect the signal alone, and
+        treat a second one as an order to drop what they do.
+        """
         job.timeout = timeout
-        if job.kill_at is None:
-            job.kill_at = time.monotonic() + timeout
-        if job.code is None:
-            _kill(job.pid, number, group=True)
+        job.signal = number
+        kill_at = time.monotonic() + timeout
+        if job.kill_at is None or kill_at < job.kill_at:
+            job.kill_at = kill_at
+        if job.code is None and (not job.told or number == signal.SIGKILL):
+            job.told, job.group = True, group
+            _kill(job.pid, number, group=group or not LINUX)
+
+    def dismiss(self, timeout: float) -> None:
+        """Ask what builds have left behind to end; SIGKILL follows after `timeout` seconds."""
+        self.past = dict.fromkeys(self.past, True)
+        for pid, leaving in self.kept.items():
+            if not leaving:
+                _kill(pid, signal.SIGTERM)
+        self.kept = dict.fromkeys(self.kept, True)
+        if self.kept:
+            self.kill_kept_at = time.monotonic() + timeout
 
     def reap(self) -> None:
         """Take note of every process that has ended."""
@@ -287,43 +408,72 @@ class Holder:
                 pid = 0
             if pid == 0:
                 break
+            self.kept.pop(pid, None)
             for job in self.jobs.values():
                 if job.pid == pid and job.code is None:
                     job.code = os.waitstatus_to_exitcode(status)
                     job.ended_at = time.monotonic_ns()
-                    # The rest of its process group is asked too; what ignores that is killed in time.
-                    _kill(job.pid, signal.SIGTERM, group=True)
-                    job.kill_at = job.kill_at or time.monotonic() + job.timeout
+                    if not LINUX:
+                        _kill(job.pid, job.signal, group=True)  # nothing else leads to what it has left
+                    if not job.keep or job.told:
+                        job.kill_at = job.kill_at or time.monotonic() + job.timeout
+        self.find_kept()
         for job in tuple(self.jobs.values()):
             if job.code is None:
                 continue
             rest = self.rest(job)
-            if not rest:
+            if job.keep and not job.told:
+                self.kept.update(dict.fromkeys(self.rest(job), False))
+                self.past[job.name] = False
+                self.ended(job, ())
+                self.find_kept()
+            elif not rest:
                 self.ended(job, ())
             else:
-                for pid in tree(rest):
-                    if pid not in job.asked:
-                        job.asked.add(pid)
-                        _kill(pid, signal.SIGTERM)
+                self.ask(job, rest)
+
+    def ask(self, job: Job, rest: list[int]) -> None:
+        """Ask what a job has left to end, each once. Its children are asked when they have lost it."""
+        for pid in rest:
+            if pid in job.asked:
+                continue
+            job.asked.add(pid)
+            number = job.signal
+            if _handles(pid, number) is None:
+                number = signal.SIGTERM  # a shell's background processes ignore SIGINT
+            with contextlib.suppress(ProcessLookupError):
+                if not job.group or os.getpgid(pid) != job.pid or number != job.signal:
+                    _kill(pid, number)
+
+    def orphans(self) -> list[int]:
+        """This holder's own children that are no job's first process."""
+        firsts = {job.pid for job in self.jobs.values() if job.code is None}
+        return [pid for pid in children(os.getpid()) if pid not in firsts]
 
     def rest(self, job: Job) -> list[int]:
         """What is left of a job whose first process has ended: orphans are this holder's own children now."""
-        mine = children(os.getpid())
-        firsts = {other.pid for other in self.jobs.values() if other.code is None}
-        orphans = [pid for pid in mine if pid not in firsts]
-        if not orphans:
-            return []
-        return [pid for pid in orphans if self.owner(pid) is job]
+        return [pid for pid in self.orphans() if pid not in self.kept and self.owner(pid) is job]
 
-    def owner(self, orphan: int) -> Job:
-        """Whose descendant it was, by the variable that its environment began with."""
+    def find_kept(self) -> None:
+        """Take note of what jobs with `keep` have left."""
+        if not self.past:
+            return
+        for pid in self.orphans():
+            if pid in self.kept:
+                continue
+            leaving = self.past.get(_job_of(pid))
+            if leaving is not None:
+                self.kept[pid] = leaving
+            if leaving:
+                _kill(pid, signal.SIGTERM)
+                self.kill_kept_at = self.kill_kept_at or time.monotonic() + ORPHANED_GRACE
+
+    def owner(self, orphan: int) -> Job | None:
+        """Whose descendant it was, by the variable that its environment began with; None: what is kept."""
+        name = _job_of(orphan)
+        if name in self.past:
+            return None
         main = next((job for job in self.jobs.values() if job.main), next(iter(self.jobs.values())))
-        try:
-            environ = Path(f"/proc/{orphan}/environ").read_bytes().split(b"\0")
-        except OSError:
-            return main
-        prefix = f"{JOB_VARIABLE}=".encode()
-        name = next((v[len(prefix) :].decode() for v in environ if v.startswith(prefix)), "")
         return self.jobs.get(name, main)
 
     def enforce(self) -> None:
@@ -345,6 +495,12 @@ class Holder:
                 # Children of what was just killed fall to this holder one by one.
                 for pid in tree(roots):
                     _kill(pid, signal.SIGKILL)
+        if self.kill_kept_at is not None and now >= self.kill_kept_at:
+            leaving = [pid for pid, leaves in self.kept.items() if leaves]
+            for pid in tree(leaving):
+                _kill(pid, signal.SIGKILL)
+            # Their children fall to this holder one by one.
+            self.kill_kept_at = now + LAST_WORD / 10 if leaving else None
 
     def ended(self, job: Job, survivors: tuple[str, ...]) -> None:
         """Let go of a job, and say how it ended."""

@@ -369,14 +369,25 @@ class PipeReader:
             os.close(self.write_end)
             self.write_end = -1
 
-    def close(self) -> None:
-        """Read what is there, then stop, even if someone still holds the other end."""
+    @property
+    def closed(self) -> bool:
+        """Nothing will come of it any more."""
+        return self._fd < 0
+
+    def drain(self) -> None:
+        """Read what is there now, and go on."""
         if self._fd < 0:
             return
         self.handed_over()
         with contextlib.suppress(OSError):
             for _ in range(4):
                 self._feed(self._take())
+
+    def close(self) -> None:
+        """Read what is there, then stop, even if someone still holds the other end."""
+        if self._fd < 0:
+            return
+        self.drain()
         self._end()
 
     def _read(self) -> None:

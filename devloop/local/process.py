@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -81,12 +82,14 @@ class Holder:
         main: bool = False,
         stdin: int | None = None,
         tty: bool = False,
+        keep: bool = False,
     ) -> None:
         """Start a process in a session of its own.
 
         `output` are descriptors for its stdout and stderr, `stdin` one for its input (/dev/null without); the caller
         keeps and closes its own. `main` marks the service's own process, to which orphans are counted that can't be
         told apart. With `tty`, all three are one terminal, which becomes its session's own (tty_ioctl(2), TIOCSCTTY).
+        `keep`: what it leaves behind lives on, until `dismiss`.
         """
         self._jobs[job] = (listener, argv, cwd)
         message = {
@@ -97,6 +100,7 @@ class Holder:
             "env": dict(env),
             "main": main,
             "tty": tty,
+            "keep": keep,
         }
         self._send(message, output if stdin is None else (*output, stdin))
 
@@ -105,12 +109,22 @@ class Holder:
         self._send({"op": "namespace"}, (sock.fileno(),))
 
     def signal(self, job: str, number: int, *, group: bool = False) -> None:
-        """Send a signal to the job's first process, or to its process group. One that has ended is passed over."""
+        """Send a signal that is no end: to the process of the job's tree, nearest to its root, that handles it.
+
+        If none does, to the first process. With `group`, to its process group. A job that has ended is passed over.
+        """
         self._send({"op": "signal", "job": job, "signal": number, "group": group})
 
-    def stop(self, job: str, number: int, timeout: float) -> None:
-        """Ask its process group to end; after `timeout` seconds SIGKILL ends the whole tree."""
-        self._send({"op": "stop", "job": job, "signal": number, "timeout": timeout})
+    def stop(self, job: str, number: int, timeout: float, *, group: bool = False) -> None:
+        """Ask its first process (or its whole process group) to end, once; then what that has left.
+
+        After `timeout` seconds SIGKILL ends the whole tree.
+        """
+        self._send({"op": "stop", "job": job, "signal": number, "timeout": timeout, "group": group})
+
+    def dismiss(self, timeout: float) -> None:
+        """Ask what jobs with `keep` have left to end; SIGKILL follows after `timeout` seconds."""
+        self._send({"op": "dismiss", "timeout": timeout})
 
     def close(self) -> None:
         """Let go: the holder ends what it still holds, and itself."""
@@ -160,10 +174,27 @@ class Holder:
 
 def _explain(message: Mapping[str, Any], argv: Sequence[str], cwd: Path) -> tuple[str, str]:
     if message["cwd"]:
-        return f"its folder is gone: {cwd}", "mend `cwd`"
-    if message["errno"] == 2:
-        return f"no such program: {argv[0]}", "is it installed, and on PATH? A path is taken from `cwd`"
-    return f"can't run {argv[0]}: {message['error']}", "is it an executable file?"
+        return f"its folder is gone: {cwd}", "mend `cwd`, or the `cd` that its command begins with"
+    if message["errno"] != errno.ENOENT:
+        return f"can't run {argv[0]}: {message['error']}", "is it an executable file?"
+    interpreter = _interpreter(message["file"])
+    if interpreter.endswith("\r"):
+        return (
+            f"can't run {argv[0]}: its first line ends as on Windows, so its interpreter is {interpreter!r}",
+            "save it with Unix line ends; `git config core.autocrlf input` keeps them",
+        )
+    if interpreter:
+        return f"can't run {argv[0]}: there is no {interpreter}, which its first line names", "is it installed?"
+    return f"no such program: {argv[0]}", "is it installed, and on PATH? A path is taken from `cwd`"
+
+
+def _interpreter(file: str) -> str:
+    """What a script's first line says that runs it; "" if that can't be told."""
+    with contextlib.suppress(OSError), Path(file or os.devnull).open("rb") as script:
+        first = script.readline(256)
+        if first.startswith(b"#!"):
+            return first[2:].decode(errors="replace").strip(" \t\n").split(" ")[0]
+    return ""
 
 
 class Holders:

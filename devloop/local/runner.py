@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from devloop.agent.tasks import background
 from devloop.config.model import SECOND, Command, ExecCheck, LogCheck, Probe, ReloadKind, Service
+from devloop.config.shell import complaint
 from devloop.core import events as ev
 from devloop.errors import DevloopError
 from devloop.local import environment, ports, probes
@@ -41,8 +42,12 @@ class Run:
         failed: Callable[[str, str], None],
         ended: Callable[[Ended], None],
         wiring: Wiring | None = None,
+        *,
+        keep: bool = False,
     ) -> None:
         """`wiring` is the service's own process's, in place of `streams`. All else has an input that is at its end."""
+        self._runner = runner
+        self._keep = keep
         self._readers = [PipeReader(runner.logs, runner.name, stream) for stream in streams or ()]
         self._wiring = wiring
         self._started = started
@@ -68,7 +73,13 @@ class Run:
         for reader in self._readers:
             reader.handed_over()
 
-    def _close(self) -> None:
+    @property
+    def closed(self) -> bool:
+        """Nobody holds the other ends of its pipes any more."""
+        return all(reader.closed for reader in self._readers)
+
+    def close(self) -> None:
+        """Stop reading."""
         if self._wiring is not None:
             self._wiring.close()
         for reader in self._readers:
@@ -80,12 +91,20 @@ class Run:
 
     def job_failed(self, error: str, hint: str) -> None:
         """See JobListener."""
-        self._close()
+        self.close()
         self._failed(error, hint)
 
     def job_ended(self, ended: Ended) -> None:
-        """See JobListener. What it printed last is read before its end is told."""
-        self._close()
+        """See JobListener. What it printed last is read before its end is told.
+
+        With `keep`, a server that it has left may hold the pipes: these stay open, or the server dies of printing.
+        """
+        if self._keep:
+            for reader in self._readers:
+                reader.drain()
+            self._runner.left_open(self)
+        else:
+            self.close()
         self._ended(ended)
 
 
@@ -133,6 +152,9 @@ class ServiceRunner:
         self._started_run = 0
         self._matched_run = 0
         self._build: str | None = None
+        self._complained: set[str] = set()
+        self._left_open: list[Run] = []
+        """Builds that have ended, whose servers may still print."""
         self._build_over = asyncio.Event()
         self._build_over.set()
         self._probing: asyncio.Task[None] | None = None
@@ -188,7 +210,7 @@ class ServiceRunner:
     def stop_process(self, run: int) -> None:
         """See StopProcess."""
         stop = self.spec.stop
-        self._holder.stop(f"main-{run}", stop.signal, stop.timeout / SECOND)
+        self._holder.stop(f"main-{run}", stop.signal, stop.timeout / SECOND, group=stop.group)
 
     def start_build(self, run: int) -> None:
         """See StartBuild. Waits for the end of one that was cancelled: both write the same files."""
@@ -200,7 +222,15 @@ class ServiceRunner:
         """See CancelBuild."""
         job, self._build = self._build, None
         if job is not None and job in self._holder.jobs:
-            self._holder.stop(job, signal.SIGTERM, CANCEL_TIMEOUT)
+            self._holder.stop(job, signal.SIGTERM, CANCEL_TIMEOUT, group=True)
+
+    def end_build_servers(self) -> None:
+        """See EndBuildServers."""
+        self._holder.dismiss(self.spec.stop.timeout / SECOND)
+
+    def left_open(self, run: Run) -> None:
+        """A build has ended, and what it has left may print on."""
+        self._left_open = [each for each in (*self._left_open, run) if not each.closed]
 
     def reload_process(self, run: int) -> None:
         """See ReloadProcess."""
@@ -245,6 +275,8 @@ class ServiceRunner:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for run in self._left_open:
+            run.close()
         self._holders.release(self.name)
 
     # How.
@@ -257,20 +289,33 @@ class ServiceRunner:
     def _holder(self) -> Holder:
         return self._holders.get(self.name)
 
-    def _start(self, job: str, command: Command, listener: Run, *, main: bool = False, tty: bool = False) -> None:
+    def _start(
+        self, job: str, command: Command, listener: Run, *, main: bool = False, tty: bool = False, keep: bool = False
+    ) -> None:
+        why = complaint(command.argv, command.text)
+        if why and why not in self._complained:
+            self._complained.add(why)
+            self._say(why)
         output = listener.output
         null = None if output else os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
+            cwd, env = self.spec.cwd, {**self.environment(), **command.env}
+            if command.folder:
+                # As a shell leaves them (cd, POSIX).
+                here = os.path.realpath(cwd)
+                cwd = cwd / command.folder
+                env |= {"OLDPWD": here, "PWD": os.path.normpath(os.path.join(here, command.folder))}  # noqa: PTH118
             self._holder.start(
                 job,
                 command.argv,
-                cwd=self.spec.cwd,
-                env=self.environment(),
+                cwd=cwd,
+                env=env,
                 output=output or (null, null),  # type: ignore[arg-type]
                 listener=listener,
                 main=main,
                 stdin=listener.stdin,
                 tty=tty,
+                keep=keep,
             )
         except DevloopError as error:
             listener.job_failed(str(error), error.hint or "")
@@ -280,7 +325,13 @@ class ServiceRunner:
                 os.close(null)
 
     async def _run(
-        self, job: str, command: Command, streams: tuple[str, str] | None, timeout: float | None = None
+        self,
+        job: str,
+        command: Command,
+        streams: tuple[str, str] | None,
+        timeout: float | None = None,
+        *,
+        keep: bool = False,
     ) -> int:
         """Run to the end. The exit code; 127 if it could not be started.
 
@@ -296,7 +347,8 @@ class ServiceRunner:
             self._say(error)
             end(127)
 
-        self._start(job, command, Run(self, streams, lambda *_: None, failed, lambda e: end(e.code)))
+        listener = Run(self, streams, lambda *_: None, failed, lambda e: end(e.code), keep=keep)
+        self._start(job, command, listener, keep=keep)
         try:
             async with asyncio.timeout(timeout):
                 return await ended
@@ -311,7 +363,7 @@ class ServiceRunner:
         self._build_over.clear()
         self.logs.add(self.name, BUILD, [f"$ {command.text}".encode()])
         try:
-            code = await self._run(job, command, (BUILD, BUILD))
+            code = await self._run(job, command, (BUILD, BUILD), keep=True)
         finally:
             self._build_over.set()
         if self._build == job:

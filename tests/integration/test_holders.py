@@ -49,21 +49,45 @@ class Bench:
         self.holders = Holders()
         self.run_id = self.holders.run_id
 
-    def start(self, script: str, *, job: str = "main", service: str = "api") -> Listener:
+    def start(self, script: str, *, job: str = "main", service: str = "api", keep: bool = False) -> Listener:
+        return self.run(["sh", "-c", script], job=job, service=service, keep=keep)
+
+    def run(
+        self,
+        argv: list[str],
+        *,
+        job: str = "main",
+        service: str = "api",
+        keep: bool = False,
+        cwd: Path = Path("/"),
+        path: str = os.environ["PATH"],
+    ) -> Listener:
         listener = Listener()
         self.holders.get(service).start(
             job,
-            ["sh", "-c", script],
-            cwd=Path("/"),
-            env={"PATH": os.environ["PATH"], RUN_VARIABLE: self.run_id},
+            argv,
+            cwd=cwd,
+            env={"PATH": path, RUN_VARIABLE: self.run_id},
             output=(1, 2),
             listener=listener,
             main=job == "main",
+            keep=keep,
         )
         return listener
 
-    def stop(self, timeout: float, *, job: str = "main") -> None:
-        self.holders.get("api").stop(job, signal.SIGTERM, timeout)
+    def stop(self, timeout: float, *, job: str = "main", group: bool = False) -> None:
+        self.holders.get("api").stop(job, signal.SIGTERM, timeout, group=group)
+
+    async def printed(self, file: Path, lines: int) -> list[str]:
+        """What processes have written there, once it is so many lines."""
+
+        def read() -> list[str]:
+            return file.read_text().splitlines() if file.exists() else []
+
+        async with asyncio.timeout(DEADLINE):
+            while len(read()) < lines:  # noqa: ASYNC110 - a file has no events
+                await asyncio.sleep(0.005)
+        return read()
 
 
 @pytest.fixture
@@ -119,6 +143,175 @@ async def test_what_ignores_the_signal_is_killed_in_time(bench: Bench) -> None:
     bench.stop(0.3)
     assert (await listener.ended).code == -signal.SIGKILL
     assert 0.3 <= time.monotonic() - began < 3
+
+
+MASTER = """
+import os, signal, sys, time
+out = open(sys.argv[1], "a", buffering=1)
+child = os.fork()
+name = "worker" if child == 0 else "master"
+def heard(number, _):
+    out.write(f"{name} {signal.Signals(number).name}\\n")
+    if child:
+        os.kill(child, signal.SIGUSR1)
+        out.write(f"worker ended with {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\\n")
+    sys.exit(0)
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    signal.signal(number, heard)
+out.write("up\\n")
+while True:
+    signal.pause()
+"""
+
+
+async def test_a_master_alone_hears_of_the_stop_and_ends_its_worker_itself(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    listener = bench.run([sys.executable, "-c", MASTER, str(out)])
+    await bench.printed(out, 2)
+    bench.stop(DEADLINE)
+    ended = await listener.ended
+    assert (ended.code, ended.left_behind) == (0, 0)
+    assert out.read_text().splitlines()[2:] == ["master SIGTERM", "worker SIGUSR1", "worker ended with 0"]
+
+
+async def test_a_stop_of_the_group_reaches_all_at_once(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    listener = bench.run([sys.executable, "-c", MASTER, str(out)])
+    await bench.printed(out, 2)
+    bench.stop(DEADLINE, group=True)
+    await listener.ended
+    assert "worker SIGTERM" in out.read_text()
+
+
+async def test_what_a_shell_ran_is_asked_once_when_the_shell_has_ended(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    listener = bench.start(f"{sys.executable} -c '{MASTER}' {out}; true")
+    await bench.printed(out, 2)
+    bench.stop(DEADLINE)
+    ended = await listener.ended
+    assert (ended.code, ended.left_behind) == (-signal.SIGTERM, 1)
+    assert out.read_text().splitlines()[2:] == ["master SIGTERM", "worker SIGUSR1", "worker ended with 0"]
+
+
+async def test_asked_twice_it_hears_once(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    script = (
+        f"trap 'echo TERM >>{out}; sleep 0.3 & wait $!; exit 0' TERM; echo up >>{out}; while :; do sleep 0.02; done"
+    )
+    listener = bench.start(script)
+    await bench.printed(out, 1)
+    bench.stop(DEADLINE)
+    await bench.printed(out, 2)
+    bench.stop(DEADLINE)
+    await listener.ended
+    assert out.read_text().splitlines() == ["up", "TERM"]
+
+
+async def test_a_reload_signal_goes_past_a_shell_to_who_handles_it(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    listener = bench.start(f"{sys.executable} -c '{MASTER}' {out}; exit 7")
+    await bench.printed(out, 2)
+    bench.holders.get("api").signal("main", signal.SIGHUP)
+    assert (await listener.ended).code == 7, "the shell has not heard of it"
+    assert "master SIGHUP" in out.read_text()
+    assert "worker SIGHUP" not in out.read_text()
+
+
+async def test_a_reload_signal_that_nobody_handles_is_the_main_process_own(bench: Bench) -> None:
+    listener = bench.start("sleep 600; true")
+    await listener.pid
+    bench.holders.get("api").signal("main", signal.SIGHUP)
+    assert (await listener.ended).code == -signal.SIGHUP
+
+
+class TestPrograms:
+    """What can't be started, and why."""
+
+    async def test_a_folder_of_path_that_may_not_be_read(self, bench: Bench, tmp_path: Path) -> None:
+        if os.getuid() == 0:
+            pytest.skip("root may read every folder: run the tests as an ordinary user")
+        (tmp_path / "shut").mkdir(mode=0)
+        listener = bench.run(["no-such-tool"], path=f"{tmp_path}/shut:/usr/bin")
+        error, _ = await listener.failure
+        assert error == "no such program: no-such-tool"
+
+    async def test_a_file_of_path_in_place_of_a_folder(self, bench: Bench, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        error, _ = await bench.run(["no-such-tool"], path=f"{tmp_path}/file").failure
+        assert error == "no such program: no-such-tool"
+
+    async def test_a_file_that_may_not_be_run(self, bench: Bench, tmp_path: Path) -> None:
+        (tmp_path / "tool").write_text("#!/bin/sh\n")
+        error, _ = await bench.run(["./tool"], cwd=tmp_path).failure
+        assert error == "can't run ./tool: Permission denied"
+
+    async def test_an_interpreter_that_is_missing(self, bench: Bench, tmp_path: Path) -> None:
+        tool = tmp_path / "tool"
+        tool.write_text("#!/usr/bin/no-such-ruby -w\n")
+        tool.chmod(0o755)
+        error, _ = await bench.run(["./tool"], cwd=tmp_path).failure
+        assert "/usr/bin/no-such-ruby" in error
+
+    async def test_line_ends_of_windows(self, bench: Bench, tmp_path: Path) -> None:
+        tool = tmp_path / "tool"
+        tool.write_bytes(b"#!/bin/sh\r\necho hi\r\n")
+        tool.chmod(0o755)
+        error, hint = await bench.run(["./tool"], cwd=tmp_path).failure
+        assert "Windows" in error and "line ends" in hint
+
+    async def test_a_script_without_a_first_line_is_run_by_sh(self, bench: Bench, tmp_path: Path) -> None:
+        tool = tmp_path / "tool"
+        tool.write_text('exit "$1"\n')
+        tool.chmod(0o755)
+        assert (await bench.run(["./tool", "5"], cwd=tmp_path).ended).code == 5
+        assert (await bench.run(["tool", "6"], path=f"{tmp_path}:/bin").ended).code == 6
+
+
+class TestBuildServers:
+    """What a build leaves running serves the next one."""
+
+    def server(self, out: Path, *, sets_sid: bool = True) -> str:
+        return f"{'setsid ' if sets_sid else ''}sh -c 'echo $$ >>{out}; exec sleep 600' & sleep 0.05"
+
+    @pytest.mark.parametrize("sets_sid", [True, False])
+    async def test_it_outlives_its_build_other_builds_and_the_service(
+        self, bench: Bench, tmp_path: Path, sets_sid: bool
+    ) -> None:
+        out = tmp_path / "out"
+        build = bench.start(self.server(out, sets_sid=sets_sid), job="build-1", keep=True)
+        (pid,) = await bench.printed(out, 1)
+        ended = await build.ended
+        assert (ended.code, ended.left_behind) == (0, 0)
+        main = bench.start("exec sleep 600")
+        await main.pid
+        bench.stop(DEADLINE)
+        assert (await main.ended).left_behind == 0
+        second = bench.start("sleep 600", job="build-2", keep=True)
+        await second.pid
+        bench.stop(DEADLINE, job="build-2", group=True)
+        await second.ended
+        assert psutil.pid_exists(int(pid))
+        bench.holders.get("api").dismiss(DEADLINE)
+        psutil.wait_procs([psutil.Process(int(pid))] if psutil.pid_exists(int(pid)) else [], timeout=DEADLINE)
+        assert not psutil.pid_exists(int(pid))
+
+    async def test_a_cancelled_build_takes_its_own_along(self, bench: Bench, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        build = bench.start(self.server(out) + "; sleep 600", job="build-1", keep=True)
+        (pid,) = await bench.printed(out, 1)
+        bench.stop(DEADLINE, job="build-1", group=True)
+        await build.ended
+        assert not psutil.pid_exists(int(pid))
+
+    async def test_it_ends_with_the_engine_even_if_it_ignores_that(self, bench: Bench, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        script = f"setsid sh -c 'trap \"\" TERM; echo $$ >>{out}; sleep 600; sleep 600' & sleep 0.05"
+        build = bench.start(script, job="build-1", keep=True)
+        (pid,) = await bench.printed(out, 1)
+        await build.ended
+        assert psutil.pid_exists(int(pid))
+        await bench.holders.close()  # its end of the sockets closes, as a killed engine's does
+        assert not psutil.pid_exists(int(pid))
 
 
 async def test_what_the_main_process_leaves_behind_is_ended_and_counted(bench: Bench) -> None:

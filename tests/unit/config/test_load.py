@@ -102,7 +102,7 @@ def test_every_key_at_once(folder: Folder) -> None:
     assert api.file_env == {root / ".env.api": {"FROM_FILE": "1"}}
     assert api.watch == (root / "api/src", root / "shared")
     assert (api.ignore, api.gitignore) == (("data/", "*.tmp"), False)
-    assert api.build == Command(("/bin/sh", "-c", "make && make check"), "make && make check")
+    assert api.build == Command(("/bin/sh", "-c", "make && exec make check"), "make && make check")
     assert api.reload == Reload(ReloadKind.SIGNAL, signal=signal.SIGHUP)
     assert list(api.ports.items()) == [("http", 8081), ("admin", 8082)]
     assert api.ready == Probe(HttpCheck("localhost", 8082, "/healthz"), 50 * MS, 2 * SECOND, 90 * SECOND, failures=9)

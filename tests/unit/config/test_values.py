@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from devloop.config import values
 from devloop.config.model import MS, SECOND
+from devloop.config.shell import with_exec
 
 
 @pytest.mark.parametrize(
@@ -76,20 +77,20 @@ def test_a_plain_command_is_run_without_a_shell(line: str, argv: tuple[str, ...]
     "line",
     [
         "a | b", "a && b", "a; b", "a &", "a > b", "a 2>&1", "a < b", "(a)", "a $X", 'a "$X"', "a `b`",
-        'a "`b`"', "a *.py", "a b?", "a [xy]", "a {b,c}", "a ~/x", "~/bin/a", "a # b", "X=1 a", "X=1",
-        "X+=1 a", "cd x", "exec a", "export X", ". ./env", "source x", "ulimit -n 10", "! a", "if a",
-        "a\nb", "a \\\nb", 'a\'"\'$X',
+        'a "`b`"', "a *.py", "a b?", "a [xy]", "a {b,c}", "a ~/x", "~/bin/a", "a # b", "X=1",
+        "X+=1 a", "X=~ a", "X=1 cd y", "cd x", "exec a", "export X", ". ./env", "source x", "ulimit -n 10", "! a",
+        "if a", "a\nb", "a \\\nb", 'a\'"\'$X',
     ],
 )  # fmt: skip
 def test_a_command_for_the_shell_goes_there_as_it_is(line: str) -> None:
-    assert values.command_line(line).argv == ("/bin/sh", "-c", line)
+    assert values.command_line(line).argv == ("/bin/sh", "-c", with_exec(line))
 
 
 @given(st.lists(st.text("ab '\"\\$|&;<>()*?[]{}~#=!-\t", min_size=1), min_size=1, max_size=4))
 def test_quoted_words_come_back(words: list[str]) -> None:
     line = shlex.join(words)
     argv = values.command_line(line).argv
-    assert argv == tuple(words) or argv == ("/bin/sh", "-c", line)
+    assert argv == tuple(words) or argv == ("/bin/sh", "-c", with_exec(line))
 
 
 @pytest.mark.slow

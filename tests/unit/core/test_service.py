@@ -174,7 +174,7 @@ class TestBuild:
     def test_stop_cancels_it(self) -> None:
         book = Playbook(service("api", build=MAKE))
         book.start("api")
-        assert book.feed(ev.StopRequested(("api",))) == ["CancelBuild api 1"]
+        assert book.feed(ev.StopRequested(("api",))) == ["EndBuildServers api", "CancelBuild api 1"]
         assert book.state("api") is State.STOPPED
 
     def running(self) -> Playbook:

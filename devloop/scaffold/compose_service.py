@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic_core import PydanticCustomError
 
-from devloop.config import values
+from devloop.config import shell, values
 from devloop.scaffold.compose_files import Composition
 from devloop.scaffold.compose_merge import named, pairs, scalar
 from devloop.scaffold.compose_values import number
@@ -174,7 +174,7 @@ class Reading:
         if not command or not self.found.now(command[0]).strip():
             return ""
         typed = as_typed(command)
-        if isinstance(typed, str) and values.needs_shell(typed):
+        if isinstance(typed, str) and shell.needs_shell(typed):
             return command  # no shell sees it there, so none does here
         return typed
 

@@ -374,7 +374,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def test_kill_9_of_the_engine_under_load_leaves_no_process_and_up_just_works(folder: Path) -> None:
     for _ in range(2):
         subprocess.run(devloop(folder, "up", "--detach"), check=True, capture_output=True)
-        pid = int((folder / ".devloop/engine.lock").read_text())
+        pid = int((folder / ".devloop/engine.lock").read_text().split()[0])
         tree = psutil.Process(pid).children(recursive=True)
         assert len(tree) >= 1 + 3 + 3, "the root holder, three holders, three services"
         os.kill(pid, signal.SIGKILL)
@@ -388,7 +388,7 @@ def test_kill_9_of_the_engine_under_load_leaves_no_process_and_up_just_works(fol
 
 def test_kill_9_of_everything_of_devloop_is_swept_by_the_next_engine(folder: Path) -> None:
     subprocess.run(devloop(folder, "up", "--detach"), check=True, capture_output=True)
-    pid = int((folder / ".devloop/engine.lock").read_text())
+    pid = int((folder / ".devloop/engine.lock").read_text().split()[0])
     engine = psutil.Process(pid)
     tree = engine.children(recursive=True)
     held = [p for p in tree if not p.name().startswith("devloop")]

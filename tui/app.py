@@ -187,6 +187,11 @@ class DevloopApp(App[Outcome]):
         else:
             self.exit(Outcome.LOST if self._lost else Outcome.DETACHED)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Nothing here has a meaning while a service has the keyboard."""
+        keyboard_away = self.board_screen.typing and self.screen is self.board_screen
+        return not keyboard_away and super().check_action(action, parameters)
+
     async def action_quit(self) -> None:
         """Shut the engine down, and show how that goes."""
         if not self.session.connected:

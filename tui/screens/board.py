@@ -28,6 +28,7 @@ from tui.widgets.log_pane import LogPane
 from tui.widgets.loop_pane import LoopPane
 from tui.widgets.recent_loops import RecentLoops
 from tui.widgets.service_table import ServiceTable
+from tui.widgets.terminal_view import TerminalView
 
 WIDE = 150
 """Columns from which on the logs stand beside the table."""
@@ -35,6 +36,8 @@ SHORT, TINY = 20, 14
 """Rows below which the loop shrinks to its bar, and disappears."""
 TALL = 30
 """Rows from which on more is said of what a service holds."""
+TYPED_INTO = (State.STARTING, State.READY, State.STOPPING, State.BACKOFF)
+"""States in which there is a process to type into, or will be in a moment."""
 SCREENS = {"environment": EnvironmentScreen, "loops": LoopsScreen, "requests": RequestsScreen}
 
 
@@ -56,6 +59,8 @@ class BoardScreen(SessionScreen):
         self._offered: tuple[object, ...] = ()
         self._lost = ""
         self._fetched: set[str] = set()
+        self._typing = ""
+        self._fitted: tuple[object, ...] = ()
 
     def compose(self) -> ComposeResult:
         """All of it."""
@@ -99,6 +104,7 @@ class BoardScreen(SessionScreen):
             self.query_one(Banner).say(board.config_error, "The last good one stays in force.")
         self.log_pane.view.names = tuple(board.services)
         self._offer_keys()
+        self._follow_terminal()
 
     def _paint_remote(self) -> None:
         # What a countdown changes: the header, and the line that says why there is no connection.
@@ -160,6 +166,9 @@ class BoardScreen(SessionScreen):
     def _selected(self) -> None:
         self._paint_loop()
         self._offer_keys()
+        if self._typing and self._typing != self.table.selected:
+            self.take_back()
+        self._follow_terminal()
         if self.log_pane.service is not None:
             self.log_pane.choose(self.table.selected)
 
@@ -170,6 +179,8 @@ class BoardScreen(SessionScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether a key has a meaning for the chosen service in its state, and for what has the focus."""
+        if self._typing:
+            return False
         if action in ON_SERVICE:
             return self.applies(action, self.chosen)
         if action == "back":
@@ -188,6 +199,9 @@ class BoardScreen(SessionScreen):
                 return bool(next_mode(status))
             case "environment" | "loops":
                 return True
+            case "terminal":
+                # A task without a terminal has an input that is at its end.
+                return here and (status.tty or not status.task) and status.state in TYPED_INTO
             case "attach":
                 return attachments.attachable(status, self.session.board.remote) and not attachments.holds(status)
             case "leave":
@@ -210,7 +224,9 @@ class BoardScreen(SessionScreen):
         return self.focused is self.log_pane.view
 
     def on_descendant_focus(self) -> None:
-        """Other keys come first while the logs have the focus."""
+        """Other keys come first while the logs have the focus; whoever goes elsewhere takes the keyboard along."""
+        if self._typing and self.focused not in (self.log_pane.terminal, None):
+            self.take_back(focus=False)
         self._offer_keys()
 
     def _offer_keys(self) -> None:
@@ -305,6 +321,63 @@ class BoardScreen(SessionScreen):
     def action_notices(self) -> None:
         """What the engine has said."""
         self.app.push_screen(NoticesScreen(self.session))
+
+    # A service's terminal
+
+    @property
+    def typing(self) -> bool:
+        """Whether a service has the keyboard."""
+        return bool(self._typing)
+
+    def action_terminal(self) -> None:
+        """Give the keyboard to the service."""
+        status = self.chosen
+        if status is None or self._typing:
+            return
+        self._typing = status.name
+        self.add_class("-typing")
+        self.query_one(KeyBar).notice = f"keys go to {status.name} · ctrl+p ctrl+q takes them back"
+        self.log_pane.type_into(status.name, tty=status.tty)
+        self.refresh_bindings()
+
+    @on(TerminalView.Left)
+    def _given_back(self) -> None:
+        self.take_back()
+
+    def take_back(self, *, focus: bool = True) -> None:
+        """The keyboard is this screen's again."""
+        if not self._typing:
+            return
+        self._typing = ""
+        self.remove_class("-typing")
+        self.query_one(KeyBar).notice = ""
+        self.log_pane.type_no_more()
+        if focus:
+            self.table.focus()
+        self.refresh_bindings()
+        self._offer_keys()
+
+    @on(TerminalView.Refused)
+    def _refused(self, message: TerminalView.Refused) -> None:
+        self.complain(message.error)
+
+    def _follow_terminal(self) -> None:
+        """A service that has the keyboard may be gone; the one on view has a terminal as large as its pane."""
+        if self._typing:
+            status = self.session.board.services.get(self._typing)
+            if status is None or not self.session.connected:
+                self.take_back()
+            else:
+                self.log_pane.terminal.changed(tty=status.tty)
+            return
+        status = self.chosen
+        size = self.log_pane.view.content_size
+        if status is None or not status.tty or not self.session.connected or not size.width or not size.height:
+            return
+        fitted = (status.name, size.width, size.height)
+        if fitted != self._fitted:
+            self._fitted = fitted
+            self.request("terminal_resize", service=status.name, columns=size.width, rows=size.height)
 
     # Logs
 

@@ -10,6 +10,7 @@ SERVICE_KEYS: list[BindingType] = [
     Binding("s", "stop", "stop", tooltip="stop it"),
     Binding("s", "start", "start", tooltip="start it, and what it depends on"),
     Binding("b", "build", "build", tooltip="build it, and restart it if that succeeds"),
+    Binding("p", "terminal", "type", tooltip="type into it; ctrl+p ctrl+q takes the keyboard back"),
     Binding("e", "environment", "env", tooltip="its environment and files, and their origin"),
     Binding("m", "loops", "loops", tooltip="its loops, phase by phase"),
     Binding("i", "attach", "attach", tooltip="take the cluster's traffic"),
@@ -43,6 +44,7 @@ TABLE_ORDER = (
         "requests",
         "environment",
         "loops",
+        "terminal",
         "all_logs",
         "follow",
         "next",
@@ -62,10 +64,22 @@ HOLDING_ORDER = (
 LOG_ORDER = (
     *("back", "follow", "filter", "next", "zoom", "wrap", "all_logs"),
     *("restart", "toggle_mode", "stop", "start", "attach", "leave", "build"),
-    *("requests", "environment", "loops", "command_palette", "notices", "connection", "detach"),
+    *("requests", "environment", "loops", "terminal", "command_palette", "notices", "connection", "detach"),
 )
 """And while the logs have it."""
 ON_SERVICE = frozenset(
-    {"toggle_mode", "restart", "stop", "start", "build", "environment", "loops", "attach", "leave", "requests"}
+    {
+        "terminal",
+        "toggle_mode",
+        "restart",
+        "stop",
+        "start",
+        "build",
+        "environment",
+        "loops",
+        "attach",
+        "leave",
+        "requests",
+    }
 )
 """Actions that need a chosen service."""

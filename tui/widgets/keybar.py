@@ -41,6 +41,8 @@ class KeyBar(Widget):
     """Names of actions, the most telling first."""
     labels: reactive[Mapping[str, str]] = reactive(dict[str, str]())
     """Action → what its key is called now, where its binding's own word is not the best."""
+    notice: reactive[str] = reactive("")
+    """What to say in place of the keys, while they have another meaning."""
     keys: reactive[tuple[Key, ...]] = reactive(())
 
     def on_mount(self) -> None:
@@ -94,6 +96,8 @@ class KeyBar(Widget):
 
     def render(self) -> Content:
         """The line."""
+        if self.notice:
+            return Content.styled(f" {self.notice}", "bold $text-warning")
         parts: list[tuple[str, str]] = []
         column = 0
         for place, key in self.placed():
@@ -107,6 +111,8 @@ class KeyBar(Widget):
 
     async def on_click(self, event: events.Click) -> None:
         """A click presses the key."""
+        if self.notice:
+            return
         for place, key in self.placed():
             if place <= event.x < place + key.width:
                 self.app.simulate_key(key.key)

@@ -15,6 +15,7 @@ from tui.session import PAINT_INTERVAL, Session
 from tui.widgets.log_view import LogView
 from tui.widgets.pane_title import PaneTitle
 from tui.widgets.prompt import Prompt
+from tui.widgets.terminal_view import TerminalView
 
 SETTLE = 0.06
 """Seconds that the cursor must rest on a service before its log is asked for."""
@@ -29,6 +30,7 @@ class LogPane(Vertical):
         self.view = LogView()
         self.service: str | None = ""
         """On view: a service, None for all, empty for none."""
+        self.terminal = TerminalView(session)
         self._title = PaneTitle()
         self._prompt = Prompt()
         self._kept: re.Pattern[str] | None = None
@@ -38,10 +40,12 @@ class LogPane(Vertical):
         """Title, lines, prompt."""
         yield self._title
         yield self.view
+        yield self.terminal
         yield self._prompt
 
     def on_mount(self) -> None:
         """Say what is on view."""
+        self.terminal.display = False
         self._prompt.close()
         self._describe()
 
@@ -85,6 +89,8 @@ class LogPane(Vertical):
     @on(LogView.Moved)
     def _describe(self) -> None:
         view = self.view
+        if self.terminal.display:
+            return
         parts: list[Content | str | tuple[str, str]] = [
             "logs ",
             ("all services" if self.service is None else self.service, "bold"),
@@ -102,6 +108,22 @@ class LogPane(Vertical):
         else:
             new = f", {view.unseen:,} new" if view.unseen else ""
             self._title.right = Content.styled(f"‖ paused{new}", "$text-warning")
+
+    def type_into(self, service: str, *, tty: bool) -> None:
+        """Show a service's terminal in place of its log, and give it the keyboard."""
+        self.view.display = False
+        self.terminal.display = True
+        self._title.left = Content.assemble("terminal ", (service, "bold"))
+        self._title.right = Content() if tty else Content.styled("a line at a time", "$text-muted")
+        # Its size is known when it is laid out.
+        self.call_after_refresh(self.terminal.open, service, tty=tty)
+
+    def type_no_more(self) -> None:
+        """Show the log again."""
+        self.terminal.close()
+        self.terminal.display = False
+        self.view.display = True
+        self._describe()
 
     def ask(self, kind: str) -> None:
         """Open the prompt for a filter or a search."""

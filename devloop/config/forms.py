@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, WrapValidator
 
 from devloop.config import values
-from devloop.config.model import MS, AttachKind, Command, LinkWay, Mode, Network, Reload, RemoteKind, Restart
+from devloop.config.model import (
+    MS,
+    AttachKind,
+    Command,
+    LinkWay,
+    Mode,
+    Network,
+    Reload,
+    RemoteKind,
+    Restart,
+    WatchMode,
+)
 from devloop.config.words import describe, quoted
 
 ALL_VOLUMES = "*"
@@ -353,6 +364,7 @@ AttachName = Annotated[
     Literal["ingest", "intercept", "replace", "wiretap"], _shape({"enum": list(AttachKind)}, VARIABLE)
 ]
 WayName = Annotated[Literal["service", "pods"], _shape({"enum": ["service", "pods"]}, VARIABLE)]
+WatchModeName = Annotated[Literal["auto", "events", "poll"], _shape({"enum": list(WatchMode)}, VARIABLE)]
 FailName = Annotated[Literal["open", "closed"], _shape({"enum": ["open", "closed"]}, VARIABLE)]
 RemoteName = Annotated[Literal["kubernetes", "ssh", "sandbox"], _shape({"enum": list(RemoteKind)}, VARIABLE)]
 LinkName = Annotated[Literal["auto", "agent", "portforward"], _shape({"enum": list(LinkWay)}, VARIABLE)]

@@ -77,6 +77,15 @@ class ReloadKind(StrEnum):
     MANUAL = "manual"
 
 
+class WatchMode(StrEnum):
+    """How changes of files are found out."""
+
+    AUTO = "auto"
+    """By events, and by polling where a file system does not report everything."""
+    EVENTS = "events"
+    POLL = "poll"
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """An argument vector; `text` is what the user wrote, for messages."""
@@ -316,6 +325,9 @@ class Service:
     attach: Attach = Attach()
     hold: int = 10 * SECOND
     """How long a connection waits for it while it is not listening, in nanoseconds."""
+    watch_mode: WatchMode = WatchMode.AUTO
+    poll: int = 0
+    """Nanoseconds between two looks at the files, when they are polled; 0: as devloop likes."""
     file_env: Mapping[Path, Mapping[str, str]] = field(default_factory=dict)
     """What each of `env_files` said at loading. Later files win, and `env` over all of them."""
 

@@ -28,6 +28,7 @@ from devloop.config.model import (
     Service,
     StopPolicy,
     TcpCheck,
+    WatchMode,
 )
 from devloop.config.model import Place as ServicePlace
 from devloop.config.probe import HOST, probe, rhythm
@@ -129,6 +130,8 @@ def resolve(scope: Scope) -> Service:
         watch=tuple(_watch(scope, index, text, cwd) for index, text in enumerate(watch)),
         ignore=scope.holder("ignore")[0].ignore or (),
         gitignore=True if gitignore is None else gitignore,
+        watch_mode=_watch_mode(scope),
+        poll=scope.holder("poll")[0].poll or 0,
         build=None if table.build is None else shell.runs(table.build, "build"),
         reload=_reload(scope, shell),
         ports=ports,
@@ -253,6 +256,21 @@ def _watch(scope: Scope, index: int, text: str, cwd: Path) -> Path:
         hint = "watch the folder above it; `ignore` leaves files out"
         scope.findings.add(place, f"{dotted(place.path)}: watch takes folders and files, not patterns", hint)
     return path
+
+
+def _watch_mode(scope: Scope) -> WatchMode:
+    """The service's own words, then those of [defaults]; an interval alone asks for polling."""
+    own = scope.table
+    if own.poll is not None and own.watch_mode == "events":
+        place = scope.place.at("poll")
+        what = f'{dotted(place.path)}: nothing is polled with watch_mode = "events"'
+        scope.findings.add(place, what, "remove one of the two")
+    for table in (own, scope.defaults):
+        if table.watch_mode is not None:
+            return WatchMode(table.watch_mode)
+        if table.poll is not None:
+            return WatchMode.POLL
+    return WatchMode.AUTO
 
 
 def _ready(scope: Scope, task: bool) -> Probe | None:

@@ -41,6 +41,7 @@ from devloop.config.forms import (
     TakenPorts,
     Text,
     Volumes,
+    WatchModeName,
     WayName,
     WorkloadName,
     routes,
@@ -230,6 +231,12 @@ class Common(Table):
     gitignore: bool | None = Field(
         None, description="Whether .gitignore and the usual build folders are left out. Default: true."
     )
+    watch_mode: WatchModeName | None = Field(
+        None,
+        description="How changes are found: events, poll, or auto (events, and polling where a file system does not "
+        "report all changes). Default: auto; poll if `poll` is set.",
+    )
+    poll: Span | None = Field(None, description="Time between two looks at the files, when polled. Default: 500ms.")
     reload: ReloadAction | None = Field(
         None,
         description="What a change does: restart, manual, signal:NAME or exec: COMMAND. Default: restart.",

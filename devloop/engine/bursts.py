@@ -9,13 +9,17 @@ from pathlib import Path
 
 from devloop.config.model import SECOND
 from devloop.core.debounce import Burst, Debounce
-from devloop.local.git import Repository
+from devloop.local.git import LOOK_AGAIN, Repository
 
 
 class Bursts:
-    """`on_settled(name, burst)` is called when what changed under a name has come to rest."""
+    """`on_settled(name, burst)` is called when what changed under a name has come to rest.
 
-    def __init__(self, root: Path, on_settled: Callable[[str, Burst], None]) -> None:
+    Nothing has while `busy` says so: there are reports of changes then that nobody has looked at yet.
+    """
+
+    def __init__(self, root: Path, on_settled: Callable[[str, Burst], None], busy: Callable[[], bool]) -> None:
+        self._busy = busy
         self._git = Repository(root)
         self._on_settled = on_settled
         self._debounces: dict[str, Debounce] = {}
@@ -42,7 +46,7 @@ class Bursts:
     def _look(self, name: str) -> None:
         debounce = self._debounces[name]
         now = time.monotonic_ns()
-        again = self._git.busy_until(now)
+        again = now + LOOK_AGAIN if self._busy() else self._git.busy_until(now)
         if again is None:
             burst = debounce.settle(now)
             if burst is not None:

@@ -32,8 +32,9 @@ class Files:
         self._project = project
         self._dispatch = dispatch
         self._config_changed = config_changed
-        self.watcher = Watcher(project.root, self._changed, lambda text, hint: notice("warning", text, hint))
-        self._bursts = Bursts(project.root, self._settled)
+        self._notice = notice
+        self.watcher = Watcher(project.root, self._changed, self._trouble)
+        self._bursts = Bursts(project.root, self._settled, lambda: self.watcher.busy)
 
     async def watch(self, project: Project, broken: tuple[Path, ...] = ()) -> None:
         """Watch what the project in force names. Again after each change of it.
@@ -41,8 +42,10 @@ class Files:
         `broken`: files that would mend a project file which can't be read, and are no part of the project in force.
         """
         self._project = project
-        config = WatchSpec(CONFIG, project.root, (*project.files, *project.missing, *broken), gitignore=False)
-        await self.watcher.watch([*map(_spec, project.services.values()), config])
+        own = (*project.files, *project.missing, *broken)
+        config = WatchSpec(CONFIG, project.root, own, gitignore=False)
+        # A save of these is a change of configuration, and restarts what that changes; see `reload_config`.
+        await self.watcher.watch([*map(_spec, project.services.values()), config], own)
 
     async def close(self) -> None:
         """Watch nothing any more."""
@@ -57,6 +60,9 @@ class Files:
             self._bursts.changed(name, files, quiet, detected)
             self._dispatch(ev.FilesChanged(name, files, edited))
 
+    def _trouble(self, service: str, text: str, hint: str) -> None:
+        self._notice("warning", f"{service}: {text}" if service else text, hint)
+
     def _settled(self, name: str, _: Burst) -> None:
         if name == CONFIG:
             self._config_changed()
@@ -65,4 +71,12 @@ class Files:
 
 
 def _spec(service: Service) -> WatchSpec:
-    return WatchSpec(service.name, service.cwd, service.watch, service.ignore, service.gitignore)
+    return WatchSpec(
+        service.name,
+        service.cwd,
+        service.watch,
+        service.ignore,
+        service.gitignore,
+        service.watch_mode,
+        service.poll,
+    )

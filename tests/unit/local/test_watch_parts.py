@@ -12,6 +12,7 @@ from devloop.local.git import LONGEST, Repository
 from devloop.local.watch.fingerprint import MAX_SIZE, Fingerprints
 from devloop.local.watch.ignore import Ignore
 from devloop.local.watch.scope import Scope, WatchSpec
+from devloop.local.watch.survey import Found, survey
 
 
 class TestIgnore:
@@ -53,7 +54,7 @@ class TestIgnore:
         ignore = Ignore(tmp_path, (), gitignore=True)
         assert not ignore.ignored(tmp_path / "a.gen", folder=False)
         (tmp_path / ".gitignore").write_text("*.gen\n")
-        ignore.forget(tmp_path)
+        ignore.forget()
         assert ignore.ignored(tmp_path / "a.gen", folder=False)
 
 
@@ -63,19 +64,14 @@ class TestScope:
         (tmp_path / "src/a.py").write_text("")
         (tmp_path / "src/node_modules/m/i.js").write_text("")
         scope = Scope(WatchSpec("api", tmp_path, (tmp_path / "src", tmp_path / "one.txt")))
-        assert [(folder.name, [f.name for f in files]) for folder, files in scope.walk(tmp_path / "src")] == [
-            ("src", ["a.py"])
-        ]
+        armed: list[str] = []
+        found = [each for each in survey(scope.roots, [scope], Fingerprints(), armed.append) if each]
+        assert (armed, found) == ([f"{tmp_path}/src"], [(Found.NEW, f"{tmp_path}/src/a.py")])
         assert scope.watches_folder(tmp_path / "src/deep")
         assert not scope.watches_folder(tmp_path / "src/node_modules/m")
         assert not scope.watches_folder(tmp_path)
         assert scope.watches_file(tmp_path / "one.txt"), "a named file counts before it exists"
         assert not scope.watches_file(tmp_path / "two.txt")
-
-    def test_quarantine(self, tmp_path: Path) -> None:
-        scope = Scope(WatchSpec("api", tmp_path, (tmp_path,)))
-        scope.quarantine.add(tmp_path / "out.json")
-        assert not scope.watches_file(tmp_path / "out.json")
 
 
 class TestFingerprints:
@@ -124,7 +120,7 @@ class TestFingerprints:
         os.utime(old, (1, 1))
         since = time.time_ns() - 1_000_000_000
         new.write_text("1")
-        assert prints.learn([old, new, tmp_path / "none"], since) == [new]
+        assert prints.learn([old, new, tmp_path / "none"], since) == [str(new)]
         assert not prints.changed(old)
         assert prints.changed(new), "its event may still be on the way"
 

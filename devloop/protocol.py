@@ -315,14 +315,10 @@ class LogLine(_Wire):
 
     @property
     def level(self) -> str:
-        """What the line says of itself (`devloop.records.LEVELS`), or empty. Found when it is asked for."""
+        """What the line says of itself (`devloop.records.LEVELS`), or empty. Found by who asks, never by the engine."""
         from devloop.records import level_of
 
         return level_of(self.text) if self.stream != "devloop" else ""
-
-    def to_json(self) -> dict[str, Any]:
-        """With its level."""
-        return {**asdict(self), "level": self.level}
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,7 +389,8 @@ METHODS: Mapping[str, str] = {
     "stop": "{services} → {}",
     "restart": "{services} → {}",
     "build": "{services} → {}; builds, and restarts if the build succeeds",
-    "logs": "{services: [name] | null, tail: lines} → {lines: [LogLine]}",
+    "logs": "{services: [name] | null, tail: lines} → {lines: [LogLine], earlier}; the newest in memory, at most "
+    "20,000, and how many there were before them",
     "terminal_open": "{service, columns, rows, tail: bytes} → {tty: bool}; what the service prints comes as `terminal` "
     "events on this connection, with so much of what was printed before (default: all that is kept); the size is that "
     "of who opened or resized last",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from devloop.protocol import LogLine
+from devloop.records import LevelFilter
 from tui.ansi import plain
 
 CAPACITY = 20_000
@@ -35,10 +36,15 @@ class LogBuffer:
         self.first = 0
         """The number of the oldest row. Numbers never come again until `clear` or another filter."""
         self.filter: re.Pattern[str] | None = None
+        self.level = ""
+        """The least level that is on view; empty for all lines."""
+        self._levels: LevelFilter | None = None
         self._lines: list[LogLine] = []
         self._rows: list[LogLine] = self._lines
         self._unfinished: dict[tuple[str, str], LogLine] = {}
         """Service and stream → its line that has no end yet. These are the last lines, whatever comes."""
+        self._open_rows = 0
+        """How many of these are on view."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -55,7 +61,8 @@ class LogBuffer:
         """Forget all lines; the filter stays."""
         self._lines.clear()
         self._unfinished.clear()
-        self._rows = self._lines if self.filter is None else []
+        self._rows = [] if self.narrowed else self._lines
+        self._open_rows = 0
         self.first = 0
 
     def extend(self, lines: Sequence[LogLine], dropped: int = 0) -> Change:
@@ -66,19 +73,19 @@ class LogBuffer:
         replaced = 0
         if self._unfinished or any(line.partial for line in lines):
             replaced, lines = self._take_up(lines)
-        fresh = [line for line in lines if self._passes(line)] if self.filter else lines
+        fresh = [line for line in lines if self._passes(line)] if self.narrowed else lines
         self._lines.extend(lines)
-        if self.filter:
+        if self.narrowed:
             self._rows.extend(fresh)
+        self._open_rows = sum(line.partial for line in fresh) if self._unfinished else 0
         return Change(len(fresh), self._prune(), replaced)
 
     def _take_up(self, lines: Sequence[LogLine]) -> tuple[int, list[LogLine]]:
         """Take away the lines without an end; how many rows those were, and the new lines with those that have none."""
-        open_lines = list(self._unfinished.values())
-        if open_lines:
-            del self._lines[-len(open_lines) :]
-        rows = len([line for line in open_lines if self._passes(line)])
-        if self.filter and rows:
+        rows = self._open_rows
+        if self._unfinished:
+            del self._lines[-len(self._unfinished) :]
+        if self.narrowed and rows:
             del self._rows[-rows:]
         ended = []
         for line in lines:
@@ -89,10 +96,25 @@ class LogBuffer:
                 ended.append(line)
         return rows, [*ended, *self._unfinished.values()]
 
+    @property
+    def narrowed(self) -> bool:
+        """Whether a filter or a level hides lines."""
+        return self.filter is not None or self._levels is not None
+
     def set_filter(self, pattern: re.Pattern[str] | None) -> None:
         """Show only the lines that match, or all."""
         self.filter = pattern
-        self._rows = [line for line in self._lines if self._passes(line)] if pattern else self._lines
+        self._narrow()
+
+    def set_level(self, level: str) -> None:
+        """Show only lines of this level and above (`devloop.records.LEVELS`), or all."""
+        self.level = level
+        self._narrow()
+
+    def _narrow(self) -> None:
+        self._levels = LevelFilter(self.level) if self.level else None
+        self._rows = [line for line in self._lines if self._passes(line)] if self.narrowed else self._lines
+        self._open_rows = sum(line.partial for line in self._rows[-len(self._unfinished) :]) if self._unfinished else 0
         self.first = 0
 
     def find(self, pattern: re.Pattern[str], start: int, step: int) -> int | None:
@@ -109,13 +131,17 @@ class LogBuffer:
         return [n for n, line in enumerate(self._rows) if pattern.search(plain(line.text))]
 
     def _passes(self, line: LogLine) -> bool:
+        if self._levels is not None and line.stream != GAP:
+            passes = self._levels.passes(line.service, line.stream, line.text)
+            if not passes:
+                return False
         return self.filter is None or bool(self.filter.search(plain(line.text)))
 
     def _prune(self) -> int:
         surplus = len(self._lines) - self.capacity
         if surplus <= 0:
             return 0
-        if not self.filter:
+        if not self.narrowed:
             del self._lines[:surplus]
             self.first += surplus
             return surplus

@@ -141,7 +141,7 @@ def logs(args: argparse.Namespace) -> int:
     printer.print(line for line in lines if line.at >= (since or 0))
     earlier = answer.get("earlier", 0)
     if earlier and len(lines) < tail and (since is None or not lines or lines[0].at >= since):
-        _note(f"{earlier} earlier lines are no longer in memory; see the files in {state.logs}")
+        _note(f"{earlier} earlier lines are in files only; see {state.logs}")
     return 0
 
 

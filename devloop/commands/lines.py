@@ -44,7 +44,7 @@ class LinePrinter:
             if not self._json:
                 sys.stdout.write(self.line(line.service, line.at, line.stream, line.text, partial=line.partial))
             elif not line.partial and self._passes(line.service, line.stream, line.text):
-                print_json(line.to_json())
+                print_json({**line.to_json(), "level": line.level})
         sys.stdout.flush()
 
     def chunk(self, service: str, at: int, stream: str, lines: list[bytes], *, partial: bool = False) -> str:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from devloop.engine.passthrough import Passthrough
 
 
+MOST_LINES = 20_000
+"""Log lines of one answer: a tenth of a second of the engine's time."""
+
+
 class Requests:
     """Answers one request after the other for an engine."""
 
@@ -39,8 +43,11 @@ class Requests:
             case "logs":
                 names = params.get("services")
                 chosen = None if names is None else self._names(params)
-                lines = self._engine.logs.tail(chosen, int(params.get("tail", 100)))
-                return {"lines": [line.to_json() for line in lines], "earlier": self._engine.logs.earlier(chosen)}
+                lines = self._engine.logs.tail(chosen, min(MOST_LINES, int(params.get("tail", 100))))
+                return {
+                    "lines": [line.to_json() for line in lines],
+                    "earlier": self._engine.logs.count(chosen) - len(lines),
+                }
             case "loops":
                 loops = self._engine.recent_loops(self._service(params), int(params.get("limit", 50)))
                 return {"loops": [loop.to_json() for loop in loops]}

@@ -159,9 +159,9 @@ class LogBook:
         self._followers.add(follower)
         return follower
 
-    def earlier(self, services: Sequence[str] | None) -> int:
-        """How many lines of these services are no longer in memory."""
-        return sum(self._rings[name].start for name in self._names(services))
+    def count(self, services: Sequence[str] | None) -> int:
+        """How many lines these services have printed."""
+        return sum(self._rings[name].end for name in self._names(services))
 
     def _names(self, services: Sequence[str] | None) -> list[str]:
         return list(self._rings) if services is None else [s for s in services if s in self._rings]
@@ -406,8 +406,13 @@ class PipeReader:
 
     def _listen(self) -> None:
         self._pause = None
-        if self._fd >= 0 and not self._book.must_wait(self._service, self._listen):
-            self._loop.add_reader(self._fd, self._read)
+        if self._fd < 0:
+            return
+        if self._book.must_wait(self._service, self._listen):
+            self._forget_unfinished()  # the rest of that line may be there: it is we who do not read it
+            return
+        self._await_end()
+        self._loop.add_reader(self._fd, self._read)
 
     def _feed(self, data: bytes) -> None:
         self._raw(data)
@@ -416,6 +421,9 @@ class PipeReader:
             self._shown = b""
             self._book.add(self._service, self._stream, lines)
             self._forget_unfinished()
+        self._await_end()
+
+    def _await_end(self) -> None:
         if self._splitter.partial and self._unfinished is None:
             self._unfinished = self._loop.call_later(PARTIAL, self._show_unfinished)
 

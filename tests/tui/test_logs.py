@@ -91,6 +91,55 @@ async def test_filter_as_it_is_typed_and_kept(opened: Open) -> None:
         await screen.shows("of no interest", "Application startup")
 
 
+async def test_levels_are_chosen_and_taken_back(opened: Open) -> None:
+    async with opened() as screen:
+        screen.engine.log("api", "INFO: fine", "WARNING: slow", "  of it", "ERROR: broken")
+        await screen.shows("INFO: fine")
+        await screen.press("enter", "v")
+        await screen.shows("warning and above", "WARNING: slow", "  of it", "ERROR: broken")
+        await screen.hides("INFO: fine")
+        screen.engine.log("api", "INFO: later", "ERROR: again")
+        await screen.shows("ERROR: again")
+        await screen.hides("INFO: later")
+        await screen.press("v")
+        await screen.shows("error and above")
+        await screen.hides("WARNING: slow", "  of it")
+        await screen.press("escape")
+        await screen.shows("INFO: fine", "INFO: later")
+        await screen.hides("and above")
+
+
+async def test_json_lines_are_taken_apart_or_as_they_are(opened: Open) -> None:
+    async with opened(size=(120, 40)) as screen:
+        raw = '{"level":50,"time":"2024-01-02T03:04:05.678Z","msg":"no\\u001b[2J order","id":7}'
+        screen.engine.log("api", raw, '{"neither": "level nor message"}')
+        await screen.shows("03:04:05.678 ERROR   no order id=7", '{"neither": "level nor message"}')
+        await screen.press("J")
+        await screen.shows('{"level":50,')
+        await screen.press("J")
+        await screen.hides('{"level":50,')
+
+
+async def test_a_bar_moves_in_its_place(opened: Open) -> None:
+    async with opened() as screen:
+        view = screen.board.log_pane.view
+        await screen.shows("basket 77")
+        for wrapped in (False, True):
+            view.wrap = wrapped
+            before = len(view.buffer)
+            for state in (" 10%", " 20%"):
+                view.append(LogBatch((LogLine("api", 0, "err", f"bar{state}", partial=True),)))
+                view.flush()
+                await screen.shows(f"bar{state}")
+                assert len(view.buffer) == before + 1
+            await screen.hides("bar 10%")
+            view.append(LogBatch((LogLine("api", 0, "err", "bar 100%"), LogLine("api", 0, "out", "after"))))
+            view.flush()
+            await screen.shows("bar 100%", "after")
+            await screen.hides("bar 20%")
+            assert len(view.buffer) == before + 2
+
+
 async def test_escape_leaves_the_filter_as_it_was(opened: Open) -> None:
     async with opened() as screen:
         await screen.press("slash")

@@ -155,5 +155,6 @@ def test_names_of_levels() -> None:
 def test_a_line_knows_its_level() -> None:
     line = LogLine("api", 0, "out", '{"level":50,"msg":"no"}')
     assert line.level == "error"
-    assert line.to_json()["level"] == "error"
+    assert LogLine("api", 0, "devloop", line.text).level == ""
+    assert "level" not in line.to_json(), "the engine does not look for it"
     assert LogLine.from_json(line.to_json()) == line

@@ -433,6 +433,14 @@ class BoardScreen(SessionScreen):
         """Show the time of each line."""
         self.log_pane.view.timed = not self.log_pane.view.timed
 
+    def action_level(self) -> None:
+        """Only warnings and errors, only errors, or all lines."""
+        self.log_pane.next_level()
+
+    def action_readable(self) -> None:
+        """JSON lines taken apart, or as they are."""
+        self.log_pane.view.readable = not self.log_pane.view.readable
+
     def action_filter(self) -> None:
         """Show only lines that match."""
         self.log_pane.ask("filter")

@@ -30,6 +30,8 @@ LOG_KEYS: list[BindingType] = [
     Binding("ctrl+f", "search", "search", show=False, tooltip="search for something else"),
     Binding("w", "wrap", "wrap", tooltip="long lines on several rows, or cut"),
     Binding("W", "times", "times", show=False, tooltip="show the time of each line"),
+    Binding("v", "level", "level", show=False, tooltip="only warnings and errors, only errors, or all lines"),
+    Binding("J", "readable", "JSON", show=False, tooltip="JSON lines taken apart, or as they are"),
     Binding("tab", "switch", "switch", show=False, tooltip="between services and logs"),
 ]
 

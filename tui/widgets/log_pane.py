@@ -95,8 +95,11 @@ class LogPane(Vertical):
             "logs ",
             ("all services" if self.service is None else self.service, "bold"),
         ]
+        if view.buffer.level:
+            parts.append((f"  {view.buffer.level} and above", "$text-accent"))
         if view.buffer.filter is not None:
             parts.append((f"  /{view.buffer.filter.pattern}/", "$text-accent"))
+        if view.buffer.narrowed:
             parts.append((f" {len(view.buffer):,} of {view.buffer.total:,}", "$text-muted"))
         if view.search is not None:
             here, count = view.position
@@ -138,12 +141,19 @@ class LogPane(Vertical):
         elif not self.view.next_match(step):
             self.app.bell()
 
+    def next_level(self) -> None:
+        """Warnings and above, then errors, then all lines."""
+        order = ("", "warning", "error")
+        self.view.set_level(order[(order.index(self.view.buffer.level) + 1) % len(order)])
+
     def undo(self) -> bool:
-        """Take back the search, or else the filter. False if there is neither."""
+        """Take back the search, or else the filter, or else the level. False if there is none."""
         if self.view.search is not None:
             self.view.set_search(None)
         elif self.view.buffer.filter is not None:
             self.view.set_filter(None)
+        elif self.view.buffer.level:
+            self.view.set_level("")
         else:
             return False
         return True

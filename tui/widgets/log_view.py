@@ -31,6 +31,7 @@ from tui.ansi import plain, runs
 from tui.logbuffer import GAP, LogBuffer
 from tui.rowmap import RowMap
 from tui.states import TONES
+from tui.structured import pieces, shown
 from tui.wrapping import height, indent_of, index_at, spans, word_at
 
 SIDE_STEP = 16
@@ -74,6 +75,9 @@ class LogView(ScrollView, can_focus=True):
     """Whether long lines take several rows."""
     timed: reactive[bool] = reactive(False, init=False)
     """Whether each line begins with its time."""
+
+    readable: reactive[bool] = reactive(True, init=False)
+    """Whether JSON lines are taken apart, or shown as they are."""
 
     empty: reactive[str] = reactive("")
     """What to say while there is no line."""
@@ -140,6 +144,12 @@ class LogView(ScrollView, can_focus=True):
     def set_filter(self, pattern: re.Pattern[str] | None) -> None:
         """Show only lines that match."""
         self.buffer.set_filter(pattern)
+        self._current = None
+        self._changed()
+
+    def set_level(self, level: str) -> None:
+        """Show only lines of this level and above, or all."""
+        self.buffer.set_level(level)
         self._current = None
         self._changed()
 
@@ -284,6 +294,7 @@ class LogView(ScrollView, can_focus=True):
         self._changed()
 
     watch_timed = watch_named
+    watch_readable = watch_named
 
     def watch_names(self, names: tuple[str, ...]) -> None:
         """Other widths and colours of names."""
@@ -410,6 +421,8 @@ class LogView(ScrollView, can_focus=True):
         if line.stream == "devloop":
             own = self.get_component_rich_style("log-view--engine")
             body = [Segment(f"» {plain(line.text)}", own)]
+        elif self.readable and (parts := pieces(line.text)):
+            body = [Segment(text, self.get_component_rich_style(name) if name else base) for text, name in parts]
         else:
             body = [Segment(text, base + self._allowed(style)) for text, style in runs(line.text)]
         pattern = self.search or self.buffer.filter
@@ -445,7 +458,7 @@ class LogView(ScrollView, can_focus=True):
     def _text(self, line: LogLine) -> str:
         if line.stream == GAP:
             return f"⋯ {line.text}"
-        body = f"» {plain(line.text)}" if line.stream == "devloop" else plain(line.text)
+        body = f"» {plain(line.text)}" if line.stream == "devloop" else shown(line.text, readable=self.readable)
         return "".join(text for text, _ in self._prefix(line)) + body
 
 

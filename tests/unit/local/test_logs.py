@@ -290,24 +290,28 @@ class Full:
         return self.is_full
 
 
-async def test_a_pipe_is_not_read_while_the_sink_is_full() -> None:
+async def test_a_pipe_is_not_read_while_the_sink_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devloop.local.logs.PARTIAL", 0.05)
+    monkeypatch.setattr("devloop.local.logs.READ_PAUSE", 0.0)
     sink = Full()
     arrived = asyncio.Event()
     it = LogBook(None, lambda _: arrived.set(), sink=sink)
     reader = PipeReader(it, "api", "out")
     sink.is_full = True
-    os.write(reader.write_end, b"one\n")
+    os.write(reader.write_end, b"one\nand half of ano")
     await asyncio.wait_for(arrived.wait(), 10)
     os.set_blocking(reader.write_end, False)
     with pytest.raises(BlockingIOError):  # the pipe fills up: its writer would wait
         while True:
             os.write(reader.write_end, b"x" * 4095 + b"\n")
             await asyncio.sleep(0)
+    await asyncio.sleep(0.1)  # past the moment at which half a line would be shown: nothing is to happen
     assert sink.got == [([b"one"], False)]
     arrived.clear()
     sink.is_full = False
     it.may_go_on("api")
     await asyncio.wait_for(arrived.wait(), 10)
+    assert sink.got[1][0][0].startswith(b"and half of anox"), "a line that we do not read is not taken for a prompt"
     reader.close()
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, TextIO
@@ -18,6 +18,7 @@ from textual import events, on
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
+from textual.filter import LineFilter
 from textual.notifications import SeverityLevel
 from textual.theme import Theme
 
@@ -26,6 +27,7 @@ from devloop.errors import DevloopError, EngineError, UsageError
 from devloop.protocol import Notice, Snapshot, StopProgress
 from tui.board import Event
 from tui.commands import DevloopCommands
+from tui.harmless import HARMLESS
 from tui.preferences import Preferences
 from tui.screens.base import SessionScreen
 from tui.screens.board import BoardScreen
@@ -72,6 +74,10 @@ class DevloopApp(App[Outcome]):
     TITLE = "devloop"
     BINDINGS: ClassVar[list[BindingType]] = APP_KEYS
     COMMANDS: ClassVar = {DevloopCommands}
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """See App; nothing that is shown is obeyed by the terminal."""
+        return [HARMLESS, *super().get_line_filters()]
 
     def __init__(
         self,

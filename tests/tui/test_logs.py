@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from textual.strip import Strip
 
@@ -118,6 +120,17 @@ async def test_json_lines_are_taken_apart_or_as_they_are(opened: Open) -> None:
         await screen.shows('{"level":50,')
         await screen.press("J")
         await screen.hides('{"level":50,')
+
+
+async def test_nothing_that_is_shown_is_obeyed(opened: Open) -> None:
+    async with opened() as screen:
+        screen.engine.notify("error", "a file \x1b]0;title\x07 and \x9b2J of somebody")
+        screen.engine.log("api", "\x1b[2Jlog \x1bc line", stream="devloop")
+        await screen.shows("log  line")
+        await screen.press("!")
+        await screen.shows("of somebody")
+        strips = screen.app.screen._compositor.render_strips()
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f]", "".join(segment.text for strip in strips for segment in strip))
 
 
 async def test_a_bar_moves_in_its_place(opened: Open) -> None:

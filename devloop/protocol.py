@@ -224,8 +224,13 @@ class ServiceStatus(_Wire):
     """What it holds of the remote's traffic; one for each Service."""
     tty: bool = False
     """Its input and output are a terminal."""
-    paused: str = ""
-    """What it waits at, for people, such as "(Pdb)": it runs, and somebody has to type. Empty if it does not."""
+    prompt: str = ""
+    """It runs and waits for a person: a debugger's prompt, such as "(Pdb)", or "waits for a debugger". Empty if not."""
+
+    @property
+    def at_prompt(self) -> str:
+        """The same in words; empty if it does not wait."""
+        return self.prompt and (self.prompt if self.prompt.startswith("waits") else f"at prompt {self.prompt}")
 
 
 @dataclass(frozen=True, slots=True)

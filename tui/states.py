@@ -78,13 +78,21 @@ MODES: Mapping[str, str] = {"local": "tone--here", "remote": "tone--away", "off"
 """Mode → tone of the service's name and of the mode itself."""
 
 
+AT_PROMPT = Look("▷", "tone--warn")
+"""A person has it: it waits at a debugger's prompt, or for a debugger."""
+
+
 def service_look(status: ServiceStatus, *, cut_off: bool = False) -> Look:
     """Its state's; a remote one's is another while the remote is `cut_off`."""
+    if status.prompt:
+        return AT_PROMPT
     return CUT_OFF if cut_off and status.state is State.REMOTE else LOOKS[status.state]
 
 
 def state_text(status: ServiceStatus, *, cut_off: bool = False) -> str:
     """The state in words, with its reason: 'backoff: exit code 1, again in 4 s'."""
+    if status.prompt:
+        return status.at_prompt
     word = f"{status.state}, stale" if status.stale else str(status.state)
     reason = status.reason
     if status.state is State.REMOTE:

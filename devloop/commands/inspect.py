@@ -71,20 +71,22 @@ def status_table(services: Sequence[ServiceStatus]) -> str:
         (
             s.name,
             s.mode,
-            s.state.value,
+            "at prompt" if s.prompt else s.state.value,
             duration(s.last_loop.waited) if s.last_loop else "",
             duration(s.p50) if s.p50 is not None else "",
             duration(s.p95) if s.p95 is not None else "",
             str(s.restarts),
             " ".join(f"{name}:{port}" if name != str(port) else name for name, port in s.ports.items()),
-            s.reason,
+            s.at_prompt or s.reason,
         )
         for s in services
     ]
     first, *lines = columns(head, rows, "<<<>>>><<").splitlines()
     if colour():
         lines = [
-            line.replace(s.state.value, f"{_COLOURS.get(s.state, _BUSY)}{s.state.value}{_PLAIN}", 1)
+            line
+            if s.prompt
+            else line.replace(s.state.value, f"{_COLOURS.get(s.state, _BUSY)}{s.state.value}{_PLAIN}", 1)
             for line, s in zip(lines, services, strict=True)
         ]
     return "\n".join([first, *lines])

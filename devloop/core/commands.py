@@ -77,6 +77,20 @@ class StartProbes:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldProbes:
+    """Failures do not count until ReleaseProbes, which begins every grace anew; a success does. Not answered."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseProbes:
+    """The end of HoldProbes; no harm where there was none. Not answered."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopProbes:
     """Not answered."""
 
@@ -165,6 +179,8 @@ Command = (
     | ReloadProcess
     | StartProbes
     | StopProbes
+    | HoldProbes
+    | ReleaseProbes
     | SetBackoff
     | ClearBackoff
     | IgnoreFiles

@@ -152,6 +152,23 @@ class NotReadyInTime:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptShown:
+    """It waits for a person, at this debugger's prompt or for a debugger."""
+
+    service: str
+    run: int
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGone:
+    """It goes on."""
+
+    service: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
 class NotAlive:
     """The liveness probe failed as often in a row as it may."""
 
@@ -207,6 +224,8 @@ Event = (
     | NotReadyYet
     | NotReadyInTime
     | NotAlive
+    | PromptShown
+    | PromptGone
     | ReloadEnded
     | BackoffEnded
     | ProjectChanged

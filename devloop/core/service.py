@@ -47,6 +47,8 @@ class ServiceLife:
         self.exit_code: int | None = None
         self.starts = 0
         self.stale = False
+        self.prompt = ""
+        """The debugger's prompt that its process waits at; empty if it does not."""
         self.timeline: Timeline | None = None
         self.unmet: tuple[str, ...] = ()
         """What it waits for before its first start; kept up to date by the supervisor."""
@@ -285,6 +287,7 @@ class ServiceLife:
             return []
         asked = self._stopping
         self._alive = self._stopping = False
+        self._leave_prompt()
         self.pid = None
         self.exit_code = code
         self._out.append(do.StopProbes(self.spec.name))
@@ -340,17 +343,44 @@ class ServiceLife:
 
     def not_ready_in_time(self, run: int, failure: str) -> list[do.Command]:
         """The loop has failed; the process goes on, and may become ready yet."""
-        if run != self.run or not self._alive or self._stopping:
+        if run != self.run or not self._alive or self._stopping or self.prompt:
             return []
         self.reason = f"not ready: {failure}"
         self._end_loop(Outcome.FAILED, self.reason)
         self._publish()
         return self._flush()
 
-    def not_alive(self, run: int, failure: str, now: int) -> list[do.Command]:
-        """It is stopped, and counts as failed when it has ended."""
+    def prompt_shown(self, run: int, prompt: str) -> list[do.Command]:
+        """A person has it: that it does not answer is no fault, and how long that takes is no loop's time."""
         if run != self.run or not self._alive or self._stopping:
             return []
+        if not self.prompt:
+            self._out.append(do.HoldProbes(self.spec.name))
+        self.prompt = prompt
+        if not self._due and not self._burst:
+            self._end_loop(Outcome.SUPERSEDED, f"it waits for a person: {prompt}")
+        self._publish()
+        return self._flush()
+
+    def prompt_gone(self, run: int) -> list[do.Command]:
+        """It goes on."""
+        if run == self.run:
+            self._leave_prompt()
+        return self._flush()
+
+    def _leave_prompt(self) -> None:
+        if self.prompt:
+            self.prompt = ""
+            self._out.append(do.ReleaseProbes(self.spec.name))
+            self._publish()
+
+    def not_alive(self, run: int, failure: str, now: int) -> list[do.Command]:
+        """It is stopped, and counts as failed when it has ended; not while a person has it."""
+        if run != self.run or not self._alive or self._stopping:
+            return []
+        if self.prompt:
+            self._out.append(do.StartProbes(self.spec.name, run))
+            return self._flush()
         self._sick = f"not alive: {failure}"
         self._stop_process(now, self._sick)
         return self._flush()
@@ -467,6 +497,7 @@ class ServiceLife:
 
     def _stop_process(self, now: int, reason: str = "") -> None:
         self._stopping = True
+        self._leave_prompt()
         self._out.append(do.StopProbes(self.spec.name))
         self._become(State.STOPPING, now, reason)
         self._out.append(do.StopProcess(self.spec.name, self.run))

@@ -88,6 +88,10 @@ class Supervisor:
                 return life.not_ready_yet(run, failure)
             case ev.NotReadyInTime(_, run, failure):
                 return life.not_ready_in_time(run, failure)
+            case ev.PromptShown(_, run, prompt):
+                return life.prompt_shown(run, prompt)
+            case ev.PromptGone(_, run):
+                return life.prompt_gone(run)
             case ev.NotAlive(_, run, failure):
                 return life.not_alive(run, failure, now)
             case ev.ReloadEnded(_, run, failure):

@@ -65,6 +65,7 @@ class Board:
             p95=p95,
             history=tuple(totals)[-SPARKLINE:],
             tty=spec.tty,
+            prompt=life.prompt,
         )
 
 

@@ -240,6 +240,10 @@ class Engine:
                 self._runner(service).reload_process(run)
             case do.StartProbes(service, run):
                 self._runner(service).start_probes(run)
+            case do.HoldProbes(service):
+                self._runner(service).hold_probes(True)
+            case do.ReleaseProbes(service):
+                self._runner(service).hold_probes(False)
             case do.StopProbes(service):
                 self._runner(service).stop_probes()
             case do.SetBackoff(service, run, at):

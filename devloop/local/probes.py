@@ -107,8 +107,9 @@ async def until_ready(
     late: Callable[[str], None],
     connect: Connect | None = None,
     waiting: Callable[[str], None] = lambda _: None,
+    held: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Return when the check passes for the first time.
+    """Return when the check passes for the first time. The grace begins anew when it is not `held` any more.
 
     `waiting` is told why it does not pass, after a moment and whenever that changes; `late` once, when the grace is
     over.
@@ -123,6 +124,8 @@ async def until_ready(
             await check_once(probe.check, probe.timeout / SECOND, run, connect)
             return
         except CheckFailed as failure:
+            if held():
+                began = time.monotonic_ns()
             waited = time.monotonic_ns() - began
             if not told and waited >= probe.grace:
                 told, said = True, str(failure)
@@ -133,8 +136,10 @@ async def until_ready(
         pause = min(int(pause * GROWTH), probe.period)
 
 
-async def until_dead(probe: Probe, run: RunCommand, connect: Connect | None = None) -> str:
-    """Return, with the reason, when the check has failed `failures` times in a row."""
+async def until_dead(
+    probe: Probe, run: RunCommand, connect: Connect | None = None, held: Callable[[], bool] = lambda: False
+) -> str:
+    """Return, with the reason, when the check has failed `failures` times in a row, none of them while it is `held`."""
     assert not isinstance(probe.check, LogCheck)
     began = time.monotonic_ns()
     failures = 0
@@ -144,7 +149,9 @@ async def until_dead(probe: Probe, run: RunCommand, connect: Connect | None = No
             await check_once(probe.check, probe.timeout / SECOND, run, connect)
             failures = 0
         except CheckFailed as failure:
-            if time.monotonic_ns() - began >= probe.grace:
+            if held():
+                began, failures = time.monotonic_ns(), 0
+            elif time.monotonic_ns() - began >= probe.grace:
                 failures += 1
             if failures >= probe.failures:
                 return str(failure)

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from devloop.errors import DevloopError
 from devloop.local import environment, ports, probes
 from devloop.local.logs import BUILD, DEVLOOP, ERR, OUT, LogBook, PipeReader
 from devloop.local.process import Ended, Holder, Holders
+from devloop.local.prompts import PromptWatch
 from devloop.local.terminal import ServiceTerminal, Wiring
 from devloop.protocol import Variable
 
@@ -157,6 +159,8 @@ class ServiceRunner:
         """Builds that have ended, whose servers may still print."""
         self._build_over = asyncio.Event()
         self._build_over.set()
+        self._held = False
+        self._watch: PromptWatch | None = None
         self._probing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -186,6 +190,8 @@ class ServiceRunner:
             self._tell(ev.ProcessNotStarted(spec.name, run, error, hint))
 
         def ended(how: Ended) -> None:
+            if self._watch is not None:
+                self._watch.close()
             self._tell(ev.ProcessEnded(spec.name, run, how.code, how.left_behind, how.survivors, how.at))
 
         if spec.ready is not None and isinstance(spec.ready.check, LogCheck):
@@ -197,9 +203,20 @@ class ServiceRunner:
             # Its input is at its end: a task that asks a question fails at once, and does not wait for ever.
             listener = Run(self, (OUT, ERR), started, failed, ended)
         else:
+            self._watch_prompts(run)
             wiring = Wiring(self.terminal, self.logs, (OUT, ERR), tty=spec.tty)
             listener = Run(self, None, started, failed, ended, wiring)
         self._start(f"main-{run}", spec.command, listener, main=True, tty=spec.tty)
+
+    def _watch_prompts(self, run: int) -> None:
+        def shown(prompt: str) -> None:
+            self._tell(ev.PromptShown(self.name, run, prompt))
+
+        def gone() -> None:
+            self._tell(ev.PromptGone(self.name, run))
+
+        self._watch = PromptWatch(self.spec.command.text, self.environment(), shown, gone)
+        self.terminal.on_output, self.terminal.on_typed = self._watch.printed, self._watch.typed
 
     def _matched(self, run: int) -> None:
         """The line that means ready was printed; perhaps before the holder's word that the process runs."""
@@ -249,6 +266,10 @@ class ServiceRunner:
         if self.spec.ready is None:
             self._tell(ev.BecameReady(self.name, run))  # before its end can be told
         self._probing = self._spawn_task(self._probe(run, self.spec.ready, self.spec.live))
+
+    def hold_probes(self, held: bool) -> None:
+        """See HoldProbes and ReleaseProbes."""
+        self._held = held
 
     def stop_probes(self) -> None:
         """See StopProbes."""
@@ -390,22 +411,34 @@ class ServiceRunner:
             self._tell(ev.NotReadyYet(self.name, run, failure))
 
         if ready is not None and not isinstance(ready.check, LogCheck):
-            await probes.until_ready(ready, command, late, self._connect, waiting)
+            await probes.until_ready(ready, command, late, self._connect, waiting, lambda: self._held)
             self._tell(ev.BecameReady(self.name, run))
         elif ready is not None and self._matched_run != run:
             assert isinstance(ready.check, LogCheck)
             # Told by the log itself; only its lateness is left to see to.
-            missing = f"no line matches {ready.check.pattern!r}"
-            quiet = min(probes.QUIET, ready.grace)
-            await asyncio.sleep(quiet / SECOND)
-            if self._matched_run != run and quiet < ready.grace:
-                waiting(missing)
-                await asyncio.sleep((ready.grace - quiet) / SECOND)
-            if self._matched_run != run:
-                late(missing)
+            await self._until_late(run, ready, f"no line matches {ready.check.pattern!r}", waiting, late)
         if live is not None:
-            failure = await probes.until_dead(live, command, self._connect)
+            failure = await probes.until_dead(live, command, self._connect, lambda: self._held)
             self._tell(ev.NotAlive(self.name, run, failure))
+
+    async def _until_late(
+        self, run: int, ready: Probe, missing: str, waiting: Callable[[str], None], late: Callable[[str], None]
+    ) -> None:
+        """Wait for the grace, which begins anew whenever the probes were held."""
+        began, told = time.monotonic_ns(), False
+        while self._matched_run != run:
+            left = ready.grace - (time.monotonic_ns() - began)
+            await asyncio.sleep(min(max(left, 0), probes.QUIET) / SECOND)
+            if self._matched_run == run:
+                return
+            if self._held:
+                began = time.monotonic_ns()
+            elif time.monotonic_ns() - began >= ready.grace:
+                late(missing)
+                return
+            elif not told:
+                told = True
+                waiting(missing)
 
     def _say(self, text: str) -> None:
         self.logs.say(self.name, text)

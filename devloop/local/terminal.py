@@ -13,6 +13,7 @@ import struct
 import termios
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from devloop.errors import ServiceError
 from devloop.local.logs import LogBook, PipeReader
@@ -162,13 +163,15 @@ class Wiring:
         self._terminal = terminal
         self._given = -1
         if tty:
-            reader = TerminalReader(book, terminal.service, streams[0], terminal.feed)
+            reader = TerminalReader(book, terminal.service, streams[0], partial(terminal.feed, streams[0]))
             self.readers: list[PipeReader] = [reader]
             self.output = (reader.write_end, reader.write_end)
             self.stdin = reader.write_end
             typed = reader.keyboard()
         else:
-            self.readers = [PipeReader(book, terminal.service, stream, terminal.feed) for stream in streams]
+            self.readers = [
+                PipeReader(book, terminal.service, stream, partial(terminal.feed, stream)) for stream in streams
+            ]
             self.output = (self.readers[0].write_end, self.readers[1].write_end)
             # Never at its end: tools that watch (tailwindcss, esbuild, vite) stop when their input does.
             self.stdin, typed = os.pipe2(os.O_CLOEXEC)
@@ -213,7 +216,8 @@ class ServiceTerminal:
         self.reads_nothing = False
         """It is a task without a terminal."""
         self.on_interrupt: Callable[[], None] = lambda: None
-        self.on_output: Callable[[bytes], None] | None = None
+        self.on_output: Callable[[str, bytes], None] | None = None
+        """Told the stream, and what was printed there."""
         self.on_typed: Callable[[bytes], None] | None = None
         self._arrived = arrived
         self._wiring: Wiring | None = None
@@ -228,13 +232,13 @@ class ServiceTerminal:
         self.tty = tty
         wiring.resize(*self._size)
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, stream: str, data: bytes) -> None:
         """It printed this."""
         if data:
             self.output.add(data)
             self._arrived(self.service)
             if self.on_output is not None:
-                self.on_output(data)
+                self.on_output(stream, data)
 
     def end(self, wiring: Wiring) -> None:
         """It has ended."""

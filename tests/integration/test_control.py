@@ -261,7 +261,7 @@ async def test_a_client_that_does_not_read_its_terminal_costs_a_bounded_buffer_a
         seen = 0
         for number in range(64):
             data = b"%07d\n" % number * 8192
-            terminal.feed(data)
+            terminal.feed("out", data)
             while seen < len(data) * (number + 1):
                 event = await anext(events)
                 assert isinstance(event, TerminalOutput)
@@ -276,14 +276,14 @@ async def test_a_client_that_does_not_read_its_terminal_costs_a_bounded_buffer_a
 async def test_what_a_client_was_too_slow_for_is_counted(tmp_path: Path) -> None:
     async with serving(tmp_path) as (backend, path), await ControlClient.connect(path) as client:
         terminal = backend.terminal("a")
-        terminal.feed(b"before\n" * KEPT)
+        terminal.feed("out", b"before\n" * KEPT)
         await client.call("terminal_open", service="a", columns=80, rows=24)
         events = client.events()
         first = await anext(events)
         assert isinstance(first, TerminalOutput)
         assert first.missed == 0, "what was printed before it came is not missed"
-        terminal.feed(b"x" * KEPT)
-        terminal.feed(b"y" * KEPT)  # nothing is sent in between: the loop has not run
+        terminal.feed("out", b"x" * KEPT)
+        terminal.feed("out", b"y" * KEPT)  # nothing is sent in between: the loop has not run
         missed = 0
         async for event in events:
             assert isinstance(event, TerminalOutput)
@@ -322,13 +322,13 @@ async def test_nonsense_about_terminals_is_refused(tmp_path: Path) -> None:
 async def test_old_output_asks_the_new_clients_terminal_nothing(tmp_path: Path) -> None:
     async with serving(tmp_path) as (backend, path), await ControlClient.connect(path) as client:
         terminal = backend.terminal("a")
-        terminal.feed(b"a\x1b[6nb\x1b[c\x1b[31mc")
+        terminal.feed("out", b"a\x1b[6nb\x1b[c\x1b[31mc")
         await client.call("terminal_open", service="a", columns=80, rows=24)
         events = client.events()
         first = await anext(events)
         assert isinstance(first, TerminalOutput)
         assert base64.b64decode(first.data) == b"ab\x1b[31mc"
-        terminal.feed(b"\x1b[6n")
+        terminal.feed("out", b"\x1b[6n")
         second = await anext(events)
         assert isinstance(second, TerminalOutput)
         assert base64.b64decode(second.data) == b"\x1b[6n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from devloop.protocol import State
-from tests.integration.conftest import Project
+from tests.integration.conftest import DEADLINE, Project
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +75,56 @@ async def test_a_terminal_is_the_sessions_own_and_has_a_size(project: Project) -
         assert ("api", "size (80, 24)") in project.lines  # without the terminal's \\r
         await project.client.call("terminal_type", service="api", data="Aw==")  # Ctrl-C
         await project.until_line("api", "KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("tty", ["true", "false"])
+async def test_a_breakpoint_is_seen_and_spared_by_the_probes(project: Project, tty: str) -> None:
+    project.write(
+        "app.py",
+        """
+        import socket, time
+        breakpoint()
+        server = socket.create_server(("127.0.0.1", 0))
+        print("ready on", server.getsockname()[1])
+        breakpoint()
+        print("went on")
+        time.sleep(600)
+        """,
+    )
+    project.config(f"""
+        [services.api]
+        command = "python3 app.py"
+        tty = {tty}
+        watch = []
+        ready = {{ log = "ready on", grace = "5s" }}
+        live = {{ exec = "sh -c 'date +%s%N >> asked; false'", period = "50ms", grace = "1500ms", failures = 1 }}
+        restart = "never"
+    """)
+
+    def prompt() -> str:
+        return project.services["api"].prompt if "api" in project.services else ""
+
+    async with project.up():
+        await project.until(lambda: prompt() == "(Pdb)", "the first prompt")
+        assert project.services["api"].state is State.STARTING
+        assert project.services["api"].at_prompt == "at prompt (Pdb)"
+        await project.client.call("terminal_type", service="api", data="Ywo=")  # c
+        await project.until_state("api", State.READY)
+        await project.until(lambda: prompt() == "(Pdb)", "the second prompt")
+        asked = project.root / "asked"
+
+        def asked_for() -> float:
+            times = [int(line) for line in asked.read_text().split()] if asked.exists() else [0]
+            return (times[-1] - times[0]) / 1e9
+
+        async with asyncio.timeout(DEADLINE):
+            while asked_for() < 2:  # noqa: ASYNC110 - a file has no events here; its grace is long over then
+                await asyncio.sleep(0.05)
+        await project.client.call("terminal_type", service="api", data="cCAxKzEK")  # p 1+1
+        await project.until_line("api", "2")
+        assert project.services["api"].state is State.READY
+        await project.client.call("terminal_type", service="api", data="Ywo=")
+        await project.until_line("api", "went on")
+        status = await project.until_state("api", State.FAILED)
+        assert "not alive" in status.reason and status.prompt == ""
+        assert not [loop for loop in project.loops if loop.outcome == "ok"]

@@ -18,7 +18,7 @@ from tui.attachments import PHASES
 from tui.screens.environment import ENVIRONMENT_KEYS
 from tui.screens.keys import LOG_KEYS, REMOTE_KEYS, SERVICE_KEYS
 from tui.screens.requests import REQUESTS_KEYS
-from tui.states import COLOURS, LOOKS, Look
+from tui.states import AT_PROMPT, COLOURS, LOOKS, Look
 from tui.widgets.log_view import LogView
 from tui.widgets.service_table import ServiceTable
 
@@ -68,7 +68,7 @@ class HelpScreen(ModalScreen[None]):
             _section("moving in the logs", [*LogView.BINDINGS]),
             _section("environment", ENVIRONMENT_KEYS),
             _section("requests", REQUESTS_KEYS),
-            _looks("states", {str(state): look for state, look in LOOKS.items()}),
+            _looks("states", {str(state): look for state, look in LOOKS.items()} | {"at prompt": AT_PROMPT}),
             _looks("attachments", PHASES),
         ]
         lines = [line for section in sections for line in section]

@@ -94,7 +94,14 @@ class Playbook:
                     words.append("Finish")
                 case do.IgnoreFiles(name, files):
                     words.append(f"IgnoreFiles {name} {' '.join(files)}")
-                case do.ClearBackoff(name) | do.Forget(name) | do.OpenWorld(name) | do.EndBuildServers(name):
+                case (
+                    do.ClearBackoff(name)
+                    | do.Forget(name)
+                    | do.OpenWorld(name)
+                    | do.EndBuildServers(name)
+                    | do.HoldProbes(name)
+                    | do.ReleaseProbes(name)
+                ):
                     words.append(f"{type(command).__name__} {name}")
                 case _:
                     words.append(f"{type(command).__name__} {command.service} {command.run}")

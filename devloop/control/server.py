@@ -210,6 +210,8 @@ class ControlServer:
         self.backend = backend
         self._subscribers: set[_Subscriber] = set()
         self._connections: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        """Of every connection whose transport is not closed yet, whether it was a client's to end or ours."""
         self._server: asyncio.Server | None = None
         self._closing = False
 
@@ -232,7 +234,6 @@ class ControlServer:
         self._closing = True
         if self._server is not None:
             self._server.close()
-        writers = [subscriber.writer for subscriber in self._subscribers]
         for subscriber in self._subscribers:
             subscriber.flush()
             while subscriber.follower is not None and subscriber.follower.pending:
@@ -241,7 +242,7 @@ class ControlServer:
         for task in tuple(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
-        await _hung_up(writers)
+        await _hung_up(list(self._writers))
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
@@ -285,15 +286,15 @@ class ControlServer:
                 subscriber.wake.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._closing:
-            writer.close()
-            return
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        self._writers.add(writer)
         subscriber = _Subscriber(self, writer)
         self._subscribers.add(subscriber)
         try:
+            if self._closing:
+                return
             async with asyncio.TaskGroup() as group:
                 pump = group.create_task(subscriber.pump())
                 while line := await reader.readline():
@@ -306,9 +307,14 @@ class ControlServer:
         finally:
             self._subscribers.discard(subscriber)
             subscriber.stop_following()
-            self._connections.discard(task)
             subscriber.terminals.close()
             writer.close()
+            if not self._closing:  # `close` waits for it otherwise, also if that comes meanwhile
+                with contextlib.suppress(asyncio.CancelledError):
+                    with contextlib.suppress(OSError):
+                        await writer.wait_closed()
+                    self._writers.discard(writer)
+            self._connections.discard(task)
 
     async def _answer(self, subscriber: _Subscriber, line: bytes) -> None:
         number: Any = None

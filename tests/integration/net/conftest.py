@@ -26,7 +26,7 @@ from devloop.net.proxy import Proxy
 from devloop.net.publish import Publisher
 from devloop.net.router import Destination, HostLoopback, RefusedError
 from devloop.relay import Target
-from tests import waiting
+from tests import needs, waiting
 
 DEADLINE = 20.0
 SYSTEM_PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
@@ -38,8 +38,7 @@ def _ordinary() -> list[str]:
     """What makes a command run as an ordinary user, where this process is root's."""
     if os.getuid() != 0:
         return []
-    tool = shutil.which("setpriv")
-    return [tool, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if tool else []
+    return [needs.program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +47,7 @@ def namespaces() -> None:
     try:
         asyncio.run(check())
     except DevloopError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        needs.missing(str(error))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from devloop.net.dns import DnsServer, Record, Resolver
 from devloop.net.mounts import Bind
 from devloop.net.publish import Publisher
 from devloop.net.router import ToService
+from tests import needs
 from tests.integration.net.conftest import Cluster, Pod
 from tests.integration.net.scripts import HTTP
 from tests.unit.net.fakes import FakeUpstream, Zone
@@ -77,17 +78,8 @@ async def named(cluster: Cluster, shared: Path) -> AsyncIterator[Named]:
     await resolver.close()
 
 
-def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not installed")
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
 async def test_curl_by_short_name_over_both_families(named: Named) -> None:
-    curl = tool("curl")
+    curl = needs.program("curl")
     for flag in ("-4", "-6"):
         done = await named.web.run(curl, "-sS", flag, "http://api:8080/")
         assert done.out.startswith("api "), done.err
@@ -97,7 +89,7 @@ async def test_curl_by_short_name_over_both_families(named: Named) -> None:
 
 
 async def test_getent(named: Named) -> None:
-    tool("getent")
+    needs.program("getent")
     done = await named.web.run("getent", "ahostsv4", "api.shop")
     assert done.out.split()[:2] == ["10.96.0.7", "STREAM"]
     done = await named.web.run("getent", "hosts", "nobody")
@@ -110,20 +102,20 @@ async def test_getent(named: Named) -> None:
 @pytest.mark.parametrize("server", ["127.0.0.1", "::1", "10.96.0.10", "8.8.8.8", "2001:4860:4860::8888"])
 @pytest.mark.parametrize("way", ["+notcp", "+tcp"])
 async def test_dig_at_any_server(named: Named, server: str, way: str) -> None:
-    done = await named.web.run(tool("dig"), f"@{server}", way, "+short", "+time=3", "+tries=1", API)
+    done = await named.web.run(needs.program("dig"), f"@{server}", way, "+short", "+time=3", "+tries=1", API)
     assert done.out.strip() == "10.96.0.7", done.out + done.err
 
 
 async def test_dig_gets_large_answers_over_tcp(named: Named) -> None:
     named.zone.set("many.cluster.local", *(Record("A", f"10.9.{n // 250}.{n % 250}") for n in range(300)))
-    done = await named.web.run(tool("dig"), "+short", "many.cluster.local")
+    done = await named.web.run(needs.program("dig"), "+short", "many.cluster.local")
     assert len(done.out.splitlines()) == 300
 
 
 @pytest.fixture(scope="session")
 def lookup() -> Iterator[Path]:
     """A static Go program, with Go's own resolver."""
-    go = tool("go")
+    go = needs.program("go")
     folder = Path(tempfile.mkdtemp(prefix="devloop-net-go-"))
     folder.chmod(0o755)
     (folder / "main.go").write_text(GO)
@@ -141,7 +133,7 @@ async def test_a_static_go_binary_with_its_own_resolver(named: Named, lookup: Pa
 
 
 async def test_node(named: Named) -> None:
-    done = await named.web.run(tool("node"), "-e", NODE)
+    done = await named.web.run(needs.program("node"), "-e", NODE)
     lines = done.out.splitlines()
     assert '"port":8080' in lines[0], done.out + done.err
     assert lines[1].startswith("api ")

@@ -16,6 +16,7 @@ from devloop.errors import ServiceError
 from devloop.net.publish import Gate, loopback_listeners
 from devloop.net.router import Dial, ToService
 from devloop.relay import Relay, Relays, Target
+from tests import needs
 from tests.integration.net.conftest import DEADLINE, SYSTEM_PYTHON, Cluster, until
 from tests.integration.net.scripts import CONNECT, ECHO, HTTP
 
@@ -156,8 +157,9 @@ input()
     try:
         go_on, hold = socket.socketpair()
         out, into = socket.socketpair()
-        with go_on, hold, out, into:
+        with needs.open_files(3 * MANY + 200), go_on, hold, out, into:
             running = await pod.start(SYSTEM_PYTHON, "-c", script, stdin=hold.fileno(), out=into.fileno())
+            into.close()  # so that the end of the script is the end of what it says
             out.setblocking(False)
             assert (await asyncio.get_running_loop().sock_recv(out, 100)).strip() == str(MANY).encode()
             assert len(pod.proxy) == MANY

@@ -16,6 +16,7 @@ import pytest
 
 from devloop.remote.life import LiveLink
 from devloop.remote.link import LinkState, OpenError, Phase, Refusal
+from tests import needs
 
 from . import target
 
@@ -151,18 +152,19 @@ class LinkContract:
 
     async def test_a_thousand_connections_at_once(self, rig: Rig) -> None:
         count = 1000
-        opened = [await rig.open(target.ECHO) for _ in range(10)]
-        opened += await asyncio.gather(*(rig.open(target.ECHO) for _ in range(count - 10)))
+        with needs.open_files(2 * count + 200):
+            opened = [await rig.open(target.ECHO) for _ in range(10)]
+            opened += await asyncio.gather(*(rig.open(target.ECHO) for _ in range(count - 10)))
 
-        async def once(number: int) -> bool:
-            reader, writer = opened[number]
-            text = b"%d" % number
-            writer.write(text)
-            return await reader.readexactly(len(text)) == text
+            async def once(number: int) -> bool:
+                reader, writer = opened[number]
+                text = b"%d" % number
+                writer.write(text)
+                return await reader.readexactly(len(text)) == text
 
-        assert all(await asyncio.gather(*(once(number) for number in range(count))))
-        for _, writer in opened:
-            await ended(writer)
+            assert all(await asyncio.gather(*(once(number) for number in range(count))))
+            for _, writer in opened:
+                await ended(writer)
 
     async def test_a_refused_port_is_an_error_at_once(self, rig: Rig) -> None:
         began = time.monotonic()

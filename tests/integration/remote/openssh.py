@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
 from tests.ports import free_port
 
 from .contract import ended
-
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 async def run(*command: str) -> None:
@@ -61,11 +60,7 @@ class Sshd:
 
 @pytest.fixture
 async def sshd(tmp_path: Path) -> AsyncIterator[Sshd]:
-    if SSHD is None:
-        reason = "there is no sshd: install openssh-server"
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+    server_program = needs.program("sshd")
     for name in ("host", "id"):
         await run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name))
     shutil.copy(tmp_path / "id.pub", tmp_path / "authorized_keys")
@@ -80,7 +75,7 @@ async def sshd(tmp_path: Path) -> AsyncIterator[Sshd]:
         "AllowTcpForwarding local\nMaxStartups 100\nMaxSessions 2000\nLogLevel ERROR\n"
     )
     process = await asyncio.create_subprocess_exec(
-        SSHD, "-D", "-e", "-f", str(tmp_path / "sshd_config"), stderr=asyncio.subprocess.DEVNULL
+        server_program, "-D", "-e", "-f", str(tmp_path / "sshd_config"), stderr=asyncio.subprocess.DEVNULL
     )
     server = Sshd(tmp_path, port, process)
     server.write_config()

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from tests import needs
 from tests.integration.net.conftest import SYSTEM_PYTHON, until
 from tests.integration.net.link.conftest import FIRST, Way
 from tests.integration.remote import target
@@ -121,10 +122,11 @@ input()
 """
     go_on, hold = socket.socketpair()
     out, into = socket.socketpair()
-    with go_on, hold, out, into:
+    with needs.open_files(2 * MANY + 200), go_on, hold, out, into:
         running = await way.pod.start(
             SYSTEM_PYTHON, "-I", "-c", CONNECT + script, stdin=hold.fileno(), out=into.fileno()
         )
+        into.close()  # so that the end of the script is the end of what it says
         out.setblocking(False)
         assert (await asyncio.get_running_loop().sock_recv(out, 100)).strip() == str(MANY).encode()
         assert len(way.pod.proxy) == MANY

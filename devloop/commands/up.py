@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,13 +43,38 @@ def up(args: argparse.Namespace) -> int:
     check_file(state, file)
     if args.headless:
         return _headless(file, args.services)
-    if not args.detach and not sys.stdout.isatty():
-        raise DevloopError("the TUI needs a terminal", hint="use `devloop up --headless` or `--detach`")
+    if not args.detach and (reason := why_no_screen(os.environ)):
+        print(f"devloop: {reason}: runs as `devloop up --headless`", file=sys.stderr, flush=True)
+        return _headless(file, args.services)
     if state.engine() is None:
         start_engine(file, state, args.services)
     elif args.services:
         client.call(socket_of(state), "start", services=args.services)
     return asyncio.run(_wait_until_ready(socket_of(state), args.wait)) if args.detach else _tui(state)
+
+
+def why_no_screen(environ: Mapping[str, str]) -> str:
+    """Why the TUI can't be shown here; empty if it can."""
+    for name, stream in (("standard input", sys.stdin), ("standard output", sys.stdout)):
+        try:
+            terminal = stream is not None and stream.isatty()
+        except ValueError:  # closed
+            terminal = False
+        if not terminal:
+            return f"{name} is not a terminal"
+    if (kind := environ.get("TERM", "")) in (
+        "",
+        "dumb",
+        "unknown",
+    ):  # terminfo(5) has both as terminals that can't move
+        return f"the terminal can't show a screen (TERM={kind})" if kind else "TERM is not set"
+    if environ.get("CI", "").lower() not in (
+        "",
+        "0",
+        "false",
+    ):  # what the field takes for: nobody is there to press a key
+        return "CI is set"
+    return ""
 
 
 def start_engine(file: Path, state: StateFolder, services: list[str]) -> None:

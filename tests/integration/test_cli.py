@@ -171,7 +171,6 @@ def test_exec_and_env_show_the_world_of_a_service(devloop: Cli) -> None:
     [
         (["up", "--headless", "apy"], 2, 'did you mean "api"?'),
         (["up", "--detach", "apy"], 2, 'did you mean "api"?'),
-        (["up"], 1, "--headless"),
         (["status"], 1, "devloop up"),
         (["-f", "nowhere.toml", "status"], 2, "no such project file"),
         (["stats", "--since", "yesterday"], 2, "30m, 12h, 7d"),
@@ -179,7 +178,7 @@ def test_exec_and_env_show_the_world_of_a_service(devloop: Cli) -> None:
         (["exec", "api", "--", "no-such-program"], 1, "no such program"),
         (["exec", "back", "--", "true"], 2, "is a group"),
         (["init"], 2, "--force"),
-        (["dance"], 2, "invalid choice"),
+        (["dance"], 2, "there is no command 'dance'"),
     ],
 )
 def test_mistakes_say_what_and_what_to_do(devloop: Cli, args: list[str], code: int, words: str) -> None:
@@ -241,7 +240,7 @@ def test_the_tui_on_a_terminal_of_80_by_24_and_q_stops_everything(devloop: Cli) 
     pid, fd = pty.fork()
     if pid == 0:
         os.chdir(devloop.folder)
-        os.environ.update(TERM="xterm-256color", LINES="24", COLUMNS="80")
+        os.environ.update(TERM="xterm-256color", LINES="24", COLUMNS="80", CI="")
         os.execv(sys.executable, [sys.executable, "-m", "devloop.cli", "up"])
     screen = b""
 
@@ -268,11 +267,50 @@ def test_the_tui_on_a_terminal_of_80_by_24_and_q_stops_everything(devloop: Cli) 
     assert "nothing runs" in devloop("down").stdout
 
 
+@pytest.mark.parametrize(
+    ("variables", "piped", "reason"),
+    [
+        ({"TERM": "dumb"}, False, "the terminal can't show a screen (TERM=dumb)"),
+        ({"TERM": ""}, False, "TERM is not set"),
+        ({"CI": "true"}, False, "CI is set"),
+        ({}, True, "standard output is not a terminal"),
+    ],
+)
+def test_where_no_screen_can_be_shown_it_is_headless_and_says_so(
+    devloop: Cli, variables: dict[str, str], piped: bool, reason: str
+) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "devloop.cli", "up"],
+        cwd=devloop.folder,
+        stdin=slave,
+        stdout=subprocess.PIPE if piped else slave,
+        stderr=slave,
+        env={**os.environ, "TERM": "xterm-256color", "CI": "", **variables},
+        start_new_session=True,
+    )
+    os.close(slave)
+    source = process.stdout.fileno() if process.stdout else master
+    said, deadline = b"", time.monotonic() + DEADLINE
+    while b"hello" not in said or b"headless" not in said:
+        assert time.monotonic() < deadline, said
+        for ready in select.select([source, master], [], [], 0.1)[0]:
+            said += os.read(ready, 65536)
+    process.terminate()
+    if process.stdout:
+        said += process.stdout.read()
+        process.stdout.close()
+    assert process.wait(DEADLINE) == 130
+    os.close(master)
+    assert said.count(f"devloop: {reason}: runs as `devloop up --headless`".encode()) == 1
+    assert b"\x1b[?1049h" not in said
+
+
 def test_a_closed_terminal_stops_everything(devloop: Cli) -> None:
     pid, fd = pty.fork()
     if pid == 0:
         os.chdir(devloop.folder)
-        os.environ.update(TERM="xterm-256color")
+        os.environ.update(TERM="xterm-256color", CI="")
         os.execv(sys.executable, [sys.executable, "-m", "devloop.cli", "up"])
     deadline = time.monotonic() + DEADLINE
     screen = b""

@@ -41,6 +41,7 @@ class Artifact:
     """What a build here makes, and how it is started."""
 
     build: str
+    """Empty for what is in the code as it is, under another path than in the image."""
     command: Words
     cwd: str
     """Relative to the build context."""
@@ -102,7 +103,10 @@ def _trace(stage: Stage, path: str, context: Path, depth: int) -> _Built | None:
             if step.stage is not None:
                 return _trace(step.stage, posixpath.normpath(posixpath.join("/", source)), context, depth + 1)
             if _is_there(context, source):
-                return None  # it is in the code
+                home = code_folder(stage, stage.workdir, context)
+                return _Built("", posixpath.relpath(source.lstrip("/"), home), home)
+            if (built := _by_usual_tool(source, context)) is not None:
+                return built
         elif (built := _by_run(stage, position, step, path, context)) is not None:
             return built
     return None
@@ -190,14 +194,43 @@ def _by_command(stage: Stage, position: int, line: str, folder: str, path: str, 
     return _Built(line, local, home)
 
 
-def _code_at(stage: Stage, position: int, folder: str, context: Path) -> str:
+def _by_usual_tool(source: str, context: Path) -> _Built | None:
+    """A jar that is copied from the context, so that something outside of the Dockerfile makes it."""
+    path = posixpath.normpath(source.lstrip("/"))
+    gradle = ("gradlew", "gradle", "assemble")
+    kinds = (
+        ("target/", "pom.xml", "mvnw", "mvn", "package -DskipTests"),
+        ("build/libs/", "build.gradle", *gradle),
+        ("build/libs/", "build.gradle.kts", *gradle),
+    )
+    for folder, file, wrapper, program, goal in kinds:
+        home, found, _ = path.partition(folder)
+        if found and path.endswith((".jar", ".war")) and _is_there(context, posixpath.join(home, file)):
+            runner = f"./{wrapper}" if _is_there(context, posixpath.join(home, wrapper)) else program
+            return _Built(f"{runner} {goal}", path.removeprefix(home), posixpath.normpath(home or "."))
+    return None
+
+
+def code_folder(stage: Stage, workdir: str, context: Path) -> str:
+    """The folder of the context whose files are in this folder of the image, relative to the context."""
+    return _code_at(stage, len(stage.steps), workdir, context)
+
+
+def _code_at(stage: Stage, position: int, folder: str, context: Path, depth: int = 0) -> str:
     """The folder of the context that stands at this folder of the image, relative to the context."""
     for step in reversed(stage.steps[:position]):
-        if not isinstance(step, Copy) or step.stage is not None or step.foreign:
+        if not isinstance(step, Copy) or step.foreign:
             continue
         target = posixpath.normpath(step.target)
         for source in step.sources:
             inside = folder == target or folder.startswith(target.rstrip("/") + "/")
+            if step.stage is not None:
+                other = posixpath.normpath(posixpath.join("/", source, posixpath.relpath(folder, target)))
+                if inside and depth < 20:
+                    found = _code_at(step.stage, len(step.stage.steps), other, context, depth + 1)
+                    if found != ".":
+                        return found
+                continue
             local = posixpath.normpath(posixpath.join(source.lstrip("/") or ".", posixpath.relpath(folder, target)))
             if inside and not local.startswith("..") and _is_folder(context, source) and _is_folder(context, local):
                 return local

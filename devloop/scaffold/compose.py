@@ -18,15 +18,16 @@ from pydantic_core import PydanticCustomError
 from devloop.config import values
 from devloop.config.model import MS
 from devloop.errors import ConfigError
-from devloop.scaffold.artifact import built_here
+from devloop.scaffold.artifact import built_here, code_folder
 from devloop.scaffold.compose_files import ELSEWHERE, Composition, read_composition
 from devloop.scaffold.compose_merge import pairs, scalar
 from devloop.scaffold.compose_network import choose, hosts_of, set_environment, set_ports
 from devloop.scaffold.compose_service import Port, Reading
 from devloop.scaffold.compose_values import number
-from devloop.scaffold.detect import from_folder
+from devloop.scaffold.detect import STARTS_WHAT_WAS_BUILT, from_folder
 from devloop.scaffold.dockerfile import Stage, Words, as_typed, here, joined, parse_stage, read_stage
 from devloop.scaffold.draft import Draft, Value, literal, path_text
+from devloop.scaffold.files import json_of
 from devloop.scaffold.yaml_text import AGAIN, Mapping_, Sequence_
 
 _CONDITIONS = {
@@ -174,13 +175,15 @@ def _command(draft: Draft, plan: _Plan) -> None:
     if plan.mounted:
         command = here(command, reading.now("working_dir"))
     elif command and (artifact := built_here(stage, command, workdir, folder)) is not None:
-        draft.settings["build"] = _line(artifact.build)
-        if artifact.cwd != ".":
-            draft.settings["cwd"] = path_text(posixpath.normpath(posixpath.join(context, artifact.cwd)))
-        draft.remarks["build"] = "From the Dockerfile, which makes in the image what the command names."
-        command = artifact.command
+        if artifact.build:
+            draft.settings["build"] = _line(artifact.build)
+            draft.remarks["build"] = "From the Dockerfile, which makes in the image what the command names."
+        _set_folder(draft, context, artifact.cwd)
+        command = here(artifact.command, workdir)
     else:
         command = here(command, workdir)
+        _set_folder(draft, context, code_folder(stage, workdir, folder))
+        _set_script_build(draft, command, folder)
     if (runnable := reading.runnable(command)) and not _is_missing(runnable, folder, draft):
         draft.settings["command"] = runnable
         if not own and not plan.mounted:
@@ -198,6 +201,26 @@ def _command(draft: Draft, plan: _Plan) -> None:
     else:
         draft.settings |= {"command": "false", "mode": "off"}
         draft.notes.append("Nothing says what it runs: put the command here, then take out `mode`.")
+
+
+def _set_folder(draft: Draft, context: str, inside: str) -> None:
+    path = posixpath.normpath(posixpath.join(context, inside))
+    if path != ".":
+        draft.settings["cwd"] = path_text(path)
+
+
+_SCRIPT = re.compile(r"(npm|pnpm|yarn|bun)\s+(?:run\s+)?(?:-\S+\s+)*([\w:.-]+)")
+
+
+def _set_script_build(draft: Draft, command: Words, folder: Path) -> None:
+    """A build for `npm start` whose script runs what the build script makes."""
+    match = _SCRIPT.match(command if isinstance(command, str) else " ".join(command))
+    scripts = json_of(folder / "package.json").get("scripts")
+    if not match or not isinstance(scripts, dict) or not isinstance(scripts.get("build"), str):
+        return
+    if STARTS_WHAT_WAS_BUILT.search(str(scripts.get(match[2], ""))):
+        draft.settings["build"] = f"{match[1]} run build"
+        draft.remarks["build"] = "The script starts what the build script makes."
 
 
 def _escaped(words: Words) -> Words:
@@ -395,7 +418,8 @@ def _probe(draft: Draft, reading: Reading, chosen: Mapping[int, int], local: boo
         port, path = chosen.get(inside, inside), literal(url.group(2) or "/")
         probe["http"] = path if port == next(iter(chosen.values()), None) else f":{port}{path}"
     elif not local:
-        draft.notes.append("Its healthcheck is a command of the image, so devloop waits for its port instead.")
+        if chosen:
+            draft.notes.append("Its healthcheck is a command of the image, so devloop waits for its port instead.")
         return {}
     elif words[0] == "CMD":
         probe["exec"] = reading.runnable(words[1:])

@@ -118,7 +118,7 @@ def _javascript(folder: Path, top: Path) -> Draft | None:
         port = next((port for word, port in _DEV_PORTS.items() if re.search(rf"\b{word}\b", line)), None)
         port = port or _listens_on(folder, line)
         draft.settings["ports"] = {"http": port} if port else {}
-    if isinstance(build, str) and _STARTS_WHAT_WAS_BUILT.search(line):
+    if isinstance(build, str) and STARTS_WHAT_WAS_BUILT.search(line):
         draft.settings["build"] = f"{_package_manager(folder, top)} run build"
         draft.settings["ignore"] = ["dist/", "build/", "out/", ".next/", ".output/"]
     elif _RELOADS_ITSELF.search(line):
@@ -127,9 +127,10 @@ def _javascript(folder: Path, top: Path) -> Draft | None:
     return draft
 
 
-_STARTS_WHAT_WAS_BUILT = re.compile(
+STARTS_WHAT_WAS_BUILT = re.compile(
     r"(?:^|[\s/])(?:dist|build|out|\.output|\.next)/|\b(?:next|nuxt|remix-serve|astro) (?:start|preview)\b"
 )
+"""A script of package.json that runs what the build script makes."""
 _LISTEN = re.compile(
     r"\.listen\(\s*(?:\{\s*port:\s*)?(\d{2,5})\b|\bPORT\s*(?:\|\||\?\?)\s*[\"']?(\d{2,5})\b|\bport\s*[:=]\s*(\d{4,5})\b"
 )

@@ -24,6 +24,7 @@ _FLAG = re.compile(
     r"(?:\s+|=)?[\"']?(?:(?:tcp|https?)://)?(?:\[[^\]\s]*\]:|[A-Za-z0-9_.*-]*:)?(\d{2,5})(?=$|[\s\"'/])"
 )
 _BARE = re.compile(r"(?:^|\s)[\"']?(?:(?:localhost|\d{1,3}(?:\.\d{1,3}){3}|\[[^\]\s]*\]|\*)?:)(\d{2,5})(?=$|[\s\"'])")
+_WATCHES_ITSELF = re.compile(r"\s(?:--watch|--reload|--hot|--live-reload|-w)(?:[\s=]|$)|\b(?:vite|nodemon|air)\b")
 FIRST_PORT = 5000
 """Foreman's: the first process type gets 5000 as its PORT, the next 5100, and so on."""
 
@@ -83,6 +84,9 @@ def _draft(name: str, command: str, port: int) -> Draft:
         draft.settings |= {"task": True, "mode": "off"}
         draft.notes.append("Heroku's release phase: runs once. By hand: devloop toggle release local")
         return draft
+    if _WATCHES_ITSELF.search(command):
+        draft.settings["watch"] = []
+        draft.remarks["watch"] = "It watches its files itself."
     own = port_of(command)
     if own is not None:
         draft.settings["ports"] = {"http": own}

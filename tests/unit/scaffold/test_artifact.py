@@ -95,6 +95,7 @@ def test_it_is_built_where_its_code_is(made: Generate) -> None:
 
 def test_a_file_that_is_in_the_code_is_not_built(made: Generate) -> None:
     for file in ("src/main.js", "lib/main.js", "main.js"):
+        # Each is there when the next is looked for, and none is built.
         dockerfile = NODE + f'RUN npm run build\nCMD ["node", "{file}"]'
         services = made({"compose.yaml": "services: {a: {build: .}}", "Dockerfile": dockerfile, file: ""})
         assert services["a"] == {"command": f"node {file}"}
@@ -143,3 +144,44 @@ services:
     assert services["a"]["command"] == "bin/alpha"
     assert services["a"]["env"] == {"PORT": "8123", "MODE": "x y"}
     assert services["a"]["ports"] == {"http": 8123}
+
+
+def test_code_that_has_another_path_in_the_image(made: Generate) -> None:
+    files = {"api/main.py": "", "api/sub/x.py": "", "web/src/server.js": ""}
+    dockerfile = 'FROM python\nWORKDIR /srv\nCOPY api/ /srv/\nCMD ["python", "main.py"]'
+    services = made({"compose.yaml": "services: {a: {build: .}}", "Dockerfile": dockerfile, **files})
+    assert services["a"] == {"command": "python main.py", "cwd": "api"}
+    dockerfile = "FROM python\nCOPY api /srv\nWORKDIR /srv\nCMD uvicorn main:app"
+    services = made({"compose.yaml": "services: {a: {build: .}}", "Dockerfile": dockerfile, **files})
+    assert services["a"] == {"command": "uvicorn main:app", "cwd": "api"}
+    dockerfile = 'FROM node\nWORKDIR /x\nCOPY web/src/server.js ./app.js\nCMD ["node", "app.js"]'
+    services = made({"compose.yaml": "services: {a: {build: .}}", "Dockerfile": dockerfile, **files})
+    assert services["a"] == {"command": "node web/src/server.js"}
+    stages = "FROM python AS b\nCOPY api /b\nFROM python\nCOPY --from=b /b /srv\nWORKDIR /srv\nCMD python -m main"
+    services = made({"compose.yaml": "services: {a: {build: .}}", "Dockerfile": stages, **files})
+    assert services["a"] == {"command": "python -m main", "cwd": "api"}
+
+
+@pytest.mark.parametrize(
+    ("files", "source", "build", "command"),
+    [
+        ({"pom.xml": "", "mvnw": ""}, "target/*.jar", "./mvnw package -DskipTests", "java -jar target/*.jar"),
+        ({"build.gradle.kts": ""}, "build/libs/x.jar", "gradle assemble", "java -jar build/libs/x.jar"),
+    ],
+)
+def test_a_jar_that_is_made_outside_of_the_image(
+    made: Generate, files: dict[str, str], source: str, build: str, command: str
+) -> None:
+    dockerfile = f'FROM temurin\nARG JAR={source}\nCOPY ${{JAR}} app.jar\nENTRYPOINT ["java", "-jar", "/app.jar"]'
+    services = made({"compose.yaml": "services: {a: {build: .}}", "Dockerfile": dockerfile, **files})
+    assert services["a"] == {"build": build, "command": command}
+
+
+def test_a_script_that_starts_what_a_build_script_makes(made: Generate) -> None:
+    package = '{"scripts": {"build": "tsc", "start": "node dist/main.js", "dev": "tsx watch src"}}'
+    for command, build in (("npm start", "npm run build"), ("yarn run start", "yarn run build"), ("npm run dev", None)):
+        dockerfile = NODE + f"RUN npm run build\nCMD {command}"
+        services = made(
+            {"compose.yaml": "services: {a: {build: .}}", "Dockerfile": dockerfile, "package.json": package}
+        )
+        assert services["a"].get("build") == build

@@ -124,3 +124,8 @@ def test_foremans_own_files(made: Generate) -> None:
 def test_the_first_port_is_the_dotenvs(made: Generate) -> None:
     services = made({"Procfile": "web: serve\n", ".env": "PORT=4321\n"})
     assert services["web"]["ports"] == {"http": 4321}
+
+
+def test_what_watches_its_files_itself_is_not_restarted(made: Generate) -> None:
+    services = made({"Procfile": "css: yarn build:css --watch\napi: uvicorn x:app --reload\nweb: serve -p 80\n"})
+    assert [services[name].get("watch") for name in ("css", "api", "web")] == [[], [], None]

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from devloop.config.shell import of_bash
+
 Value = str | int | bool | Sequence["Value"] | Mapping[str, "Value"]
 
 WIDTH = 100
@@ -35,7 +37,7 @@ PLACEHOLDER = Draft(
 )
 
 _ORDER = (
-    "mode", "command", "cwd", "build", "env_file", "env", "ports", "ready", "live", "watch", "ignore",
+    "mode", "shell", "command", "cwd", "build", "env_file", "env", "ports", "ready", "live", "watch", "ignore",
     "reload", "depends_on", "restart", "stop", "tty", "task", "groups",
 )  # fmt: skip
 
@@ -71,6 +73,7 @@ def render(project: str, source: str, drafts: Iterable[Draft], left_out: Iterabl
         parts.append("\n".join(["# Not taken over, or not as it should be:", *notes]) + "\n")
     parts.append(f"[project]\nname = {string(literal(_clean(project).strip() or 'app'))}\n")
     _part_ports(drafts)
+    _name_shells(drafts)
     parts += [_service(draft, name, names, groups) for draft, name in zip(drafts, written, strict=True)]
     return "\n".join(parts)
 
@@ -106,6 +109,15 @@ def _part_ports(drafts: Sequence[Draft]) -> None:
                 draft.notes.append(
                     f"Port {port} is {owner[port]}'s here: give it one of its own, then put it in `ports`."
                 )
+
+
+def _name_shells(drafts: Sequence[Draft]) -> None:
+    """Say `shell = "bash"` for what only bash understands."""
+    for draft in drafts:
+        lines = [line for key in ("command", "build") if isinstance(line := draft.settings.get(key), str)]
+        if found := next(filter(None, map(of_bash, lines)), ""):
+            draft.settings["shell"] = "bash"
+            draft.remarks["shell"] = f"{found} is bash's, and not of every /bin/sh."
 
 
 def _sequence(value: Value | None) -> Sequence[Value]:

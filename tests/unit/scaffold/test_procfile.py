@@ -26,7 +26,7 @@ def test_each_process_type_becomes_a_service(made: Generate) -> None:
     assert services["worker-1"]["command"] == "python worker.py --name \"a b\" 'c'"
     assert "ports" not in services["worker-1"]
     assert (services["release"]["task"], services["release"]["mode"]) == (True, "off")
-    assert services["project"].services["clock"].command.argv == ("/bin/sh", "-c", "run ${TZ:-UTC} $$")
+    assert services["project"].services["clock"].command.argv == ("/bin/sh", "-c", "exec run ${TZ:-UTC} $$")
     assert "# worker_1 in the original." in services["text"]
 
 
@@ -129,3 +129,9 @@ def test_the_first_port_is_the_dotenvs(made: Generate) -> None:
 def test_what_watches_its_files_itself_is_not_restarted(made: Generate) -> None:
     services = made({"Procfile": "css: yarn build:css --watch\napi: uvicorn x:app --reload\nweb: serve -p 80\n"})
     assert [services[name].get("watch") for name in ("css", "api", "web")] == [[], [], None]
+
+
+def test_lines_of_bash_name_their_shell(made: Generate) -> None:
+    services = made({"Procfile": "a: source venv/bin/activate && run\nb: run\n"})
+    assert services["a"]["shell"] == "bash"
+    assert "shell" not in services["b"]

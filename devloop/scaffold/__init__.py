@@ -33,7 +33,7 @@ def make(folder: Path, environ: Mapping[str, str] | None = None) -> Made:
     Raises ConfigError if the file it starts from can't be read.
     """
     # Imported here: YAML is slow to import, and `devloop init` alone needs it.
-    from devloop.scaffold.compose_files import compose_files
+    from devloop.scaffold.compose_files import compose_files, other_compose_files
     from devloop.scaffold.procfile import from_procfile, procfile_of
 
     known = os.environ if environ is None else environ
@@ -54,8 +54,12 @@ def make(folder: Path, environ: Mapping[str, str] | None = None) -> Made:
         left_out, source, project = found.left_out, ", ".join(found.files), found.name or project
     else:
         from devloop.scaffold.detect import from_folder
+        from devloop.scaffold.files import unreadable
 
         drafts, source = from_folder(folder), "what was found in this folder"
+        left_out += unreadable(folder)
+    if procfile is None:
+        left_out += other_compose_files(folder, compose)
     if not drafts:
         source = f"{procfile.name} holds no process types" if procfile else "nothing was found here to start from"
         text = render(project, f"a template: {source}", [PLACEHOLDER], left_out)

@@ -27,6 +27,7 @@ OVERRIDES = (
     "docker-compose.override.yaml",
 )
 """In the order in which `docker compose` looks for them; the first of each counts."""
+_ONE = re.compile(r"(?:docker-)?compose(?:[._-][\w.-]+)?\.ya?ml")
 ELSEWHERE = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|git@|github\.com/|oci:)|\.git(?:#|$)")
 """A context, or a file to include, that is not on this machine."""
 
@@ -63,6 +64,21 @@ def compose_files(top: Path, environ: Mapping[str, str]) -> list[Path]:
         return []
     override = next((top / name for name in OVERRIDES if (top / name).is_file()), None)
     return [main, override] if override else [main]
+
+
+def other_compose_files(top: Path, files: list[Path]) -> list[str]:
+    """A sentence on the compose files of the folder that `docker compose` does not read by itself."""
+    try:
+        names = sorted(each.name for each in top.iterdir() if _ONE.fullmatch(each.name) and each not in files)
+    except OSError:
+        return []
+    if not names:
+        return []
+    chosen = ":".join([*(each.name for each in files), names[0]])
+    return [
+        f"{', '.join(names[:5])} {'was' if len(names) == 1 else 'were'} not read, as `docker compose` would not; "
+        f"`COMPOSE_FILE={chosen} devloop init` does"
+    ]
 
 
 def read_composition(top: Path, files: list[Path], environ: Mapping[str, str]) -> Composition:

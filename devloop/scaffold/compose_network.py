@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Mapping
 
 from devloop.scaffold.compose_merge import scalar
@@ -117,9 +118,15 @@ def _set_env_files(draft: Draft, reading: Reading) -> None:
             reading.say(at, f"env_file: the format {scalar(table['format'])} is not known; it is read as any other")
         optional = table is not None and str(reading.found.now(scalar(table.get("required")))).lower() == "false"
         try:
-            there = (reading.found.top / path).is_file()
-        except (OSError, ValueError):
+            if not stat.S_ISREG((reading.found.top / path).stat().st_mode):
+                reading.say(at, f"env_file: {path} is no file, and was left out")
+                continue
+            there = True
+        except FileNotFoundError:
             there = False
+        except (OSError, ValueError) as error:
+            reading.say(at, f"env_file: {path} can't be read ({getattr(error, 'strerror', None) or error})")
+            continue
         files.append(path_text(path) + ("?" if optional or not there or path.endswith("?") else ""))
         if not there and not optional:
             reading.say(at, f"env_file: there is no file {path}")

@@ -161,7 +161,14 @@ def _setting(key: str, value: Value) -> list[str]:
 
 def comment(text: str) -> list[str]:
     """The text as comment lines."""
-    return textwrap.wrap(comment_text(text), WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+    return textwrap.wrap(
+        comment_text(text),
+        WIDTH,
+        initial_indent="# ",
+        subsequent_indent="# ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def comment_text(text: str) -> str:

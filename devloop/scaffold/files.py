@@ -56,6 +56,28 @@ def toml_of(file: Path) -> Mapping[str, Any]:
         return {}
 
 
+def unreadable(top: Path) -> list[str]:
+    """Sentences on project files of the folder, and of those in it, that are not what their names say."""
+    said = []
+    try:
+        folders = [top, *sorted(each for each in top.iterdir() if each.is_dir() and each.name[0] not in "._")[:50]]
+    except OSError:
+        return []
+    for folder in folders:
+        for name in ("package.json", "deno.json", "Cargo.toml", "pyproject.toml"):
+            file = folder / name
+            shown = file.relative_to(top).as_posix()
+            if not (text := text_of(file)).strip():
+                continue
+            try:
+                json.loads(text) if name.endswith(".json") else tomllib.loads(text)
+            except json.JSONDecodeError as error:
+                said.append(f"{shown}:{error.lineno}:{error.colno}: not JSON: {error.msg}, so it was not looked at")
+            except (ValueError, RecursionError) as error:
+                said.append(f"{shown}: not TOML: {error}, so it was not looked at")
+    return said
+
+
 def table(data: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
     """The table at this path, empty if there is none."""
     for key in path:

@@ -17,12 +17,19 @@ from devloop.scaffold.yaml_text import Sequence_, read_text, read_yaml
 
 _LINE = re.compile(r"^([A-Za-z0-9_.-]+)\s*:\s*(.+)$")
 _PORT = re.compile(r"\$\{?PORT\b")
-_OWN_PORT = re.compile(r"(?:^|\s|&&\s*|;\s*)(?:export\s+|env\s+(?:\S+=\S*\s+)*)?PORT=(?:[\"']?)(\d{1,5})\b")
-_NO_PORT = re.compile(r"\bunset\s+(?:\w+\s+)*PORT\b|\benv\s+(?:-\S+\s+)*?(?:-u\s*|--unset[= ])PORT\b|\benv\s+-i\b")
-_FLAG = re.compile(
-    r"(?:^|\s)(?:-p|--port|--http-port|--server\.port|-Dserver\.port|-b|--bind|--listen|--address|--addr|-l|-L|-a)"
-    r"(?:\s+|=)?[\"']?(?:(?:tcp|https?)://)?(?:\[[^\]\s]*\]:|[A-Za-z0-9_.*-]*:)?(\d{2,5})(?=$|[\s\"'/])"
+_BEFORE = r"(?:^|[\s'\"(;&])"
+_OWN_PORT = re.compile(rf"{_BEFORE}PORT=[\"']?(\d{{1,5}})\b")
+_LIKE_PORT = re.compile(rf"{_BEFORE}(?:HTTP|SERVER|APP|WEB|LISTEN|NODE)_PORT=[\"']?(\d{{1,5}})\b")
+_NO_PORT = re.compile(
+    rf"\bunset\s+(?:-v\s+)?(?:\w+\s+)*PORT\b|\benv\s+(?:-\S+\s+|\S+=\S*\s+)*(?:-u\s*|--unset[= ])PORT\b"
+    rf"|\benv\s+(?:-i|-|--ignore-environment)\s|{_BEFORE}PORT=(?![\"']?\$\{{?PORT\b)"
 )
+_FLAG = re.compile(
+    r"(?:^|[\s'\"])(?:-p|--[\w.-]*port|-D[\w.]*port|-b|--bind|--listen|--address|--addr|-addr|-port|-l|-L|-a)"
+    r"(?:\s+|=)?[\"']?(?:(?:tcp|https?)://)?(?:\[[^\]\s]*\]:|[A-Za-z0-9_.*-]*:)?(\d{2,5})(?=$|[\s\"'/),;])"
+)
+_POSITIONAL = re.compile(r"\b(?:http\.server|SimpleHTTPServer|runserver|TCP4?-LISTEN)[ :](\d{2,5})\b")
+_LAST = re.compile(r"\s(?!-)\S+\s+(\d{4,5})[\"')]*$")
 _BARE = re.compile(r"(?:^|\s)[\"']?(?:(?:localhost|\d{1,3}(?:\.\d{1,3}){3}|\[[^\]\s]*\]|\*)?:)(\d{2,5})(?=$|[\s\"'])")
 _WATCHES_ITSELF = re.compile(r"\s(?:--watch|--reload|--hot|--live-reload|-w)(?:[\s=]|$)|\b(?:vite|nodemon|air)\b")
 FIRST_PORT = 5000
@@ -103,7 +110,7 @@ def port_of(command: str) -> int | None:
         return _valid(match[1])
     if _PORT.search(command):
         return None
-    for pattern in (_FLAG, _BARE):
+    for pattern in (_LIKE_PORT, _FLAG, _POSITIONAL, _BARE, _LAST):
         if match := pattern.search(command):
             return _valid(match[1])
     return None

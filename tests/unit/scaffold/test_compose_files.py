@@ -242,7 +242,8 @@ services:
         ("stop_signal: SIGPWR", "stop_signal: PWR can't be sent"),
         ("restart: sometimes", "restart: sometimes is not known"),
         ("env_file: gone.env", "env_file: there is no file gone.env"),
-        ("build: [x]", "is there twice"),
+        ("env_file: ..", "compose.yaml:4:15: env_file: .. is no file, and was left out"),
+        ("env_file: main.py/x", "env_file: main.py/x can't be read (Not a directory)"),
         ("command: run ${A", '"${A" is not a variable'),
         ("command: run ${A:?give it}", "A must be set: give it"),
         ("deploy: {replicas: 3}\n    volumes: [data:/x]", "deploy (compose.yaml:4:13), volumes (compose.yaml:5:14)"),
@@ -314,3 +315,10 @@ def test_a_terminal_is_taken_over(made: Generate) -> None:
     assert services["a"]["tty"] is True
     assert "tty" not in services["b"]
     assert "Not taken over" not in services["text"]
+
+
+def test_files_that_compose_does_not_read_by_itself_are_said(made: Generate) -> None:
+    files = {"docker-compose.yml": "services: {a: {build: ., command: ./a}}", "docker-compose.dev.yml": ""}
+    text = " ".join(made(files)["text"].replace("\n#", "").split())
+    assert "docker-compose.dev.yml was not read, as `docker compose` would not" in text
+    assert "`COMPOSE_FILE=docker-compose.yml:docker-compose.dev.yml devloop init` does" in text

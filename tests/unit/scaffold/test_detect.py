@@ -119,10 +119,12 @@ def test_a_monorepo_gives_a_service_for_each_part(made: Generate) -> None:
     assert services["project"].services["it-s-an-api"].cwd.name == "it's an api"
 
 
-def test_broken_files_say_nothing(made: Generate) -> None:
+def test_broken_files_are_said_and_passed_over(made: Generate) -> None:
     services = made({"package.json": "{", "Cargo.toml": "[", "pyproject.toml": "=", "main.py": ""})
     (name,) = set(services) - {"text", "project"}
     assert services[name]["command"] == "python3 main.py"
+    assert "package.json:1:2: not JSON: Expecting property name" in services["text"]
+    assert "Cargo.toml: not TOML" in services["text"]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,11 @@ class _Guarded:
         return getattr(self._stream, name)
 
 
+def unguarded(stream: TextIO) -> TextIO:
+    """The stream itself, for what a terminal is to obey: devloop's own sequences, and a line end in raw mode."""
+    return stream._stream if isinstance(stream, _Guarded) else stream
+
+
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """Whatever is printed meanwhile goes through here: errors and messages always, data if it is for a terminal."""

@@ -19,7 +19,9 @@ from devloop.commands.common import state_folder
 from devloop.control.client import ControlClient
 from devloop.control.keyboard import LEAVE, Leaving, LineEditor
 from devloop.errors import DevloopError, EngineError, ServiceError
+from devloop.escapes import words
 from devloop.protocol import ServiceStatus, Snapshot, State, TerminalOutput
+from devloop.terminal import unguarded
 
 TAIL = 8 * 1024
 """Bytes to begin with, of what was printed before: about a screen."""
@@ -146,7 +148,7 @@ class Attached:
         sys.stdout.flush()
         start = "" if self._column_zero or not self._raw else "\r\n"
         end = "\r\n" if self._raw else "\n"
-        sys.stderr.write(f"{start}devloop: {text}{end}")
+        unguarded(sys.stderr).write(f"{start}devloop: {words(text)}{end}")
         sys.stderr.flush()
         self._column_zero = True
 
@@ -254,6 +256,6 @@ def _raw() -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError, termios.error):
             if sys.stdout.isatty():
-                sys.stdout.write(_CLEAN)
+                unguarded(sys.stdout).write(_CLEAN)
                 sys.stdout.flush()
             termios.tcsetattr(fd, termios.TCSADRAIN, before)

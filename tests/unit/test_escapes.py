@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devloop.escapes import RESET, is_plain, line, plain, screen, words
-from devloop.terminal import guarded, keeps_colour, wants_colour
+from devloop.terminal import guarded, keeps_colour, unguarded, wants_colour
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,13 @@ def test_whatever_is_printed_is_guarded(capsys: pytest.CaptureFixture[str]) -> N
         print("\x1b[31mdata\x1b[2J")
         print("what: \x1b[31m\x1b[2Jfile", file=sys.stderr)
     assert capsys.readouterr() == ("\x1b[31mdata\x1b[2J\n", "what: file\n"), "data is as it is, but for a terminal"
+
+
+def test_what_a_terminal_is_to_obey_goes_past_the_guard(capsys: pytest.CaptureFixture[str]) -> None:
+    with guarded():
+        unguarded(sys.stderr).write("\x1b[?25h\r\n")
+    unguarded(sys.stderr).write("\x1b[m")
+    assert capsys.readouterr().err == "\x1b[?25h\r\n\x1b[m"
 
 
 def test_a_terminal_s_output_and_one_with_a_small_alphabet(monkeypatch: pytest.MonkeyPatch) -> None:

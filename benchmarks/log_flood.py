@@ -135,7 +135,7 @@ def _detached(folder: Path) -> Iterator[int]:
     """`up --detach`: as under the TUI, which gets the lines that it shows and no others."""
     subprocess.run([*DEVLOOP, "up", "--detach", "stub"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     try:
-        yield int((folder / ".devloop" / "engine.lock").read_text())
+        yield int((folder / ".devloop" / "engine.lock").read_text().split()[0])
     finally:
         subprocess.run([*DEVLOOP, "down"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
 

@@ -89,11 +89,8 @@ def kept_lines(folder: Path) -> int:
 
 def printed(folder: Path) -> int:
     """Lines of the flood in the file that the tool's output goes to."""
-    count = 0
     with (folder / "tool.log").open("rb") as file:
-        while data := file.read(1 << 22):
-            count += data.count(b"quick brown fox")  # one that lies across two reads is not worth a line of code
-    return count
+        return sum(b"quick brown fox" in line for line in file)
 
 
 def run(*, quick: bool) -> Result:

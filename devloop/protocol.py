@@ -46,6 +46,8 @@ class Cause(StrEnum):
     MANUAL = "manual"
     CRASH = "crash"
     CONFIG = "config"
+    DEPENDENCY = "dependency"  # what it depends on was restarted
+    SCHEDULE = "schedule"  # a task's time has come
 
 
 class Outcome(StrEnum):
@@ -222,6 +224,10 @@ class ServiceStatus(_Wire):
     """How its environment and files differ from its pod's, a sentence each."""
     attachments: tuple[AttachmentStatus, ...] = ()
     """What it holds of the remote's traffic; one for each Service."""
+    stuck: str = ""
+    """While it waits: the service that keeps it from ever starting, having failed or been stopped."""
+    next_at: int | None = None
+    """Unix time of a task's next run by its schedule."""
     tty: bool = False
     """Its input and output are a terminal."""
     prompt: str = ""

@@ -156,6 +156,7 @@ def _tui(state: StateFolder) -> int:
 
 async def _wait_until_ready(socket: Path, seconds: float) -> int:
     from devloop.commands.inspect import status_table
+    from devloop.commands.report import late
 
     services: dict[str, ServiceStatus] = {}
     told: set[Notice] = set()
@@ -179,19 +180,33 @@ async def _wait_until_ready(socket: Path, seconds: float) -> int:
                         services[event.name] = event
                     elif isinstance(event, Notice):
                         tell([event])
-                    if services and all(s.state in _SETTLED for s in services.values()):
+                    if services and all(map(_settled, services.values())):
                         # A state may come before the words that explain it.
                         tell(Snapshot.from_json(await connection.call("status")).notices)
                         break
         except TimeoutError:
-            late = [s.name for s in services.values() if s.state not in _SETTLED]
+            waiting = [late(s) for s in services.values() if not _settled(s)]
             print(status_table(list(services.values())))
+            _tell_failures(services.values())
             raise ServiceError(
-                f"not ready after {seconds:g} s: {', '.join(late)}",
+                f"not ready after {seconds:g} s: {', '.join(waiting)}",
                 hint="they go on; see `devloop logs`, or stop them with `devloop down`",
             ) from None
     print(status_table(list(services.values())))
-    return int(any(s.state in _BAD for s in services.values()))
+    _tell_failures(services.values())
+    return int(any(s.state in _BAD or s.stuck for s in services.values()))
+
+
+def _settled(status: ServiceStatus) -> bool:
+    """Nothing more comes of it by itself: it is ready or done, or will not be."""
+    return status.state in _SETTLED or bool(status.stuck) or (status.state is State.WAITING and bool(status.next_at))
+
+
+def _tell_failures(services: Iterable[ServiceStatus]) -> None:
+    from devloop.commands.report import failure
+
+    for line in filter(None, map(failure, services)):
+        print(f"devloop: {line}", file=sys.stderr)
 
 
 def _headless(file: Path, services: list[str]) -> int:
@@ -199,7 +214,9 @@ def _headless(file: Path, services: list[str]) -> int:
     from devloop.commands.echo import Echo
     from devloop.commands.engine import run_engine
     from devloop.commands.lines import LinePrinter
+    from devloop.commands.report import Reporter
 
+    code: int | None = None
     began = time.monotonic()
     printer = LinePrinter()
     echo: list[Echo] = []
@@ -211,6 +228,14 @@ def _headless(file: Path, services: list[str]) -> int:
         printer.width = max(map(len, it.project.services))
         it.sink = Echo(printer, it.shut_down)
         echo.append(it.sink)
+        it.on_status = Reporter(lambda line: print(f"devloop: {line}", file=sys.stderr)).status
+
+        def over(exit_code: int) -> None:
+            nonlocal code
+            code = exit_code
+            it.shut_down()
+
+        it.on_over = over
 
     try:
         interrupted = run_engine(file, services, on_engine=on_engine)
@@ -218,4 +243,4 @@ def _headless(file: Path, services: list[str]) -> int:
         for each in echo:
             each.close()
     print(f"devloop: all stopped after {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return INTERRUPTED if interrupted else 0
+    return INTERRUPTED if interrupted else code or 0

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from devloop.config.problems import Findings, Place
-from devloop.config.schema import TABLES, Defaults, File, ProjectTable, Service, Table
+from devloop.config.schema import TABLES, Defaults, DependencyTable, File, ProjectTable, Service, Table
 from devloop.config.words import describe, dotted, listing, nearest, quoted, suggestion
 
 T = TypeVar("T", bound=Table)
@@ -106,7 +106,7 @@ def _explain(model: type[Table], raw: Any, details: ErrorDetails, place: Place, 
             return
         table, neighbours = model, raw
         for part in outer:
-            table, neighbours = table if isinstance(part, int) else TABLES[table][part], neighbours[part]
+            table, neighbours = _below(table, part), neighbours[part]
         unknown_key(place.at(*outer), str(key), table.model_fields, findings, among=neighbours)
         return
     value = details["input"]
@@ -119,6 +119,11 @@ def _explain(model: type[Table], raw: Any, details: ErrorDetails, place: Place, 
     where = place.at(*path)
     # A name in an array is a value, and `locate` finds it as one.
     findings.add(place.key(*path) if on_key else where, f"{name}: {message}", hint)
+
+
+def _below(table: type[Table], part: str | int) -> type[Table]:
+    """The table that a key holds. What stands in an array, or by a service's name in `depends_on`, has its model."""
+    return table if isinstance(part, int) or table is DependencyTable else TABLES[table][part]
 
 
 def _unwrapped(raw: Any, path: tuple[str | int, ...]) -> tuple[str | int, ...]:

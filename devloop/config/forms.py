@@ -23,6 +23,7 @@ from devloop.config.model import (
     Reload,
     RemoteKind,
     Restart,
+    Schedule,
     WatchMode,
 )
 from devloop.config.words import describe, quoted
@@ -105,14 +106,15 @@ def _ports(value: Any) -> Any:
     raise values.unexpected("a port, an array of ports or a table of names and ports", value)
 
 
-def _depends_on(value: Any) -> Any:
+def depends_on(value: Any) -> Any:
+    """A name, names, or a table of these and conditions, or of tables with a condition."""
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list):
         # What is not a name keeps its index as the key, and is then refused there.
-        return {(d if isinstance(d, str) else i): "ready" for i, d in enumerate(value)}
+        return {(d if isinstance(d, str) else i): {"condition": "ready"} for i, d in enumerate(value)}
     if isinstance(value, dict):
-        return value
+        return {name: each if isinstance(each, dict) else {"condition": each} for name, each in value.items()}
     raise values.unexpected('a service, an array of services or a table such as { store = "ready" }', value)
 
 
@@ -231,6 +233,8 @@ if TYPE_CHECKING:
     Env: TypeAlias = dict[str, str]
     Ports: TypeAlias = dict[str, int]
     Signal: TypeAlias = int
+    ScheduleText: TypeAlias = Schedule
+    Interval: TypeAlias = int
     ReloadAction: TypeAlias = Reload
     Regex: TypeAlias = str
     HttpTarget: TypeAlias = str
@@ -293,6 +297,17 @@ else:
         str,
         AfterValidator(values.signal_number),
         _shape({"type": "string", "pattern": f"^{_SIGNAL_NAMES}$"}, VARIABLE),
+    ]
+    Interval = Annotated[int, _duration(1000 * MS), _shape(_NOT_ZERO, VARIABLE)]
+    ScheduleText = Annotated[
+        str,
+        AfterValidator(values.schedule),
+        _shape(
+            {"type": "string", "pattern": rf"^\s*@?[Ee]very\s+{_DURATION['pattern'].strip('^$')}\s*$"},
+            {"enum": [name.lower() for name in values.NICKNAMES]},
+            {"type": "string", "pattern": r"^\s*[^\s@]+(\s+\S+){4}\s*$"},
+            VARIABLE,
+        ),
     ]
     ReloadAction = Annotated[
         str,
@@ -372,16 +387,20 @@ NetworkName = Annotated[Literal["namespace", "ports", "hosts"], _shape({"enum": 
 StopTarget = Annotated[Literal["main", "group"], _shape({"enum": ["main", "group"]}, VARIABLE)]
 ConditionName = Literal["started", "ready", "completed"]
 _CONDITION = {"anyOf": [{"enum": ["started", "ready", "completed"]}, VARIABLE]}
-
-if TYPE_CHECKING:
-    Dependencies: TypeAlias = dict[str, ConditionName]
-else:
-    Dependencies = Annotated[
-        dict[str, ConditionName],
-        BeforeValidator(_depends_on),
-        _shape(
-            _NONEMPTY,
-            {"type": "array", "items": _NONEMPTY},
-            {"type": "object", "additionalProperties": _CONDITION},
-        ),
-    ]
+DEPENDENCIES_SHAPE = _shape(
+    _NONEMPTY,
+    {"type": "array", "items": _NONEMPTY},
+    {
+        "type": "object",
+        "additionalProperties": {
+            "anyOf": [
+                *_CONDITION["anyOf"],
+                {
+                    "type": "object",
+                    "properties": {"condition": _CONDITION, "restart": {"type": "boolean"}},
+                    "additionalProperties": False,
+                },
+            ]
+        },
+    },
+)

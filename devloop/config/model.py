@@ -295,6 +295,15 @@ class Attach:
 
 
 @dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a task runs by itself: after each `every` nanoseconds, or at the times of `cron` in local time."""
+
+    every: int = 0
+    cron: str = ""
+    """Five fields of cron(5), in upper case; "" if it goes by `every`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """One entry of `[services]`."""
 
@@ -312,6 +321,7 @@ class Service:
     ready: Probe | None
     live: Probe | None
     depends_on: Mapping[str, Condition]
+    """In the order of the file."""
     restart: RestartPolicy
     stop: StopPolicy
     task: bool
@@ -321,6 +331,10 @@ class Service:
     """Shortest quiet time after a whole save before it counts as settled, in nanoseconds."""
     tty: bool = False
     """Whether its input and output are a terminal (pty(7))."""
+    restarts_with: tuple[str, ...] = ()
+    """Those of `depends_on` whose restart restarts it."""
+    schedule: Schedule | None = None
+    """Of a task: when it runs by itself."""
     place: Place = Place()
     attach: Attach = Attach()
     hold: int = 10 * SECOND

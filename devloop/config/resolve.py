@@ -25,6 +25,7 @@ from devloop.config.model import (
     Restart,
     RestartPolicy,
     RouteRule,
+    Schedule,
     Service,
     StopPolicy,
     TcpCheck,
@@ -137,7 +138,9 @@ def resolve(scope: Scope) -> Service:
         ports=ports,
         ready=_shelled(_ready(scope, task), shell, "ready"),
         live=_shelled(_live(scope, task), shell, "live"),
-        depends_on={name: Condition(condition) for name, condition in (table.depends_on or {}).items()},
+        depends_on={name: Condition(each.condition or "ready") for name, each in (table.depends_on or {}).items()},
+        restarts_with=tuple(name for name, each in (table.depends_on or {}).items() if each.restart),
+        schedule=_schedule(scope, task),
         restart=_restart(scope, task),
         stop=_stop(scope),
         task=task,
@@ -342,6 +345,21 @@ def _restart(scope: Scope, task: bool) -> RestartPolicy:
         limit=_merged(own, shared, "limit", base.limit),
         window=_merged(own, shared, "window", base.window),
     )
+
+
+def _schedule(scope: Scope, task: bool) -> Schedule | None:
+    table = scope.table
+    given = [key for key in ("schedule", "every") if getattr(table, key) is not None]
+    if not given:
+        return None
+    place = scope.place.key(given[-1])
+    if len(given) > 1:
+        what = f"{dotted(scope.place.path)}: has schedule and every"
+        scope.findings.add(place, what, "every is short for a schedule; leave out one")
+    elif not task and "task" not in scope.broken:
+        what = f"{dotted(place.path)}: only a task runs by the clock"
+        scope.findings.add(place, what, "add task = true; what always runs has no schedule")
+    return table.schedule or Schedule(every=table.every or 0)
 
 
 def _stop(scope: Scope) -> StopPolicy:

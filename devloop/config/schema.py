@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator
 
 from devloop.config.forms import (
+    DEPENDENCIES_SHAPE,
     AttachName,
     Bytes,
     CommandLine,
-    Dependencies,
+    ConditionName,
     Endpoint,
     Env,
     FailName,
     Groups,
     HttpTarget,
+    Interval,
     LinkName,
     Match,
     ModeName,
@@ -32,6 +34,7 @@ from devloop.config.forms import (
     Regex,
     ReloadAction,
     RemoteName,
+    ScheduleText,
     Share,
     ShellWords,
     Signal,
@@ -44,6 +47,7 @@ from devloop.config.forms import (
     WatchModeName,
     WayName,
     WorkloadName,
+    depends_on,
     routes,
     short,
     switch,
@@ -151,6 +155,20 @@ class RouteTable(Table):
     method: Text | None = Field(None, description="The method, such as GET.")
     share: Share | None = Field(None, description='Of these requests, how many: "10%". Default: all.')
 
+
+class DependencyTable(Table):
+    """What a dependency must have reached, and what its restart does."""
+
+    condition: ConditionName | None = Field(None, description="started, ready or completed. Default: ready.")
+    restart: bool | None = Field(
+        None, description="Whether its restart restarts this service, once the condition holds again. Default: false."
+    )
+
+
+if TYPE_CHECKING:
+    Dependencies: TypeAlias = dict[str, DependencyTable]
+else:
+    Dependencies = Annotated[dict[str, DependencyTable], BeforeValidator(depends_on), DEPENDENCIES_SHAPE]
 
 if TYPE_CHECKING:
     Routes: TypeAlias = tuple[RouteTable, ...]
@@ -280,6 +298,7 @@ class Defaults(Common):
 
 
 _ALWAYS: Any = {"const": "always"}
+_TASK: Any = {"properties": {"task": {"const": True}}, "required": ["task"]}
 _OBJECT: Any = {"type": "object", "required": ["policy"]}
 
 
@@ -289,6 +308,10 @@ class Service(Common):
     model_config = ConfigDict(
         json_schema_extra={
             "required": ["command"],
+            "dependentSchemas": {
+                "schedule": {**_TASK, "not": {"required": ["every"]}},
+                "every": {**_TASK, "not": {"required": ["schedule"]}},
+            },
             "if": {"properties": {"task": {"const": True}}, "required": ["task"]},
             "then": {
                 "properties": {
@@ -316,6 +339,10 @@ class Service(Common):
         None, description="Services that must be started, ready (the default) or completed before it starts."
     )
     task: bool | None = Field(None, description="Whether it runs once and completes by exit code 0. Default: false.")
+    schedule: ScheduleText | None = Field(
+        None, description='When a task runs by itself: "every 10m", or cron\'s "*/5 * * * *" or "@hourly", local time.'
+    )
+    every: Interval | None = Field(None, description='The same, short: "10m". One of schedule and every.')
     workload: WorkloadName | None = Field(
         None,
         description="The workload that it stands for, as KIND/NAME, or false for none. "
@@ -416,6 +443,7 @@ TABLES: Mapping[type[Table], Mapping[str, type[Table]]] = {
         "restart": RestartTable,
         "stop": StopTable,
         "attach": AttachTable,
+        "depends_on": DependencyTable,
     },
     AttachTable: {"routes": RouteTable},
     Defaults: {"ready": Timings, "live": Timings, "restart": RestartTable, "stop": StopTable},

@@ -10,12 +10,13 @@ import posixpath
 import re
 import shlex
 import signal
+from datetime import datetime
 from typing import Any
 
 import durationpy
 from pydantic_core import PydanticCustomError
 
-from devloop.config.model import MS, Command, Reload, ReloadKind
+from devloop.config.model import MS, Command, Reload, ReloadKind, Schedule
 from devloop.config.shell import POSIX, SH, TAKES_ITS_PLACE, needs_shell, simple, with_exec
 from devloop.config.words import describe, quoted, suggestion
 
@@ -106,6 +107,45 @@ def size(value: Any) -> int:
         raise unexpected(expected, value, "units are B, kB, MB, GB, and KiB, MiB, GiB, with no space before them")
     factor: int = (1024 if found[6] else 1000) ** _UNITS[(found[5] or "").lower()]
     return round(float(found[2] or 0) * factor)
+
+
+NICKNAMES = {
+    "@YEARLY": "0 0 1 1 *",
+    "@ANNUALLY": "0 0 1 1 *",
+    "@MONTHLY": "0 0 1 * *",
+    "@WEEKLY": "0 0 * * 0",
+    "@DAILY": "0 0 * * *",
+    "@MIDNIGHT": "0 0 * * *",
+    "@HOURLY": "0 * * * *",
+}
+"""cron(8)'s, of Debian."""
+
+
+def schedule(text: str) -> Schedule:
+    """`every 10m`, five fields as in cron(5), or one of cron's nicknames."""
+    expected = 'a schedule such as "every 10m", "*/5 * * * *" or "@hourly"'
+    words = text.split()
+    if words and words[0].lower() in ("every", "@every"):
+        if len(words) != 2:
+            raise unexpected(expected, text)
+        return Schedule(every=duration(words[1], 1000 * MS))
+    cron = NICKNAMES.get(text.strip().upper(), " ".join(words).upper())
+    if cron == "@REBOOT":
+        raise unexpected(expected, text, "a task without a schedule runs when devloop starts")
+    if cron.startswith("@"):
+        raise unexpected(expected, text, suggestion(text.lower(), [n.lower() for n in NICKNAMES], kind="nicknames"))
+    if len(cron.split()) != 5:
+        hint = "cron's fields are minute, hour, day of the month, month, day of the week"
+        raise unexpected(expected, text, f'write "every {text}"' if _DURATION.fullmatch(text) else hint)
+    from cronsim import CronSim, CronSimError
+
+    try:
+        next(CronSim(cron, datetime(2000, 1, 1)))
+    except CronSimError as error:
+        raise wrong(f"{quoted(text)} is no schedule: {str(error).lower()}", "see cron(5)") from None
+    except StopIteration:
+        raise wrong(f"{quoted(text)} is no schedule: that day never comes") from None
+    return Schedule(cron=cron)
 
 
 def label(name: str, what: str) -> str:

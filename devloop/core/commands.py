@@ -114,6 +114,20 @@ class ClearBackoff:
 
 
 @dataclass(frozen=True, slots=True)
+class SetSchedule:
+    """Answered by RunDue at each time of the service's schedule, in place of what was set before."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClearSchedule:
+    """No RunDue any more. Not answered."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class IgnoreFiles:
     """Stop watching these files for this service: it writes them itself. Not answered."""
 
@@ -183,6 +197,8 @@ Command = (
     | ReleaseProbes
     | SetBackoff
     | ClearBackoff
+    | SetSchedule
+    | ClearSchedule
     | IgnoreFiles
     | WatchAgain
     | PublishStatus

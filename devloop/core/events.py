@@ -195,6 +195,13 @@ class BackoffEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class RunDue:
+    """A time of its schedule has come."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectChanged:
     """A new devloop.toml is in force."""
 
@@ -228,6 +235,7 @@ Event = (
     | PromptGone
     | ReloadEnded
     | BackoffEnded
+    | RunDue
     | ProjectChanged
     | ShutdownRequested
 )

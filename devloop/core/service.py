@@ -52,6 +52,10 @@ class ServiceLife:
         self.timeline: Timeline | None = None
         self.unmet: tuple[str, ...] = ()
         """What it waits for before its first start; kept up to date by the supervisor."""
+        self.stuck = ""
+        """Which service keeps it from ever starting, if it waits; kept up to date by the supervisor too."""
+        self.generation = 0
+        """Starts of its process that somebody wanted: not those after a crash."""
         self._wanted = False
         self._due = False  # a new process is to be started, in place of the one that there may be
         self._gated = True  # dependencies count before the first start only
@@ -65,6 +69,7 @@ class ServiceLife:
         self._held = False  # it is started late on purpose, for the flap guard
         self._sick = ""  # why it is being stopped, if the liveness probe asked for it
         self._failures = 0
+        self._again = False  # the next start comes of a crash
         self._spawned_at = 0
         self._flap = FlapGuard()
         self._out: list[do.Command] = []
@@ -80,6 +85,35 @@ class ServiceLife:
     def gone(self) -> bool:
         """Nothing of it runs here, neither a process nor a build."""
         return not self._alive and not self._building
+
+    @property
+    def pending(self) -> bool:
+        """A new process is to be started."""
+        return self._due
+
+    @property
+    def over(self) -> bool:
+        """It does not run, and will not by itself: it is done, has failed, or waits for what will not come."""
+        if not self._wanted or not self.gone or self._burst or self.spec.schedule is not None:
+            return False
+        if self.state is State.WAITING:
+            return bool(self.stuck)
+        return not self._due and self.state in (State.COMPLETED, State.FAILED, State.CRASH_LOOP)
+
+    @property
+    def watches(self) -> bool:
+        """A change of a file may start it."""
+        return bool(self.spec.watch) and self.spec.reload.kind is not ReloadKind.MANUAL
+
+    @property
+    def exit_status(self) -> int:
+        """How it ended, as a shell's `$?`; 1 where it failed without ending."""
+        if self.state not in (State.FAILED, State.CRASH_LOOP):
+            return 0
+        code = self.exit_code
+        if not code or not self.reason.startswith(_ending(code)):
+            return 1
+        return code if code > 0 else 128 - code
 
     @property
     def started(self) -> bool:
@@ -104,6 +138,8 @@ class ServiceLife:
         runs = self._wanted and self.state not in (State.FAILED, State.CRASH_LOOP, State.COMPLETED)
         if self.mode is not Mode.LOCAL or runs or (self.spec.task and self.completed):
             return []
+        if self.spec.schedule is not None:
+            return self._await_time(now)
         self._wanted = True
         self._gated = True
         self._failures = 0
@@ -115,6 +151,8 @@ class ServiceLife:
         """It shall not run."""
         if self._wanted and self.spec.build is not None:
             self._out.append(do.EndBuildServers(self.spec.name))
+        if self._wanted and self.spec.schedule is not None:
+            self._out.append(do.ClearSchedule(self.spec.name))
         self._wanted = False
         self._due = self._build_due = self._reload_due = self._burst = False
         self._end_loop(Outcome.SUPERSEDED, "stopped")
@@ -125,9 +163,12 @@ class ServiceLife:
         """A new process, now, whatever is there; also starts one that does not run."""
         if self.mode is not Mode.LOCAL:
             return []
-        self._flap.reset()
-        self._out.append(do.WatchAgain(self.spec.name))
+        if cause is not Cause.DEPENDENCY:
+            self._flap.reset()
+            self._out.append(do.WatchAgain(self.spec.name))
         self._open(cause, now)
+        if not self._wanted and self.spec.schedule is not None:
+            self._out.append(do.SetSchedule(self.spec.name))
         self._wanted = True
         self._gated = self._gated and not self.starts
         self._failures = 0
@@ -146,10 +187,45 @@ class ServiceLife:
         old, self.spec = self.spec, spec
         if old.place != spec.place and self.world is World.OPEN:
             self.world = World.ABSENT
-        if restart and self._wanted:
+        if self._wanted and old.schedule != spec.schedule:
+            return self._reschedule(now)
+        if restart and self._wanted and spec.schedule is None:
             return self.restart(now, Cause.CONFIG, build=old.build != spec.build)
         if self._alive and not self._stopping and (old.ready, old.live) != (spec.ready, spec.live):
             self._out.append(do.StartProbes(spec.name, self.run))
+        self._publish()
+        return self._flush()
+
+    # Events from the clock.
+
+    def run_due(self, now: int) -> list[do.Command]:
+        """The next run of a task by its schedule. Never two at once."""
+        if not self._wanted or self.spec.schedule is None:
+            return []
+        if self._alive or self._building or self._due:
+            self._tell("info", "its time has come, and its last run is not over: left out", "")
+            return self._flush()
+        self._open(Cause.SCHEDULE, now)
+        self._gated = True
+        self._want_process(build=self.stale or not self.starts)
+        return self._advance(now)
+
+    def _await_time(self, now: int) -> list[do.Command]:
+        if not self._wanted:
+            self._wanted = True
+            self._out.append(do.SetSchedule(self.spec.name))
+            if not self._alive:
+                self._become(State.WAITING, now, "for its time")
+        return self._flush()
+
+    def _reschedule(self, now: int) -> list[do.Command]:
+        if self.spec.schedule is None:
+            self._out.append(do.ClearSchedule(self.spec.name))
+            if self.state is State.WAITING and not self._due:
+                self._wanted = False
+                return self._flush() + self.start(now)
+        else:
+            self._out.append(do.SetSchedule(self.spec.name))
         self._publish()
         return self._flush()
 
@@ -411,6 +487,7 @@ class ServiceLife:
         self._backoff = False
         self._open(Cause.CRASH, now)
         self._want_process(build=False)
+        self._again = True
         return self._advance(now)
 
     def dependencies(self, unmet: tuple[str, ...], now: int) -> list[do.Command]:
@@ -463,11 +540,13 @@ class ServiceLife:
             self._alive = True
             self._sick = ""
             self.run += 1
+            self.generation += not self._again
             self._become(State.STARTING, now, "the task runs" if self.spec.task else "")
             self._out.append(do.StartProcess(self.spec.name, self.run))
 
     def _want_process(self, *, build: bool) -> None:
         self._due = True
+        self._again = False
         self._reload_due = False
         self._clear_backoff()
         if build and self.spec.build is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from devloop.config.diff import diff
 from devloop.config.model import Condition, Mode, Project, Service
 from devloop.core import commands as do
 from devloop.core import events as ev
 from devloop.core.service import ServiceLife
+from devloop.protocol import Cause, State
 
 _RESTARTS_FOR = frozenset({"command", "cwd", "env", "file_env", "ports", "build", "place", "tty"})
 """Fields that the process itself sees; a change of any other takes effect without a restart."""
@@ -24,7 +25,10 @@ class Supervisor:
         self._began = False
         self._finished = False
         self._leaving: set[str] = set()
-        self._chosen: set[str] = set()
+        self._chosen: dict[str, None] = {}
+        self._ordered: list[str] = []
+        self._seen: dict[str, tuple[int, dict[str, int]]] = {}
+        """Service → its run when it was last looked at, and what its `restarts_with` had come to then."""
         self._all_chosen = False
 
     def handle(self, event: ev.Event, now: int) -> list[do.Command]:
@@ -96,6 +100,8 @@ class Supervisor:
                 return life.not_alive(run, failure, now)
             case ev.ReloadEnded(_, run, failure):
                 return life.reload_ended(run, failure, now)
+            case ev.RunDue():
+                return [] if self.stopping else life.run_due(now)
             case ev.BackoffEnded(_, run):
                 return life.backoff_ended(run, now)
         raise AssertionError(event)
@@ -105,8 +111,8 @@ class Supervisor:
             return []
         asked = set(names)
         wanted = self._with_dependencies(names)
-        self._chosen |= set(wanted)
-        self._all_chosen = self._all_chosen or self._chosen >= set(self.services)
+        self._chosen |= dict.fromkeys(wanted)
+        self._all_chosen = self._all_chosen or self._chosen.keys() >= set(self.services)
         out: list[do.Command] = []
         for name in wanted:  # what others depend on first: whether it is on decides what they wait for
             life = self.services[name]
@@ -123,10 +129,16 @@ class Supervisor:
     def _pass_on(self, now: int) -> list[do.Command]:
         """What one service has become may let others start or, in a shutdown, stop."""
         out: list[do.Command] = []
-        for name, life in tuple(self.services.items()):
+        for name in self._order():
+            life = self.services[name]
+            unmet = (n for n, c in life.spec.depends_on.items() if not self._is_met(n, c))
+            life.stuck = next(filter(None, map(self._stuck_at, unmet)), "")
             out += life.dependencies(self._unmet(life.spec), now)
+            if life.spec.restarts_with and not self.stopping:
+                out += self._follow(name, life, now)
             if name in self._leaving and life.gone:
                 del self.services[name]
+                self._ordered = []
                 self._leaving.discard(name)
                 out.append(do.Forget(name))
         if self.stopping:
@@ -138,7 +150,53 @@ class Supervisor:
                 out.append(do.Finish())
         return out
 
+    def _follow(self, name: str, life: ServiceLife, now: int) -> list[do.Command]:
+        """Restart it if one of its `restarts_with` has been restarted, and is again what it waits for."""
+        depends_on = life.spec.depends_on
+        met = {n: self._is_met(n, depends_on[n]) for n in life.spec.restarts_with if n in self.services}
+        now_at = {n: self.services[n].generation for n in met}
+        run, known = self._seen.get(name, (-1, {}))
+        if life.run != run or life.pending or not life.wanted or not life.starts:
+            # It has just been started, or will be: with what there is now. What is not there yet counts when it is.
+            before = {n: known.get(n, now_at[n]) for n in met}
+            self._seen[name] = (life.run, {n: now_at[n] if met[n] else min(before[n], now_at[n]) for n in met})
+            return []
+        renewed = [n for n in met if now_at[n] != known.get(n, now_at[n])]
+        if not renewed or not all(met[n] for n in renewed):
+            return []
+        self._seen[name] = (life.run, now_at)
+        return life.restart(now, Cause.DEPENDENCY, build=False)
+
+    def outcome(self, asked: Collection[str] | None = None) -> int | None:
+        """The exit code once nothing runs and nothing will by itself; None until then.
+
+        That is the first failure's, those that others depend on first; 0 if all are completed. Of `asked` (None: all
+        that were started), tasks alone decide where they are all that was asked for: what they needed may still run.
+        """
+        names = [name for name in (asked or ()) if name in self.services]
+        if not names or not all(self.services[name].spec.task for name in names):
+            names = [name for name in self._chosen if name in self.services]
+        # What is off by the file was never asked for; what was turned off by hand may be turned on again.
+        lives = [
+            each for each in map(self.services.__getitem__, names) if each.wanted or each.spec.mode is not Mode.OFF
+        ]
+        if self.stopping or not lives or not all(each.over and not each.watches for each in lives):
+            return None
+        causes = [self.services[name] for name in self._with_dependencies(each.spec.name for each in lives)]
+        failures = [each.exit_status for each in causes if each.exit_status]
+        return failures[0] if failures else int(any(each.stuck for each in lives))
+
     # The graph. The loader has made sure that it has no cycle and that every name exists.
+
+    def _order(self) -> list[str]:
+        """All that there is, dependencies first."""
+        if len(self._ordered) != len(self.services):
+            self._ordered = self._sorted()
+        return self._ordered
+
+    def _sorted(self) -> list[str]:
+        ordered = [name for name in self._with_dependencies(self.project.services) if name in self.services]
+        return [*ordered, *(name for name in self.services if name not in self.project.services)]
 
     def _with_dependencies(self, names: Iterable[str]) -> list[str]:
         return _closure(names, lambda name: self.project.services[name].depends_on)
@@ -153,10 +211,35 @@ class Supervisor:
 
     def _unmet(self, spec: Service) -> tuple[str, ...]:
         return tuple(
-            name if condition is not Condition.COMPLETED else f"{name} to complete"
+            self._blocker(name, condition)
             for name, condition in spec.depends_on.items()
             if not self._is_met(name, condition)
         )
+
+    def _blocker(self, name: str, condition: Condition) -> str:
+        """What is waited for, and why it does not come."""
+        life = self.services[name]
+        if self._stuck_at(name):
+            reason = life.reason
+            if life.state is State.WAITING:
+                first = next((n, c) for n, c in life.spec.depends_on.items() if not self._is_met(n, c))
+                return f"{name}, which waits for {self._blocker(*first)}"
+            if life.state in (State.STOPPED, State.OFF):
+                return f"{name}, which is stopped"
+            return f"{name}, which {reason if reason.startswith(('exited', 'ended')) else f'failed: {reason}'}"
+        return name if condition is not Condition.COMPLETED else f"{name} to complete"
+
+    def _stuck_at(self, name: str) -> str:
+        """The service that keeps this one from becoming what others wait for; "" if it may yet."""
+        life = self.services[name]
+        if life.state in (State.FAILED, State.CRASH_LOOP):
+            return name if life.spec.schedule is None and not life.pending else ""
+        if life.state in (State.STOPPED, State.OFF):
+            return name
+        if life.state is State.WAITING:
+            unmet = (n for n, c in life.spec.depends_on.items() if not self._is_met(n, c))
+            return next(filter(None, map(self._stuck_at, unmet)), "")
+        return ""
 
     def _is_met(self, name: str, condition: Condition) -> bool:
         life = self.services.get(name)
@@ -171,6 +254,7 @@ class Supervisor:
     def _change_project(self, project: Project, now: int) -> list[do.Command]:
         difference = diff(self.project, project)
         self.project = project
+        self._ordered = []
         out: list[do.Command] = []
         for name in difference.removed:
             self._leaving.add(name)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from devloop.core.service import ServiceLife
 from devloop.metrics.stats import WAITED_FOR, percentile
-from devloop.protocol import Loop, Outcome, ServiceStatus
+from devloop.protocol import Loop, Outcome, ServiceStatus, State
 
 HISTORY = 200
 """Loops of each service that p50 and p95 are taken from."""
@@ -64,6 +64,7 @@ class Board:
             p50=p50,
             p95=p95,
             history=tuple(totals)[-SPARKLINE:],
+            stuck=life.stuck if life.state is State.WAITING else "",
             tty=spec.tty,
             prompt=life.prompt,
         )

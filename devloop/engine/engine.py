@@ -30,6 +30,7 @@ from devloop.engine.files import Files
 from devloop.engine.guard import Guard
 from devloop.engine.notices import Notices
 from devloop.engine.requests import Requests, expand
+from devloop.engine.schedules import Schedules
 from devloop.errors import ConfigError, DevloopError, UsageError
 from devloop.local import environment, sweep
 from devloop.local.logs import LogBook, Sink
@@ -83,6 +84,12 @@ class Engine:
         self._notices = Notices(lambda notice: self._server.publish(notice))
         self._files = Files(project, self.dispatch, lambda: self.task(self.reload_config()), self._notices.say)
         self._backoffs: dict[str, asyncio.TimerHandle] = {}
+        self._schedules = Schedules(lambda service: self.dispatch(ev.RunDue(service)), environ)
+        self.on_status: Callable[[ServiceStatus], None] | None = None
+        """Called when there is news of a service: for `up --headless` too."""
+        self.on_over: Callable[[int], None] | None = None
+        """Called, with the exit code, when nothing runs and nothing will by itself any more."""
+        self._asked: tuple[str, ...] | None = None
         self._survivors: dict[str, tuple[str, ...]] = {}
         self._config_error = ""
         self._events: deque[ev.Event] = deque()
@@ -148,6 +155,7 @@ class Engine:
                 return
             self.task(self._files.watch(self.project))
             names = [n for n, s in self.project.services.items() if s.mode is Mode.LOCAL]
+            self._asked = chosen
             self.dispatch(ev.StartRequested(tuple(names) if chosen is None else chosen))
             await self._finished.wait()
 
@@ -167,6 +175,7 @@ class Engine:
 
     async def _wind_up(self) -> None:
         await self._files.close()
+        self._schedules.close()
         for timer in self._backoffs.values():
             timer.cancel()
         for task in tuple(self._tasks):
@@ -254,6 +263,12 @@ class Engine:
                 )
             case do.ClearBackoff(service):
                 self._clear_backoff(service)
+            case do.SetSchedule(service):
+                schedule = self.supervisor.services[service].spec.schedule
+                assert schedule is not None
+                self._schedules.set(service, schedule)
+            case do.ClearSchedule(service):
+                self._schedules.clear(service)
             case do.IgnoreFiles(service, files):
                 self._files.watcher.quarantine(service, files)
             case do.WatchAgain(service):
@@ -299,6 +314,7 @@ class Engine:
         runner = self._runners.pop(service, None)
         if runner is not None:
             self.task(runner.close())
+        self._schedules.clear(service)
         self.logs.forget(service)
         self._server.publish_snapshot()
 
@@ -375,7 +391,7 @@ class Engine:
 
     def status(self, life: ServiceLife) -> ServiceStatus:
         """All that there is to show of one service."""
-        status = self._board.status(life)
+        status = self._schedules.decorated(self._board.status(life))
         return status if self.remote is None else self.remote.decorated(status, life)
 
     def modes(self, service: str) -> tuple[str, ...]:
@@ -450,7 +466,13 @@ class Engine:
             life = self.supervisor.services.get(name)
             if life is not None:
                 self._set_gate(name)
-                self._server.publish(self.status(life))
+                status = self.status(life)
+                self._server.publish(status)
+                if self.on_status is not None:
+                    self.on_status(status)
+        if self.on_over is not None and (code := self.supervisor.outcome(self._asked)) is not None:
+            over, self.on_over = self.on_over, None
+            over(code)
         if self.supervisor.stopping and dirty:
             alive = tuple(name for name, life in self.supervisor.services.items() if not life.gone)
             self._server.publish(StopProgress(alive, dict(self._survivors), self._finished.is_set()))

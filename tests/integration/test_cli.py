@@ -321,3 +321,73 @@ def test_a_closed_terminal_stops_everything(devloop: Cli) -> None:
     os.close(fd)  # the kernel sends SIGHUP, as it does when a terminal window is closed
     os.waitpid(pid, 0)
     wait_gone(str(devloop.folder))
+
+
+class TestOrder:
+    """Tasks and what waits for them."""
+
+    def config(self, devloop: Cli, text: str) -> None:
+        (devloop.folder / "devloop.toml").write_text(text)
+
+    TASK = "[services.seed]\ncommand = \"sh -c 'exit 4'\"\ntask = true\n"
+    WEB = '[services.web]\ncommand = "sleep 600"\nwatch = []\n'
+
+    def test_a_failed_task_ends_the_wait_and_is_named(self, devloop: Cli) -> None:
+        last = '[services.last]\ncommand = "sleep 600"\ndepends_on = "web"\n'
+        self.config(devloop, self.TASK + self.WEB + 'depends_on = { seed = "completed" }\n' + last)
+        began = time.monotonic()
+        result = devloop("up", "--detach", "--wait", "50", code=1)
+        assert time.monotonic() - began < 40
+        assert "devloop: web waits for seed, which exited with 4; see `devloop logs seed`" in result.stderr
+        assert "devloop: last waits for web, which waits for seed, which exited with 4" in result.stderr
+        assert "seed exited with 4" in result.stderr
+
+    def test_what_is_late_is_named_with_its_reason(self, devloop: Cli) -> None:
+        ready = 'ready = { exec = "false", period = "10ms", grace = "0s" }\n'
+        last = '[services.last]\ncommand = "sleep 600"\ndepends_on = "web"\n'
+        self.config(devloop, self.WEB + ready + last)
+        error = devloop("up", "--detach", "--wait", "1.5", code=1).stderr
+        assert "web (not ready: `false` exited with 1)" in error
+        assert "last (waits for web)" in error
+
+    @pytest.mark.parametrize(("task", "code"), [("exit 0", 0), ("exit 5", 5), ("kill -9 $$$$", 137)])
+    def test_headless_ends_with_its_tasks(self, devloop: Cli, task: str, code: int) -> None:
+        first = '[services.first]\ncommand = "true"\ntask = true\n'
+        then = (
+            f'[services.then]\ncommand = ["sh", "-c", "{task}"]\ntask = true\ndepends_on = {{ first = "completed" }}\n'
+        )
+        self.config(devloop, first + then)
+        result = devloop("up", "--headless", code=code)
+        assert ("then e" in result.stderr) == bool(code)
+
+    def test_headless_ends_with_the_task_that_was_asked_for(self, devloop: Cli) -> None:
+        test = '[services.test]\ncommand = "sh -c \'echo testing; exit 6\'"\ntask = true\ndepends_on = "web"\n'
+        self.config(devloop, self.WEB + test)
+        result = devloop("up", "--headless", "test", code=6)
+        assert "test | testing" in result.stdout
+        assert "all stopped" in result.stderr
+
+    def test_headless_says_what_is_wrong(self, devloop: Cli) -> None:
+        ready = 'ready = { exec = "false", period = "10ms", grace = "0s" }\n'
+        web = '[services.last]\ncommand = "sleep 600"\ndepends_on = { seed = "completed" }\n'
+        self.config(devloop, self.TASK + self.WEB + ready + web)
+        process = devloop.popen("up", "--headless")
+        assert process.stdout is not None and process.stderr is not None
+        lines = {process.stderr.readline() for _ in range(3)}
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=DEADLINE)[1]
+        assert lines == {
+            "devloop: seed exited with 4\n",
+            "devloop: last waits for seed, which exited with 4; see `devloop logs seed`\n",
+            "devloop: web is not ready: `false` exited with 1\n",
+        }
+        assert "waits" not in rest
+
+    def test_a_task_by_the_clock(self, devloop: Cli) -> None:
+        self.config(devloop, '[services.job]\ncommand = "echo ran"\ntask = true\nevery = "1s"\n')
+        result = devloop("up", "--detach")
+        assert "next run " in result.stdout
+        deadline = time.monotonic() + DEADLINE
+        while devloop("logs").stdout.count("ran") < 2:
+            assert time.monotonic() < deadline
+        assert "next run " in devloop("status").stdout or "the task runs" in devloop("status").stdout

@@ -194,6 +194,9 @@ def _files(draw: st.DrawFn) -> dict[str, Any]:
             service["depends_on"] = chosen
         elif chosen:
             service["depends_on"] = {n: "completed" if n in tasks else "ready" for n in chosen}
+            if draw(st.booleans()):
+                words = service["depends_on"].items()
+                service["depends_on"] = {n: {"condition": c, "restart": draw(st.booleans())} for n, c in words}
         services[name] = service
     file: dict[str, Any] = {"services": services}
     if draw(st.booleans()):

@@ -101,6 +101,8 @@ class Playbook:
                     | do.EndBuildServers(name)
                     | do.HoldProbes(name)
                     | do.ReleaseProbes(name)
+                    | do.SetSchedule(name)
+                    | do.ClearSchedule(name)
                 ):
                     words.append(f"{type(command).__name__} {name}")
                 case _:

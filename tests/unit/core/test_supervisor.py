@@ -33,7 +33,7 @@ def test_a_failed_dependency_is_named_and_waited_for() -> None:
     book.start("api")
     book.started("seed")
     book.ended("seed", 1)
-    assert (book.state("api"), book.reason("api")) == (State.WAITING, "for seed to complete")
+    assert (book.state("api"), book.reason("api")) == (State.WAITING, "for seed, which exited with 1")
     book.feed(ev.RestartRequested("seed"))
     book.started("seed")
     assert book.ended("seed", 0) == ["StartProcess api 1"]

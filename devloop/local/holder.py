@@ -50,6 +50,7 @@ ORPHANED_GRACE = 2.0
 LAST_WORD = 1.0
 """Seconds after SIGKILL until a process that is still there is called a survivor."""
 JOB_VARIABLE = "DEVLOOP_JOB"
+SHELLS = frozenset(("sh", "dash", "ash", "bash", "ksh", "mksh", "zsh", "busybox"))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -162,6 +163,27 @@ def _is_go(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text() == "go\n"
     return False
+
+
+def in_foreground(pid: int, number: int) -> list[int]:
+    """What a shell that catches a signal waits for before it runs its trap (POSIX, 2.12), as far as it can be told.
+
+    On a terminal, Ctrl-C reaches both. What a shell without job control runs in the background has /dev/null for its
+    input (2.9.3.1), and what it waits for has the shell's own.
+    """
+    with contextlib.suppress(OSError):
+        stdin = str(Path(f"/proc/{pid}/fd/0").readlink())
+        if stdin == os.devnull or Path(f"/proc/{pid}/comm").read_text().strip() not in SHELLS:
+            return []
+        if not _handles(pid, number):
+            return []
+        found = []
+        for child in children(pid):
+            with contextlib.suppress(OSError):
+                if str(Path(f"/proc/{child}/fd/0").readlink()) == stdin:
+                    found += [child, *in_foreground(child, number)]
+        return found
+    return []
 
 
 def program(name: str, cwd: str, env: dict[str, str]) -> str:
@@ -387,7 +409,12 @@ class Holder:
             job.kill_at = kill_at
         if job.code is None and (not job.told or number == signal.SIGKILL):
             job.told, job.group = True, group
-            _kill(job.pid, number, group=group or not LINUX)
+            whole = group or not LINUX
+            also = [] if whole else in_foreground(job.pid, number)
+            _kill(job.pid, number, group=whole)
+            for pid in also:
+                job.asked.add(pid)
+                _kill(pid, number)
 
     def dismiss(self, timeout: float) -> None:
         """Ask what builds have left behind to end; SIGKILL follows after `timeout` seconds."""

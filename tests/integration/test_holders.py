@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,7 @@ class Bench:
         keep: bool = False,
         cwd: Path = Path("/"),
         path: str = os.environ["PATH"],
+        stdin: int | None = None,
     ) -> Listener:
         listener = Listener()
         self.holders.get(service).start(
@@ -72,6 +74,7 @@ class Bench:
             listener=listener,
             main=job == "main",
             keep=keep,
+            stdin=stdin,
         )
         return listener
 
@@ -190,6 +193,42 @@ async def test_what_a_shell_ran_is_asked_once_when_the_shell_has_ended(bench: Be
     bench.stop(DEADLINE)
     ended = await listener.ended
     assert (ended.code, ended.left_behind) == (-signal.SIGTERM, 1)
+    assert out.read_text().splitlines()[2:] == ["master SIGTERM", "worker SIGUSR1", "worker ended with 0"]
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+async def test_what_a_shell_with_a_trap_waits_for_is_asked_with_it(bench: Bench, tmp_path: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed: apt-get install {shell}")
+    out = tmp_path / "out"
+    script = f"trap 'echo trap >>{out}; exit 3' TERM; {sys.executable} -c '{MASTER}' {out}; true"
+    read, write = os.pipe()
+    try:
+        listener = bench.run([shell, "-c", script], stdin=read)
+        await bench.printed(out, 2)
+        bench.stop(DEADLINE)
+        assert (await listener.ended).code == 3
+    finally:
+        os.close(read)
+        os.close(write)
+    assert out.read_text().splitlines()[2:] == ["master SIGTERM", "worker SIGUSR1", "worker ended with 0", "trap"]
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+async def test_what_a_trap_asks_itself_is_asked_once(bench: Bench, tmp_path: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed: apt-get install {shell}")
+    out = tmp_path / "out"
+    script = f"{sys.executable} -c '{MASTER}' {out} & trap 'kill $!; wait $!; exit 3' TERM; wait $!"
+    read, write = os.pipe()
+    try:
+        listener = bench.run([shell, "-c", script], stdin=read)
+        await bench.printed(out, 2)
+        bench.stop(DEADLINE)
+        assert (await listener.ended).code == 3
+    finally:
+        os.close(read)
+        os.close(write)
     assert out.read_text().splitlines()[2:] == ["master SIGTERM", "worker SIGUSR1", "worker ended with 0"]
 
 

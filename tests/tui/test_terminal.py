@@ -151,3 +151,16 @@ async def test_nothing_to_type_into(opened: Open, engine: FakeEngine) -> None:
         await screen.press("p")
         assert not screen.board.typing
         assert not screen.app.screen.query_one(KeyBar).notice
+
+
+async def test_one_that_waits_at_a_prompt_is_shown_so_and_offers_the_key_first(
+    opened: Open, engine: FakeEngine
+) -> None:
+    async with opened(size=(80, 24)) as screen:
+        engine.update("api", prompt="(Pdb)")
+        await screen.shows("▷ api", "at prompt (Pdb)")
+        await screen.until(lambda: screen.text.splitlines()[-1].startswith(" p type"))
+        engine.update("api", prompt="waits for a debugger")
+        await screen.shows("waits for a debugger")
+        engine.update("api", prompt="")
+        await screen.shows("● api", "ready")

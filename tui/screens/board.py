@@ -233,6 +233,8 @@ class BoardScreen(SessionScreen):
         bar, board = self.query_one(KeyBar), self.session.board
         holds = self.chosen is not None and attachments.holds(self.chosen)
         order = LOG_ORDER if self.on_logs else HOLDING_ORDER if holds else TABLE_ORDER
+        if self.chosen is not None and self.chosen.prompt:
+            order = ("terminal", *(name for name in order if name != "terminal"))  # it waits for just that
         # Without a connection, what brings it back comes first.
         bar.order = ("reconnect", *order) if board.cut_off else order
         bar.labels = {"toggle_mode": next_mode(self.chosen) if self.chosen else ""}

@@ -242,7 +242,7 @@ async def test_what_stands_in_a_pipe_is_typed_and_the_answer_is_printed(project:
 
 
 async def test_two_see_all_and_both_may_type(project: Project) -> None:
-    project.write("app.py", "while True: print('got', input())")
+    project.write("app.py", "print('waits')\nwhile True: print('got', input())")
     project.config("""
         [services.api]
         command = "python3 app.py"
@@ -252,6 +252,7 @@ async def test_two_see_all_and_both_may_type(project: Project) -> None:
     async with project.up(), attached(project) as one, attached(project) as other:
         await one.shows("gives it back")
         await other.shows("gives it back")
+        await project.until_line("api", "waits")
         one.type("a\r")
         await one.shows("got a")
         await other.shows("got a")

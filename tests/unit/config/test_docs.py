@@ -15,7 +15,8 @@ from devloop.config.schema import Defaults
 from .folder import Folder
 
 TEXT = (Path(__file__).parents[3] / "docs/configuration.md").read_text()
-EXAMPLES = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+DEBUGGING = (Path(__file__).parents[3] / "docs/debugging.md").read_text()
+EXAMPLES = [*re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL), *re.findall(r"```toml\n(.*?)```", DEBUGGING, re.DOTALL)]
 
 
 def test_every_key_has_its_row() -> None:

@@ -77,10 +77,10 @@ class Attached:
                 f"{self._service} does not run, it is {self._status.state}{reason}",
                 hint=f"start it with `devloop up {self._service}` or `devloop restart {self._service}`",
             )
-        if self._raw:
-            self._say(f"the keyboard goes to {self._service} now; Ctrl-P Ctrl-Q gives it back")
         loop = asyncio.get_running_loop()
         with _raw() if self._raw else contextlib.nullcontext():
+            if self._raw:
+                self._say(f"the keyboard goes to {self._service} now; Ctrl-P Ctrl-Q gives it back")
             watching = loop.create_task(self._watch(events))
             typing = loop.create_task(self._type() if self._raw else self._pipe())
             resized = asyncio.Event()
@@ -250,7 +250,7 @@ def _raw() -> Iterator[None]:
     """This terminal passes every key on, until the end of the block."""
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
-    tty.setraw(fd)
+    tty.setraw(fd, termios.TCSADRAIN)  # what was typed already is kept
     try:
         yield
     finally:

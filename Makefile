@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check lint format bench bench-peers bench-smoke lock clean cluster cluster-down test-cluster
+.PHONY: help setup up test check lint format bench bench-peers bench-smoke bare lock clean cluster cluster-down test-cluster
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ test: setup ## The tests that need nothing but this machine
 	$(BIN)/python -m pytest -n 2 -m 'not cluster' tests
 
 check: lint test ## Lint, format, types, import contracts, then the tests
+
+bare: ## README's commands as a stranger types them: in a root file system made for it (as root, on Debian)
+	$(PYTHON) -m tests.bare
 
 lint: setup ## Lint, format, types, import contracts
 	$(BIN)/ruff check .

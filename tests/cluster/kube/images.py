@@ -18,6 +18,7 @@ from pathlib import Path
 from . import settings
 from .commands import command
 from .components import PAUSE
+from .debian import write_root
 from .errors import ClusterError
 from .layers import Image, Layer, archive, tar_of
 from .settings import CHECKOUT
@@ -48,22 +49,8 @@ def base_layer() -> Layer:
     """Debian with Python and a few real servers."""
 
     def fill(out: Path) -> None:
-        root = out.with_suffix(".root")
         print("making the base image with debootstrap …", flush=True)
-        try:
-            # In mounts and processes of its own: what a package's script starts or mounts ends here.
-            command(
-                *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child"),
-                *("debootstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}"),
-                *(SUITE, str(root)),
-            )
-            command("sh", "-ec", TRIM, "sh", str(root))
-            command(
-                *("tar", "-C", str(root), "--numeric-owner", "--one-file-system", "--sort=name"),
-                *("-cf", str(out), "."),
-            )
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
+        write_root(out, SUITE, BASE_PACKAGES, TRIM)
 
     return Layer.make(base_path(), fill)
 

@@ -11,12 +11,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from devloop import __version__
 from devloop.commands.common import colour, print_json, project_file
 from devloop.commands.findings import Finding
 from devloop.errors import DevloopError, RemoteError
 from devloop.state import StateFolder
+
+if TYPE_CHECKING:
+    from devloop.config.model import Project
 
 MIN_WATCHES = 65_536
 """Fewer inotify watches than this are soon used up by one editor and one large repository."""
@@ -89,6 +93,25 @@ def _watching() -> Iterator[Finding]:
         yield Finding("watching", "ok", f"inotify, {limit} watches and {instances} instances for this user")
 
 
+def _polled(project: Project) -> Iterator[Finding]:
+    """The watched folders whose file system does not report every change."""
+    from devloop.config.model import WatchMode
+    from devloop.local.watch.mounts import Mounts
+
+    mounts = Mounts()
+    for name, service in project.services.items():
+        if service.watch_mode is WatchMode.POLL:
+            yield Finding("watching", "ok", f"{name}: polled, as devloop.toml says")
+            continue
+        for path in service.watch:
+            for folder, what in mounts.silent(str(path.resolve())).items():
+                text = f"{name}: {folder} is on {what}, which does not report all changes"
+                if service.watch_mode is WatchMode.AUTO:
+                    yield Finding("watching", "ok", f"{text}: it is polled as well")
+                else:
+                    yield Finding("watching", "warning", text, f'watch_mode = "events" keeps {name} from polling it')
+
+
 def _descriptors() -> Iterator[Finding]:
     import resource
 
@@ -150,6 +173,7 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
         return
     count = len(project.services)
     yield Finding("project", "ok", f"{file}: {count} service{'' if count == 1 else 's'}")
+    yield from _polled(project)
     from devloop.commands.remote_findings import examine, network
 
     local = network(project.network) if project.remote is not None else None

@@ -38,7 +38,7 @@ class _Names:
             elif (text := _literal(body.removesuffix(_STAR))) is not None:
                 begins[only_folders].append(text)
             else:
-                rest.append(_level(regex))
+                rest.append(_level(f"^{regex}"))
         # Plain comparisons are several times as quick as a regular expression of them all.
         self._ends = {key: tuple(texts) for key, texts in ends.items()}
         self._begins = {key: tuple(texts) for key, texts in begins.items()}
@@ -126,7 +126,8 @@ def _literal(regex: str) -> str | None:
 
 def _level(regex: str) -> str:
     """The same, without what lies below."""
-    return regex.replace(f"(?:{_DIRECTORY}|$)", "/?$").replace(_DIRECTORY, "/$")
+    regex = regex.replace(f"(?:{_DIRECTORY}|$)", "/?$").replace(_DIRECTORY, "/$")
+    return regex if regex.startswith("^") else f".*{regex}"  # `*/` is just the slash at the end
 
 
 def _joined(regexes: Sequence[str]) -> re.Pattern[str] | None:

@@ -37,6 +37,8 @@ SLICE = 0.003
 """Seconds of work on events between two turns of the event loop, which answers others meanwhile."""
 BULK = 200
 """When so many files are to be looked at, they are read only where size and times leave a doubt."""
+MANY_DUE = 20
+"""Files that wait for so long, more than an editor makes: somebody removes or writes a folder, and is not done."""
 LOST_PAUSE = 0.1
 """Seconds after events were lost until everything is looked at: more of them will come."""
 LOOK_ROUND = 2.0
@@ -96,7 +98,7 @@ class Watcher:
     @property
     def busy(self) -> bool:
         """Whether there are reports that were not looked at yet: more changes may come of them."""
-        return bool(self._work) or self._rescan is not None
+        return bool(self._work) or self._rescan is not None or len(self._due) > MANY_DUE
 
     async def watch(self, specs: Iterable[WatchSpec], own: Iterable[Path] = ()) -> None:
         """Watch exactly this. Returns when the kernel reports every change.

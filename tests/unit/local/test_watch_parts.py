@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from pathspec import GitIgnoreSpec
 
 from devloop.local.git import LONGEST, Repository
 from devloop.local.watch.fingerprint import MAX_SIZE, Fingerprints
 from devloop.local.watch.ignore import Ignore
+from devloop.local.watch.mounts import Mounts
+from devloop.local.watch.patterns import Patterns
 from devloop.local.watch.scope import Scope, WatchSpec
 from devloop.local.watch.survey import Found, survey
 
@@ -149,3 +152,62 @@ class TestRepository:
 
     def test_no_repository(self, tmp_path: Path) -> None:
         assert Repository(tmp_path).busy_until(5) is None
+
+
+class TestMounts:
+    LINES = "\n".join(
+        (
+            "22 1 8:1 / / rw - ext4 /dev/sda1 rw",
+            "30 22 0:40 / /home/me/far rw shared:1 - nfs4 server:/export rw",
+            "31 22 0:41 / /mnt/c rw - 9p drvfs rw,aname=drvfs",
+            r"32 22 0:42 / /home/me/my\040share rw - fuse.sshfs host: rw",
+            "33 22 0:43 / /home/me/secret rw - fuse.gocryptfs /x rw",
+            "34 22 0:44 / /home/me/hidden rw - nfs4 server:/old rw",
+            "35 34 8:2 / /home/me/hidden rw - ext4 /dev/sdb1 rw",
+            "36 22 0:45 / /image rw - overlay overlay rw,lowerdir=/not/there,upperdir=/u,workdir=/w",
+            "37 22 0:46 / /layered rw - overlay overlay rw,lowerdir=/:/usr,upperdir=/u,workdir=/w",
+        )
+    )
+
+    def test_which_report_everything(self) -> None:
+        mounts = Mounts(self.LINES)
+        assert mounts.silent("/home/me") == {"/home/me/far": "NFS", "/home/me/my share": "sshfs"}
+        assert mounts.silent("/mnt/c/src/deep") == {"/mnt/c/src/deep": "9p"}
+        assert mounts.silent("/image") == {}, "nobody here sees its lower layer"
+        assert list(mounts.silent("/layered/app")) == ["/layered/app"]
+        assert mounts.silent("/home/me/farther") == {}
+
+    def test_without_proc(self) -> None:
+        assert Mounts("").silent("/x") == {}
+
+
+class TestPatterns:
+    @pytest.mark.parametrize(
+        "pattern",
+        [
+            "*.log",
+            "a",
+            "a/",
+            "/a",
+            "a/b",
+            "a/**",
+            "**/b",
+            "a/**/c",
+            "*",
+            "[ab]c",
+            "!a",
+            r"\#x#",
+            "a?c",
+            "b/*.txt",
+            "*/",
+        ],
+    )
+    def test_as_pathspec_says_level_by_level(self, pattern: str) -> None:
+        spec, ours = GitIgnoreSpec.from_lines([pattern]), Patterns([pattern])
+        for path in ("a", "b", "a/b", "b/a", "a/b/c", "ac", "bc", "x.log", "a/x.log", "#x#", "abc", "b/x.txt", "c/b"):
+            for folder in (True, False):
+                above = path.rpartition("/")[0]
+                if above and spec.check_file(f"{above}/").include is not None:
+                    continue  # it is not asked about
+                expected = spec.check_file(path + "/" * folder).include
+                assert ours.verdict(path, folder=folder) is expected, (path, folder)

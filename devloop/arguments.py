@@ -4,11 +4,16 @@ its beginning, and mistakes answered with the nearest names."""
 from __future__ import annotations
 
 import argparse
+import math
 import re
+import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from devloop.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _CHOICE = re.compile(r"argument (.+?): invalid choice: (?:'(.*?)'|\"(.*?)\") \(choose from")
 _UNKNOWN = re.compile(r"unrecognized arguments: (.*)", re.DOTALL)
@@ -23,6 +28,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *, prog: str | None = None, description: str | None = None, epilog: str | None = None) -> None:
         super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False)
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """Unlike argparse's own, this does not pass over a disk that is full."""
+        (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         """Say it on stderr and exit with 2. The nearest of the names that were possible stand first."""
@@ -84,6 +93,17 @@ def near(given: str, names: Sequence[str], more: str) -> str:
         return f"did you mean {listing([f'`{each}`' for each in close])}? {more}"
     text = suggestion(given, names, kind="there are")
     return f"{text}{'' if text.endswith('?') else ';'} {more}"
+
+
+def seconds(text: str) -> float:
+    """A time in seconds, 0 or more. Raises ArgumentTypeError."""
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
 
 
 def count(text: str) -> int:

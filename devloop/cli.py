@@ -7,6 +7,7 @@ command lives in a module of `devloop.commands`, which is imported when that com
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ def parser() -> Parser:
     """The whole command line. Also what shell completion is made from."""
     import argparse
 
-    from devloop.arguments import Parser, count
+    from devloop.arguments import Parser, count, seconds
 
     top = Parser(
         prog="devloop",
@@ -84,7 +85,7 @@ def parser() -> Parser:
     how.add_argument("--detach", "-d", action="store_true", help="leave the engine running and return")
     up.add_argument(
         "--wait",
-        type=float,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="with --detach: how long to wait for services to be ready (default: 60)",
@@ -237,6 +238,9 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
+        if argv is None:
+            # What is left is Python's own end, which would answer a Ctrl-C with a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         return code
     except KeyboardInterrupt:
         streams.discard(sys.stdout)

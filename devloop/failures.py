@@ -39,18 +39,21 @@ def explained(error: BaseException) -> DevloopError:
     assert isinstance(error, OSError)
     what = error.strerror or str(error) or type(error).__name__
     name = error.filename
-    if name is None:
-        where = "standard output" if error.errno in (errno.ENOSPC, errno.EIO) and not _writable() else None
-        what = f"can't write: {what}" if where else f"the system refused: {what}"
-    else:
+    where: str | None = None
+    if name is not None:
         where = str(name) if isinstance(name, int) else os.fsdecode(name)
+    elif not _writable():
+        return DevloopError(f"can't write to standard output: {what[:1].lower()}{what[1:]}")
+    else:
+        what = f"the system refused: {what}"
     return DevloopError(what[:1].lower() + what[1:], where=where, hint=_HINTS.get(error.errno or 0))
 
 
 def _writable() -> bool:
-    """Whether what standard output still holds can be written."""
+    """Whether standard output takes anything: what it holds, or nothing at all, which /dev/full refuses too."""
     try:
         sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"")
     except (OSError, ValueError):
         return False
     return True

@@ -87,6 +87,12 @@ class StateFolder:
         A link is not followed, except in DEVLOOP_STATE_DIR: a repository may have brought it.
         """
         try:
+            if self.path.exists() and not self.path.is_dir():
+                raise DevloopError(
+                    "this is no folder, and devloop's state folder has to be there",
+                    where=str(self.path),
+                    hint=f"remove it, or set {VARIABLE} to another folder",
+                )
             self.path.mkdir(mode=0o700, parents=self.path != self.home, exist_ok=True)
             self._check()
             self.logs.mkdir(mode=0o700, exist_ok=True)

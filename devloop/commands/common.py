@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devloop import presence
-from devloop.config.find import FILE_NAME, current_folder, find, folders, kind, the_file
+from devloop.config.find import FILE_NAME, current_folder, find, folders, kind, real, the_file
 from devloop.errors import ConfigError, DevloopError, EngineError, UnansweredError, UsageError
 from devloop.state import StateFolder
 from devloop.terminal import wants_colour
@@ -85,12 +85,12 @@ def check_file(state: StateFolder, file: Path) -> None:
 def _without_file(args: argparse.Namespace, below: Path | None = None) -> StateFolder | None:
     """The state folder of an engine whose project file is not there any more; `below`: in a folder below this one."""
     if args.file is not None:
-        candidates: Iterable[Path] = [_named(args.file).resolve().parent]
+        candidates: Iterable[Path] = [real(_named(args.file)).parent]
     else:
         here = folders(current_folder())
         # A devloop.toml that is a link stands for the file that it leads to, there or not.
         candidates = (
-            (folder / FILE_NAME).resolve().parent if (folder / FILE_NAME).is_symlink() else folder for folder in here
+            real(folder / FILE_NAME).parent if (folder / FILE_NAME).is_symlink() else folder for folder in here
         )
     for folder in candidates:
         if folder == below:
@@ -136,13 +136,17 @@ def print_json(data: Any) -> None:
     print(re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
+_LONGEST_AGE = 50 * 365 * 86_400.0
+"""Seconds; all that is older than this is older than any time that devloop has noted."""
+
+
 def age(text: str) -> int:
     """Nanoseconds of "30m", "12h" or "7d". Raises UsageError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
     if match is None:
         raise UsageError(f"{text!r} is no age", hint="a number and one of s, m, h, d, w: 30m, 12h, 7d")
     seconds = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}[match[2]]
-    return int(float(match[1]) * seconds * 1_000_000_000)
+    return int(min(float(match[1]) * seconds, _LONGEST_AGE) * 1_000_000_000)
 
 
 def check_names(names: Iterable[str], known: Collection[str]) -> None:

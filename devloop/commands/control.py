@@ -103,7 +103,7 @@ def _kill(state: StateFolder, pid: int | None) -> int:
     while run is not None and sweep.left(run) and time.monotonic() < until:
         time.sleep(0.05)
     swept = sweep.sweep(state.processes)
-    state.processes.unlink(missing_ok=True)
+    sweep.forget(state.processes)
     more = f", and {swept} processes that were left" if swept else ""
     print(f"the engine (pid {pid}) and its services were ended{more}")
     return 0

@@ -114,12 +114,19 @@ def report_of(read: int, process: subprocess.Popen[bytes], log: Path) -> None:
         raise EngineError(
             f"the engine did not start (exit code {process.wait()})",
             where=str(log),
-            hint=f"please report it; its last words: {log.read_text(errors='replace').strip().rpartition(chr(10))[2]}",
+            hint=f"please report it; its last words: {_last_words(log)}",
         )
     answer = json.loads(text)
     if "error" in answer:
         process.wait()
         raise _RefusedError(answer["error"], answer["exit_code"])
+
+
+def _last_words(log: Path) -> str:
+    try:
+        return log.read_text(errors="replace").strip().rpartition("\n")[2] or "none"
+    except OSError:
+        return "none"
 
 
 class _RefusedError(DevloopError):

@@ -30,7 +30,7 @@ def execute(args: argparse.Namespace) -> int:
     argv = words[1:] if words[:1] == ["--"] else words
     if argv == words and argv[:1] in (["-h"], ["--help"]):
         args.parser.parse_known_args(["exec", "--help"])
-    if not argv or not (args.workload or args.service):
+    if not any(argv[:1]) or not (args.workload or args.service):
         raise UsageError(
             "no command" if args.workload or args.service else "no service",
             hint="devloop exec SERVICE -- COMMAND, or devloop exec --workload KIND/NAME -- COMMAND",
@@ -132,7 +132,9 @@ def _become(pid: int | None, argv: Sequence[str], cwd: str, env: dict[str, str],
         run(pid, argv, cwd, env, with_parent=with_parent)
     except FileNotFoundError:
         raise ServiceError(f"no such program: {argv[0]}", hint="is it installed, and on PATH?") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError):
+            raise ServiceError(f"can't run {argv[0]}: {error}") from None
         raise ServiceError(f"can't run {argv[0]}: {error.strerror}") from None
 
 

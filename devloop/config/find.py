@@ -64,6 +64,11 @@ def the_file(path: Path) -> Path:
     )
 
 
+def real(path: Path) -> Path:
+    """The path with its links followed as far as they lead, in a circle or nowhere too."""
+    return Path(os.path.realpath(path))
+
+
 def kind(path: Path) -> str:
     """What is there, links followed, in words; empty if nothing is, or nothing that may be seen."""
     try:

@@ -113,6 +113,7 @@ def interpolated(value: Any, variables: Mapping[str, str], place: Place, finding
         if "\0" in text:
             findings.add(Place(place.file, path), f"{dotted(path)}: a NUL character can't be part of a setting")
             wrong.append(Place(place.file, path[:field]))
+            text = text.replace("\0", "\ufffd")  # what is looked for by it is not there, and that is all
         return text
 
     result = walk(value, place.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import re
 import tomllib
@@ -19,6 +20,8 @@ from devloop.config.schema import Head
 from devloop.config.text import SAVE_AS_UTF8, EncodingError, decode
 from devloop.config.words import quoted
 
+LARGEST = 8 << 20
+"""Bytes of a project file; a thousand services have a tenth of it."""
 _WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -67,7 +70,7 @@ def read(file: Path, environ: Mapping[str, str], findings: Findings) -> Sources:
         except OSError as error:
             findings.add(Spot(env_file, 1, 1), f"can't be read: {error.strerror}")
     extra, missing = ((env_file,), ()) if has_env_file else ((), (env_file,))
-    first = _source(file, file.read_bytes(), variables, findings, project=None)
+    first = _source(file, _content(file), variables, findings, project=None)
     if first is None:
         return Sources((), (file,), extra, missing, variables)
     files, named = [first], [file]
@@ -75,7 +78,7 @@ def read(file: Path, environ: Mapping[str, str], findings: Findings) -> Sources:
     include = shaped(Head, table, first.place, findings)[0].include or ()
     for path, at in _included(first, include, findings):
         try:
-            source = _source(path, path.read_bytes(), variables, findings, project=first.place)
+            source = _source(path, _content(path), variables, findings, project=first.place)
         except OSError as error:
             findings.add(at, f"{path}: can't be read: {error.strerror}")
             source = None
@@ -83,6 +86,15 @@ def read(file: Path, environ: Mapping[str, str], findings: Findings) -> Sources:
         if source is not None:
             files.append(source)
     return Sources(tuple(files), tuple(named), extra, missing, variables)
+
+
+def _content(file: Path) -> bytes:
+    """Raises OSError, also for what can't be a project file by its size."""
+    with file.open("rb") as opened:
+        content = opened.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
+    return content
 
 
 def _source(
@@ -100,6 +112,11 @@ def _source(
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         findings.add(*_syntax(file, text, str(error)))
+        return None
+    except (ValueError, RecursionError) as error:
+        # A number of thousands of digits, brackets in brackets in brackets.
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+        findings.add(Spot(file, 1, 1), f"can't be read: {what}")
         return None
     place = Place(file)
     # A dollar may also be written \u0024; without either, there is nothing to look for.

@@ -213,11 +213,14 @@ class ControlServer:
         self._writers: set[asyncio.StreamWriter] = set()
         """Of every connection whose transport is not closed yet, whether it was a client's to end or ours."""
         self._server: asyncio.Server | None = None
+        self._inode = 0
         self._closing = False
 
     async def start(self) -> None:
         """Listen. A socket left by a dead engine is replaced: the caller holds the project's lock."""
-        self._server = await asyncio.start_unix_server(self._accept, sock=_listening(self.path), limit=wire.LIMIT)
+        listening = _listening(self.path)
+        self._inode = self.path.lstat().st_ino
+        self._server = await asyncio.start_unix_server(self._accept, sock=listening, limit=wire.LIMIT)
 
     async def listen_again(self) -> None:
         """Listen at the same path once more, where somebody has removed the socket. Connections stay."""
@@ -243,8 +246,9 @@ class ControlServer:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await _hung_up(list(self._writers))
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
+        with contextlib.suppress(OSError):  # its folder may be gone, or its disk read-only by now
+            if self.path.lstat().st_ino == self._inode:  # else it is another engine's
+                self.path.unlink()
 
     def publish(self, event: ServiceStatus | Loop | Notice | RemoteStatus | RequestBatch | StopProgress) -> None:
         """Tell every subscriber, soon."""

@@ -119,7 +119,7 @@ class Engine:
             stack.callback(self.state.unlock)
             swept = sweep.sweep(self.state.processes)
             sweep.note(self.state.processes, self.holders.run_id)
-            stack.callback(self.state.processes.unlink, missing_ok=True)
+            stack.callback(self._forget_processes)
             _raise_descriptor_limit()
             self.logs = LogBook(
                 self.state.logs,
@@ -158,6 +158,10 @@ class Engine:
             self._asked = chosen
             self.dispatch(ev.StartRequested(tuple(names) if chosen is None else chosen))
             await self._finished.wait()
+
+    def _forget_processes(self) -> None:
+        if not self.state.lost:  # else the record is another engine's, or gone
+            sweep.forget(self.state.processes)
 
     def _guard(self) -> Guard:
         def again() -> None:

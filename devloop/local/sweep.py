@@ -25,6 +25,12 @@ def note(record: Path, run_id: str) -> None:
         record.write_text(text)
 
 
+def forget(record: Path) -> None:
+    """Remove the record, as nothing is left."""
+    with contextlib.suppress(OSError):  # its folder may be gone, or its disk read-only by now
+        record.unlink()
+
+
 def noted(record: Path) -> str | None:
     """The run id of the record."""
     try:

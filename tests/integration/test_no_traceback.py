@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -133,7 +134,7 @@ def test_an_age_before_all_times(folder: Path, words: str) -> None:
     assert code in (0, 1), text
 
 
-async def test_ctrl_c_while_something_is_waited_for_is_130(folder: Path) -> None:
+def test_ctrl_c_while_something_is_waited_for_is_130(folder: Path) -> None:
     (folder / "devloop.toml").write_text(CONFIG + 'ready = { log = "never printed" }\n')
     process = subprocess.Popen(
         [sys.executable, "-m", "devloop.cli", "up", "--detach"],
@@ -143,7 +144,7 @@ async def test_ctrl_c_while_something_is_waited_for_is_130(folder: Path) -> None
         text=True,
     )
     state = StateFolder(folder)
-    await until(state.socket.is_socket)
+    asyncio.run(until(state.socket.is_socket, 60))
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in stderr

@@ -29,6 +29,9 @@ _HINTS = {
     errno.ESTALE: "the network file system has lost it: mount it again",
 }
 
+THE_MACHINES = frozenset(_HINTS) - {errno.ENOENT, errno.EAGAIN}
+"""Errors that say something of the machine, and nothing of devloop."""
+
 
 def explained(error: BaseException) -> DevloopError:
     """The same as an error for the user."""

@@ -199,6 +199,7 @@ class ServiceStatus(_Wire):
     restarts: int = 0
     """Starts after the first, for any cause, since the engine started."""
     ports: dict[str, int] = field(default_factory=dict)
+    """Those that devloop.toml declares."""
     groups: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
     task: bool = False
@@ -217,7 +218,10 @@ class ServiceStatus(_Wire):
     modes: tuple[str, ...] = ("local", "off")
     """Those that it can have, in the order in which `toggle` goes through them."""
     published: dict[str, int] = field(default_factory=dict)
-    """Port's name or number → the port of this machine's localhost that leads to it, wherever it runs."""
+    """Port's name or number → the port of this machine's localhost that leads to it, wherever it runs.
+
+    What is there now: a declared port (`ports`) that nothing listens on, or that another program has, is not in it.
+    """
     workload: str = ""
     """What it stands for, as in "deployment/web"; empty if nothing, or not known yet."""
     notes: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from devloop.commands.lines import LinePrinter
+from devloop.streams import tell
 
 if TYPE_CHECKING:
     from devloop.local.logs import LogBook
@@ -96,10 +97,10 @@ class Echo:
             if told or time.monotonic() - self._progress < STUCK:
                 continue
             if self._spares:
-                print("devloop: the terminal takes no more; the last lines are in the log files", file=sys.stderr)
+                tell("devloop: the terminal takes no more; the last lines are in the log files")
                 break
             told = True
-            print("devloop: waits for whoever reads standard output; Ctrl-C gives up", file=sys.stderr)
+            tell("devloop: waits for whoever reads standard output; Ctrl-C gives up")
         self._tell(at_once=True)
 
     def _run(self) -> None:
@@ -112,7 +113,7 @@ class Echo:
                 return
             except OSError as error:
                 if not self._lost:
-                    print(f"devloop: can't write to standard output: {error.strerror}", file=sys.stderr)
+                    tell(f"devloop: can't write to standard output: {error.strerror}")
                 self._lost += len(lines)
             self._written(service, sum(map(len, lines)) + len(lines))
             self._tell()
@@ -161,6 +162,6 @@ class Echo:
             dropped, self._dropped = self._dropped, 0
         if dropped:
             self._told = now
-            print(f"devloop: {dropped} lines came too quickly to be shown", file=sys.stderr)
+            tell(f"devloop: {dropped} lines came too quickly to be shown")
         if at_once and self._lost:
-            print(f"devloop: {self._lost} lines could not be written to standard output", file=sys.stderr)
+            tell(f"devloop: {self._lost} lines could not be written to standard output")

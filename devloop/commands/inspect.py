@@ -76,7 +76,7 @@ def status_table(services: Sequence[ServiceStatus]) -> str:
             duration(s.p50) if s.p50 is not None else "",
             duration(s.p95) if s.p95 is not None else "",
             str(s.restarts),
-            " ".join(f"{name}:{port}" if name != str(port) else name for name, port in s.ports.items()),
+            " ".join(f"{name}:{port}" if name != str(port) else name for name, port in s.published.items()),
             s.at_prompt or s.reason,
         )
         for s in services

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from devloop import streams
 from devloop.commands.common import check_file, project_file, socket_of
 from devloop.control import client
 from devloop.errors import DevloopError, EngineError, ServiceError
@@ -173,7 +174,7 @@ async def _wait_until_ready(socket: Path, seconds: float) -> int:
             if notice.level == "error" and notice not in told:
                 told.add(notice)
                 text = f"{notice.service or 'devloop'}: {notice.text}"
-                print(text, *([notice.hint] if notice.hint else []), sep="\n  ", file=sys.stderr)
+                streams.tell("\n  ".join(filter(None, (text, notice.hint))))
 
     async with await client.ControlClient.connect(socket) as connection:
         await connection.subscribe()
@@ -189,7 +190,9 @@ async def _wait_until_ready(socket: Path, seconds: float) -> int:
                         tell([event])
                     if services and all(map(_settled, services.values())):
                         # A state may come before the words that explain it.
-                        tell(Snapshot.from_json(await connection.call("status")).notices)
+                        last = Snapshot.from_json(await connection.call("status"))
+                        tell(last.notices)
+                        services = {service.name: service for service in last.services}
                         break
         except TimeoutError:
             waiting = [late(s) for s in services.values() if not _settled(s)]
@@ -249,5 +252,5 @@ def _headless(file: Path, services: list[str]) -> int:
     finally:
         for each in echo:
             each.close()
-    print(f"devloop: all stopped after {time.monotonic() - began:.0f} s", file=sys.stderr)
+    streams.tell(f"devloop: all stopped after {time.monotonic() - began:.0f} s")
     return INTERRUPTED if interrupted else code or 0

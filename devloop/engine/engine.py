@@ -28,6 +28,7 @@ from devloop.core.supervisor import Supervisor
 from devloop.engine.board import HISTORY, Board, unix
 from devloop.engine.files import Files
 from devloop.engine.guard import Guard
+from devloop.engine.listening import Listening
 from devloop.engine.notices import Notices
 from devloop.engine.requests import Requests, expand
 from devloop.engine.schedules import Schedules
@@ -78,6 +79,7 @@ class Engine:
         self._server: ControlServer
         self._store: LoopStore
         self._board = Board()
+        self._listening = Listening()
         self.remote: Passthrough | None = None
         """The remote half, if the project has one."""
         self._requests = Requests(self)
@@ -143,6 +145,9 @@ class Engine:
                 stack.push_async_callback(self.remote.close)
             stack.push_async_callback(self._wind_up)
             self.task(self._guard().run())
+            stack.callback(self._listening.close)
+            if self.remote is None:
+                self.task(self._listening.follow(self.supervisor.services.values, self.publish_one))
             self._remember_history()
             if self.remote is not None:
                 # The first connection is made side by side with the services' start.
@@ -396,7 +401,9 @@ class Engine:
     def status(self, life: ServiceLife) -> ServiceStatus:
         """All that there is to show of one service."""
         status = self._schedules.decorated(self._board.status(life))
-        return status if self.remote is None else self.remote.decorated(status, life)
+        if self.remote is None:
+            return replace(status, published=self._listening.of(life))
+        return self.remote.decorated(status, life)
 
     def modes(self, service: str) -> tuple[str, ...]:
         """Those that a service can have, in the order in which a key goes through them."""

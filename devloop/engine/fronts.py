@@ -76,7 +76,7 @@ class Fronts:
         if spec is None:
             return {}
         if self._listens_itself(service):
-            return dict(spec.ports)
+            return {name: port for name, port in spec.ports.items() if ports.taken(port)}
         return {name: self._open[service, port] for name, port in spec.ports.items() if (service, port) in self._open}
 
     async def close(self) -> None:

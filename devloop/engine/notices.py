@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from devloop.failures import THE_MACHINES, explained
 from devloop.protocol import Notice
+from devloop.streams import tell
 
 KEPT = 50
 
@@ -21,6 +22,7 @@ class Notices:
     def __init__(self, publish: Callable[[Notice], None]) -> None:
         self.kept: deque[Notice] = deque(maxlen=KEPT)
         self._publish = publish
+        self._told: set[str] = set()
 
     def say(self, level: str, text: str, hint: str = "", service: str | None = None) -> None:
         """Tell it; what is about no service stands in the engine's own output too."""
@@ -30,25 +32,33 @@ class Notices:
         """To be called in another thread than this one's event loop."""
         loop = asyncio.get_running_loop()
 
-        def tell(notice: Notice) -> None:
+        def add(notice: Notice) -> None:
             with contextlib.suppress(RuntimeError):  # the engine has ended meanwhile
                 loop.call_soon_threadsafe(self._add, notice)
 
-        return tell
+        return add
 
     def warn_from_thread(self) -> Callable[[str], None]:
         """A warning, from another thread."""
-        tell = self.from_thread()
-        return lambda text: tell(Notice("warning", text, time.time_ns()))
+        add = self.from_thread()
+        return lambda text: add(Notice("warning", text, time.time_ns()))
 
     def fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that nobody caught: said to the user, and in full in the engine's log."""
-        loop.default_exception_handler(context)
         what = context.get("exception") or context["message"]
+        if isinstance(what, OSError) and what.errno in THE_MACHINES:
+            # A full disk, no more descriptors: no fault of devloop's, and told once, however often it comes.
+            error = explained(what)
+            text = f"{error.where}: {error.what}" if error.where else error.what
+            if text not in self._told:
+                self._told.add(text)
+                self.say("error", text, error.hint or "")
+            return
+        loop.default_exception_handler(context)
         self.say("error", f"a fault in devloop itself: {what!r}", "please report it; the rest goes on")
 
     def _add(self, notice: Notice) -> None:
         self.kept.append(notice)
         self._publish(notice)
         if notice.service is None:
-            print(f"devloop: {notice.level}: {notice.text}", notice.hint, sep="\n  ", file=sys.stderr)
+            tell(f"devloop: {notice.level}: {notice.text}" + (f"\n  {notice.hint}" if notice.hint else ""))

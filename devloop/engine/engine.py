@@ -146,8 +146,7 @@ class Engine:
             stack.push_async_callback(self._wind_up)
             self.task(self._guard().run())
             stack.callback(self._listening.close)
-            if self.remote is None:
-                self.task(self._listening.follow(self.supervisor.services.values, self.publish_one))
+            self.task(self._listening.follow(self.supervisor.services.values, self._published, self.publish_one))
             self._remember_history()
             if self.remote is not None:
                 # The first connection is made side by side with the services' start.
@@ -402,8 +401,12 @@ class Engine:
         """All that there is to show of one service."""
         status = self._schedules.decorated(self._board.status(life))
         if self.remote is None:
-            return replace(status, published=self._listening.of(life))
+            return replace(status, published=self._published(life))
         return self.remote.decorated(status, life)
+
+    def _published(self, life: ServiceLife) -> dict[str, int]:
+        """The ports of localhost that lead to it now."""
+        return self._listening.of(life) if self.remote is None else self.remote.side.here.published(life.spec.name)
 
     def modes(self, service: str) -> tuple[str, ...]:
         """Those that a service can have, in the order in which a key goes through them."""

@@ -76,8 +76,15 @@ class Fronts:
         if spec is None:
             return {}
         if self._listens_itself(service):
-            return {name: port for name, port in spec.ports.items() if ports.taken(port)}
+            return dict(spec.ports)
         return {name: self._open[service, port] for name, port in spec.ports.items() if (service, port) in self._open}
+
+    def reachable(self, service: str) -> dict[str, int]:
+        """Those of `published` that something listens on: a service that listens itself may not do so."""
+        found = self.published(service)
+        if not self._listens_itself(service):
+            return found
+        return {name: port for name, port in found.items() if ports.taken(port)}
 
     async def close(self) -> None:
         """Stop all."""

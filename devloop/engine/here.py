@@ -59,7 +59,7 @@ class Here:
 
     def published(self, service: str) -> dict[str, int]:
         """Port's name or number → the host's port that leads to it."""
-        found = self.fronts.published(service)
+        found = self.fronts.reachable(service)
         world = self._worlds.get(service)
         if world is not None:
             found |= {str(each.port): each.host_port for each in world.network.publisher.published}

@@ -38,13 +38,18 @@ class Listening:
         """Those of a service that has the host's network."""
         return {} if life.pid is None else self.published(life.spec.ports)
 
-    async def follow(self, lives: Callable[[], Iterable[ServiceLife]], changed: Callable[[str], None]) -> None:
-        """Say whose ports have changed, for as long as this is not cancelled."""
+    @staticmethod
+    async def follow(
+        lives: Callable[[], Iterable[ServiceLife]],
+        of: Callable[[ServiceLife], dict[str, int]],
+        changed: Callable[[str], None],
+    ) -> None:
+        """Say whose ports, as `of` has them, have changed, for as long as this is not cancelled."""
         known: dict[str, dict[str, int]] = {}
         while True:
             await asyncio.sleep(LOOK)
             for life in list(lives()):
-                if life.spec.ports and (found := self.of(life)) != known.get(life.spec.name, {}):
+                if life.spec.ports and (found := of(life)) != known.get(life.spec.name, {}):
                     known[life.spec.name] = found
                     changed(life.spec.name)
 

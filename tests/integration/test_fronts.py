@@ -55,9 +55,12 @@ async def test_on_the_host_the_port_is_the_services_while_it_is_here(rig: Rig) -
     assert rig.fronts.set_here("a", here=True)
     assert not rig.fronts.set_here("a", here=True)
     assert rig.free()
-    assert rig.fronts.published("a") == {"http": rig.port}
+    assert rig.fronts.published("a") == {"http": rig.port} and rig.fronts.reachable("a") == {}
+    with socket.create_server(("127.0.0.1", rig.port)):
+        assert rig.fronts.reachable("a") == {"http": rig.port}
     assert rig.fronts.set_here("a", here=False)
     assert not rig.free()
+    assert rig.fronts.reachable("a") == {"http": rig.port}
 
 
 async def test_who_is_here_has_the_port_that_another_one_has_elsewhere(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,3 +151,36 @@ def test_ctrl_c_while_something_is_waited_for_is_130(folder: Path) -> None:
     assert process.returncode == 130 and "Traceback" not in stderr
     shell("devloop down", folder)
     assert state.engine() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="a disk of its own takes root")
+def test_a_disk_that_fills_up_stops_nothing_and_is_told_once(folder: Path) -> None:
+    script = """
+        mount -t tmpfs -o size=1m tmpfs . && cd "$PWD" || exit 9
+        printf '[services.api]\\ncommand = "sh -c \\047while echo hello; do sleep 0.01; done\\047"\\nwatch = []\\n' \
+            > devloop.toml
+        devloop up --detach || exit 8
+        dd if=/dev/zero of=fill bs=1k 2>/dev/null
+        for n in 1 2 3; do devloop restart api; devloop status --json > /dev/shm/$$.json; done
+        cat /dev/shm/$$.json; rm /dev/shm/$$.json
+        devloop down || exit 7
+        devloop up --detach && devloop status && devloop down
+    """
+    function = f'devloop() {{ "{sys.executable}" -m devloop.cli "$@"; }}\n'
+    (folder / "script").write_text(function + script)
+    code, text = shell("unshare -m bash script", folder)
+    assert code == 0, text
+    assert text.count("can't be written to") == 1 and text.count("The history of loops can't be kept") == 1
+    assert "please report it" not in text
+
+
+@pytest.mark.parametrize("how", ["2>/dev/full", "2>&-", ">/dev/full 2>/dev/full", ">&- 2>&- <&-"])
+def test_an_engine_outlives_what_it_prints_to(folder: Path, how: str) -> None:
+    script = f"""
+        devloop up --headless {how} &
+        pid=$!
+        for n in $(seq 100); do devloop status >/dev/null 2>&1 && break; sleep 0.1; done
+        devloop status && devloop restart api && devloop status && devloop down && wait $pid
+    """
+    code, text = shell(script, folder)
+    assert code == 0 and text.count("ready") == 2, text

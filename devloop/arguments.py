@@ -8,11 +8,13 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
 
 from devloop.errors import UsageError
 
+TYPE_CHECKING = False  # as typing has it, whose import takes as long as half of the parser
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from _typeshed import SupportsWrite
 
 _CHOICE = re.compile(r"argument (.+?): invalid choice: (?:'(.*?)'|\"(.*?)\") \(choose from")

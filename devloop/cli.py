@@ -7,14 +7,13 @@ command lives in a module of `devloop.commands`, which is imported when that com
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from devloop import __version__
 from devloop.errors import DevloopError, UsageError
 
+TYPE_CHECKING = False  # as typing has it, whose import takes as long as half of the parser
 if TYPE_CHECKING:
     import argparse
 
@@ -240,6 +239,8 @@ def _main(argv: Sequence[str] | None) -> int:
         sys.stdout.flush()
         if argv is None:
             # What is left is Python's own end, which would answer a Ctrl-C with a traceback.
+            import signal
+
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         return code
     except KeyboardInterrupt:

@@ -6,7 +6,9 @@ command line ends with, so that the mapping is in one place.
 
 from __future__ import annotations
 
-from pathlib import Path
+TYPE_CHECKING = False  # as typing has it, whose import takes as long as half of the parser
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class DevloopError(Exception):

@@ -6,7 +6,10 @@ import codecs
 import contextlib
 import os
 import sys
-from typing import TextIO
+
+TYPE_CHECKING = False  # as typing has it, whose import takes as long as half of the parser
+if TYPE_CHECKING:
+    from typing import TextIO
 
 _ERRORS = "devloop-any"
 

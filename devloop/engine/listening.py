@@ -24,8 +24,7 @@ class Listening:
 
     def __init__(self) -> None:
         self._diag: socket.socket | None = None
-        with contextlib.suppress(OSError, AttributeError):  # another system, or a sandbox that has no netlink
-            self._diag = diag_socket()
+        self._asked = False
 
     def published(self, ports: Mapping[str, int]) -> dict[str, int]:
         """Those of these ports that something listens on now, by name."""
@@ -55,11 +54,17 @@ class Listening:
 
     def close(self) -> None:
         """Look no more."""
+        self._asked = True
         if self._diag is not None:
             self._diag.close()
+            self._diag = None
 
     def _there(self) -> set[int] | None:
         """Every port that localhost has; None if the kernel can't be asked."""
+        if not self._asked:
+            self._asked = True
+            with contextlib.suppress(OSError, AttributeError):  # another system, or a sandbox that has no netlink
+                self._diag = diag_socket()
         if self._diag is None:
             return None
         try:

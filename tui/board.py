@@ -51,6 +51,10 @@ class Board:
     _expected: dict[str, set[RequestRecord]] = field(default_factory=dict)
     """Requests that the history had, and that may still come as events."""
 
+    def begin(self) -> None:
+        """Another engine may be on the other end: what the last one was doing is over."""
+        self.stopping, self.progress = False, None
+
     def apply(self, event: Event) -> None:
         """Take in one event."""
         match event:

@@ -82,4 +82,4 @@ class DevloopCommands(Provider):
                 yield f"theme {theme}", "look like this", partial(setattr, app, "theme", theme)
         yield "help", "all keys", partial(app.run_action, "help")
         yield "detach", "leave; the engine runs on", partial(app.run_action, "detach")
-        yield "quit", "stop all services and the engine", partial(app.run_action, "quit")
+        yield "quit", "stop the services, or leave them running", partial(app.run_action, "quit")

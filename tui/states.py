@@ -71,6 +71,11 @@ LIVE = frozenset({State.WAITING, State.BUILDING, State.STARTING, State.READY, St
 """States in which `stop` has a meaning: something runs here, or would again."""
 
 
+def running(status: ServiceStatus) -> bool:
+    """Whether leaving has something to end: it runs here, or would again."""
+    return status.mode == "local" and (status.state in LIVE or status.state is State.STOPPING)
+
+
 CUT_OFF = Look("⊘", "tone--warn")
 """A remote service while there is no connection to the remote."""
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import concurrent.futures
 import contextlib
+import importlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,10 +50,15 @@ def up(args: argparse.Namespace) -> int:
         print(f"devloop: {reason}: runs as `devloop up --headless`", file=sys.stderr, flush=True)
         return _headless(file, args.services)
     if state.engine() is None:
-        start_engine(file, state, args.services)
+        start_engine(file, state, args.services, meanwhile=_import_nothing if args.detach else _import_tui)
     elif args.services:
         client.call(socket_of(state), "start", services=args.services)
-    return asyncio.run(_wait_until_ready(socket_of(state), args.wait)) if args.detach else _tui(state)
+    if args.detach:
+        return asyncio.run(_wait_until_ready(socket_of(state), args.wait))
+    # A thread that is there before the TUI becomes nice: an engine that it starts later is not (nice(2), per thread).
+    with concurrent.futures.ThreadPoolExecutor(1) as starter:
+        starter.submit(int).result()
+        return _tui(state, lambda: starter.submit(start_engine, file, state, args.services).result())
 
 
 def why_no_screen(environ: Mapping[str, str]) -> str:
@@ -78,8 +85,22 @@ def why_no_screen(environ: Mapping[str, str]) -> str:
     return ""
 
 
-def start_engine(file: Path, state: StateFolder, services: list[str]) -> None:
-    """Start the engine in the background; returns when clients can connect. Raises what prevents that."""
+def _import_nothing() -> None:
+    pass
+
+
+def _import_tui() -> None:
+    """Half a second of imports, on the other core, while the engine has its own."""
+    importlib.import_module("tui.app")
+
+
+def start_engine(
+    file: Path, state: StateFolder, services: list[str], *, meanwhile: Callable[[], None] = _import_nothing
+) -> None:
+    """Start the engine in the background; returns when clients can connect. Raises what prevents that.
+
+    `meanwhile` is done here while it starts.
+    """
     state.create()
     read, write = os.pipe()
     with open_log(state.engine_log) as log:
@@ -93,6 +114,7 @@ def start_engine(file: Path, state: StateFolder, services: list[str]) -> None:
             start_new_session=True,
         )
     os.close(write)
+    meanwhile()
     report_of(read, process, state.engine_log)
     process.returncode = 0  # it goes on without us: subprocess shall not complain
 
@@ -138,11 +160,11 @@ class _RefusedError(DevloopError):
         self.exit_code = exit_code
 
 
-def _tui(state: StateFolder) -> int:
+def _tui(state: StateFolder, start: Callable[[], None]) -> int:
     from tui.app import Outcome, run
 
     os.nice(NICENESS)  # the engine is a process of its own, and started already: its bytes go before our pixels
-    outcome = run(state.socket)
+    outcome = run(state.socket, start)
     if outcome is Outcome.HUNG_UP:
         # The terminal was closed: nobody is left to stop the services.
         with contextlib.suppress(EngineError):

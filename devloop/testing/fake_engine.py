@@ -10,6 +10,7 @@ lively one, to look at a client with.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from devloop.control.server import ControlServer
+from devloop.control.server import Backend, ControlServer, _Subscriber
 from devloop.errors import DevloopError, UsageError
 from devloop.protocol import (
     METHODS,
@@ -39,6 +40,8 @@ from devloop.protocol import (
     StopProgress,
     Variable,
 )
+
+Published = ServiceStatus | Loop | Notice | RemoteStatus | RequestBatch | StopProgress
 
 RUNNING = frozenset({State.WAITING, State.BUILDING, State.STARTING, State.READY, State.BACKOFF})
 """States from which a shutdown has something to end."""
@@ -161,6 +164,19 @@ class FakeFollower:
         """Nothing is held for it."""
 
 
+class _Server(ControlServer):
+    """One that can be stopped, as by SIGSTOP: the socket is open, and nothing is answered."""
+
+    def __init__(self, path: Path, backend: Backend) -> None:
+        super().__init__(path, backend)
+        self.going = asyncio.Event()
+        self.going.set()
+
+    async def _answer(self, subscriber: _Subscriber, line: bytes) -> None:
+        await self.going.wait()
+        await super()._answer(subscriber, line)
+
+
 class FakeEngine:
     """A `devloop.control.server.Backend` whose state is what a test says it is."""
 
@@ -190,7 +206,9 @@ class FakeEngine:
         self._services = {status.name: status for status in snapshot.services}
         self._notices = list(snapshot.notices)
         self._logs = FakeLogs()
-        self._server: ControlServer | None = None
+        self._server: _Server | None = None
+        self._held: list[Published] = []
+        """What was to be told while it was stopped."""
         self._numbers = 1000
         for status in snapshot.services:
             if status.last_loop is not None:
@@ -199,7 +217,7 @@ class FakeEngine:
     @contextlib.asynccontextmanager
     async def serving(self, path: Path) -> AsyncIterator[FakeEngine]:
         """Listen on a Unix socket for the length of the block."""
-        self._server = ControlServer(path, self)
+        self._server = _Server(path, self)
         await self._server.start()
         try:
             yield self
@@ -211,6 +229,19 @@ class FakeEngine:
         if self._server is not None:
             server, self._server = self._server, None
             await server.close()
+
+    def suspend(self) -> None:
+        """Answer nothing and tell nothing, as an engine does that is stopped (SIGSTOP)."""
+        assert self._server is not None
+        self._server.going.clear()
+
+    def resume(self) -> None:
+        """Go on: what was asked and was to be told meanwhile comes now."""
+        assert self._server is not None
+        self._server.going.set()
+        held, self._held = self._held, []
+        for event in held:
+            self._server.publish(event)
 
     # What a ControlServer asks of it
 
@@ -378,8 +409,10 @@ class FakeEngine:
                 self.update(name, state=State.STOPPING if name in alive else State.STOPPED, reason="")
         self._publish(StopProgress(tuple(alive), dict(survivors or {}), done))
 
-    def _publish(self, event: ServiceStatus | Loop | Notice | RemoteStatus | RequestBatch | StopProgress) -> None:
-        if self._server is not None:
+    def _publish(self, event: Published) -> None:
+        if self._server is not None and not self._server.going.is_set():
+            self._held.append(event)
+        elif self._server is not None:
             self._server.publish(event)
 
     def _run_loop(self, name: str) -> None:

@@ -116,7 +116,8 @@ async def test_what_makes_no_sense_is_not_offered(opened: Open) -> None:
         await screen.shows("● api", "logs db")
         await screen.hides("r restart")
         await screen.press("r", "s", "b")
-        await screen.pilot.pause()
+        said = "db does not run here, it is remote: t brings it here, then b builds it"
+        await screen.until(lambda: said in [n.message for n in screen.app._notifications])
         assert not screen.engine.calls
         await screen.shows("t local")
 
@@ -283,28 +284,122 @@ async def test_detach(opened: Open) -> None:
 
 
 @pytest.mark.parametrize("key", ["q", "ctrl+c", "ctrl+q"])
-async def test_quit_names_who_is_alive_and_leaves_when_all_ended(opened: Open, key: str) -> None:
+async def test_leaving_is_asked(opened: Open, key: str) -> None:
     async with opened() as screen:
+        await screen.shows("d detach")
         await screen.press(key)
+        await screen.shows("Leave shop?", "stop 6 services and the engine", "leave them running", "stay here")
+        await screen.press("escape")
+        await screen.hides("Leave shop?")
+        assert not screen.engine.calls
+
+
+@pytest.mark.parametrize("keys", [["s"], ["enter"], ["ctrl+c"], ["j", "k", "enter"]])
+async def test_stop_names_who_is_alive_and_leaves_when_all_ended(opened: Open, keys: list[str]) -> None:
+    async with opened() as screen:
+        await screen.press("q")
+        await screen.shows("Leave shop?")
+        await screen.press(*keys)
         await screen.shows("stopping shop", "api", "search", "5 services still alive")
+        assert "Leave shop?" not in screen.text
         screen.engine.progress(["redis"])
         await screen.shows("1 service still alive")
         screen.engine.progress([], done=True)
         assert await screen.left() is Outcome.STOPPED
 
 
+@pytest.mark.parametrize("keys", [["d"], ["j", "enter"]])
+async def test_services_are_left_running(opened: Open, keys: list[str]) -> None:
+    async with opened() as screen:
+        await screen.press("ctrl+c")
+        await screen.shows("Leave shop?")
+        await screen.press(*keys)
+        assert await screen.left() is Outcome.DETACHED
+    assert not screen.engine.calls
+
+
+async def test_a_click_answers(opened: Open) -> None:
+    async with opened() as screen:
+        await screen.press("q")
+        await screen.shows("leave them running")
+        row = next(n for n, line in enumerate(screen.text.splitlines()) if "leave them" in line)
+        await screen.pilot.click(offset=(screen.text.splitlines()[row].index("leave"), row))
+        assert await screen.left() is Outcome.DETACHED
+
+
+@pytest.mark.parametrize("key", ["e", "m", "c", "exclamation_mark", "x"])
+async def test_q_goes_back_from_a_view(opened: Open, key: str) -> None:
+    async with opened() as screen:
+        await screen.press(key)
+        await screen.until(lambda: screen.app.screen is not screen.board)
+        await screen.press("q")
+        await screen.until(lambda: screen.app.screen is screen.board)
+        await screen.press("z", "q")
+        await screen.shows("mailer")
+        await screen.press("q")
+        await screen.shows("Leave shop?")
+
+
 @pytest.mark.parametrize("key", ["e", "question_mark", "colon", "slash"])
 async def test_quit_works_from_any_screen(opened: Open, key: str) -> None:
     async with opened() as screen:
         await screen.press(key, "ctrl+c")
+        await screen.shows("Leave shop?")
+        await screen.press("ctrl+c")
         await screen.shows("still alive")
         screen.engine.progress([], done=True)
         assert await screen.left() is Outcome.STOPPED
 
 
-async def test_survivors_stay_on_screen_until_a_key(opened: Open) -> None:
+async def test_the_question_has_room_everywhere(opened: Open) -> None:
     async with opened() as screen:
         await screen.press("q")
+        await screen.pilot.resize_terminal(34, 9)
+        await screen.shows("Leave shop?", "stay here")
+        await screen.press("escape")
+        await screen.shows("too small")
+        await screen.press("ctrl+c")
+        await screen.shows("Leave shop?")
+
+
+async def test_control_c_copies_and_says_so_and_the_next_one_asks(opened: Open) -> None:
+    async with opened() as screen:
+        screen.engine.log("api", "first words", "second words", "third words")
+        await screen.shows("third words")
+        view = screen.board.log_pane.view
+        rows = screen.text.splitlines()
+        y = next(n for n, row in enumerate(rows) if "first words" in row) - view.region.y
+        await screen.pilot.mouse_down(view, offset=(1, y))
+        await screen.pilot.hover(view, offset=(12, y + 2))
+        await screen.pilot.mouse_up(view, offset=(12, y + 2))
+        await screen.until(lambda: screen.app.screen.get_selected_text())
+        await screen.press("ctrl+c")
+        await screen.shows("copied 3 lines")
+        assert screen.app.clipboard == "first words\nsecond words\nthird words"
+        assert screen.app.screen.get_selected_text(), "it stays"
+        await screen.press("ctrl+c")
+        await screen.shows("Leave shop?")
+        assert not screen.engine.calls
+        await screen.press("escape", "l", "escape")
+        await screen.until(lambda: not screen.app.screen.get_selected_text())
+
+
+async def test_y_copies_a_line(opened: Open) -> None:
+    async with opened() as screen:
+        screen.engine.log("api", "the last one")
+        await screen.shows("the last one")
+        await screen.press("y")
+        await screen.shows("copied: the last one")
+        assert screen.app.clipboard == "the last one"
+        await screen.press("e")
+        await screen.shows("DATABASE_URL")
+        await screen.press("y")
+        await screen.until(lambda: "=" in screen.app.clipboard)
+
+
+async def test_survivors_stay_on_screen_until_a_key(opened: Open) -> None:
+    async with opened() as screen:
+        await screen.press("q", "s")
         await screen.shows("still alive")
         screen.engine.progress([], {"redis": ("4242 redis-server",)}, done=True)
         await screen.engine.hang_up()
@@ -316,7 +411,7 @@ async def test_survivors_stay_on_screen_until_a_key(opened: Open) -> None:
 @pytest.mark.parametrize("key", ["d", "ctrl+c"])
 async def test_a_shutdown_can_be_left_to_the_engine(opened: Open, key: str) -> None:
     async with opened() as screen:
-        await screen.press("q")
+        await screen.press("q", "s")
         await screen.shows("still alive")
         await screen.press("q")  # nothing more
         await screen.press(key)
@@ -325,22 +420,27 @@ async def test_a_shutdown_can_be_left_to_the_engine(opened: Open, key: str) -> N
 
 async def test_a_shutdown_from_elsewhere_is_shown(opened: Open) -> None:
     async with opened() as screen:
+        await screen.press("q")
+        await screen.shows("Leave shop?")
         await screen.engine.call("shutdown", {})
         await screen.shows("stopping shop", "still alive")
+        assert "Leave shop?" not in screen.text
 
 
 async def test_a_hang_up_is_said_and_what_was_there_stays(opened: Open) -> None:
     async with opened() as screen:
+        await screen.press("q")
+        await screen.shows("Leave shop?")
         await screen.engine.hang_up()
-        await screen.shows("The engine (pid 4000) has hung up", "● api", "basket 77 has no owner")
-        await screen.hides("r restart")
+        await screen.shows("The engine (pid 4000) ended unexpectedly", "● api", "basket 77 has no owner")
+        await screen.hides("r restart", "Leave shop?")
         await screen.press("q")
         assert await screen.left() is Outcome.LOST
 
 
 async def test_a_hang_up_in_a_shutdown_is_said(opened: Open) -> None:
     async with opened() as screen:
-        await screen.press("q")
+        await screen.press("q", "s")
         await screen.shows("still alive")
         await screen.engine.hang_up()
         await screen.shows("hung up before")

@@ -16,7 +16,7 @@ from rich.style import Style
 
 from devloop.protocol import LogBatch, LogLine, Notice, Outcome, ServiceStatus, State, StopProgress
 from devloop.testing import shop
-from tui import ansi, formats, wrapping
+from tui import ansi, formats, refusals, wrapping
 from tui.board import LOOPS_KEPT, Board
 from tui.logbuffer import GAP, LogBuffer
 from tui.preferences import Preferences
@@ -370,3 +370,22 @@ def test_the_engine_never_imports_textual() -> None:
         "assert not bad, bad\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_key_that_can_do_nothing_says_why() -> None:
+    services = {status.name: status for status in shop.snapshot(shop.fixed_clock).services}
+    remote = shop.snapshot(shop.fixed_clock).remote
+    assert remote is not None
+    why = refusals.why
+    assert why("build", services["api"], remote) == "api has no build; `build` in devloop.toml gives it one"
+    assert (
+        why("restart", services["docs"], remote)
+        == "docs does not run here, it is off: t brings it here, then r restarts it"
+    )
+    assert why("attach", services["redis"], remote).startswith("redis stands for no workload there")
+    assert why("attach", services["db"], remote).startswith("db is remote")
+    assert why("attach", services["api"], None) == "nothing to attach here: this project has no remote"
+    assert "is a sandbox" in why("attach", services["api"], replace(remote, kind="sandbox"))
+    assert why("toggle_mode", replace(services["api"], modes=("local",)), remote) == "api has no other mode than local"
+    assert why("stop", replace(services["api"], state=State.STOPPING), remote) == "api is stopping"
+    assert why("stop", None, None) == "there is no service"

@@ -102,10 +102,15 @@ def test_stops(terminal: Terminal, threaded: ThreadedEngine) -> None:
     fake = threaded.fake
     fake.on_shutdown = lambda: fake.progress([], done=True)
     os.write(terminal.master, b"q")
+    terminal.read_until(b"Leave")
+    os.write(terminal.master, b"s")
     assert terminal.wait() == "stopped"
 
 
 def test_control_c_is_a_key_and_no_signal(terminal: Terminal, threaded: ThreadedEngine) -> None:
+    os.write(terminal.master, b"\x03")
+    terminal.read_until(b"Leave")
+    assert not threaded.fake.calls
     os.write(terminal.master, b"\x03")
     terminal.read_until(b"still alive")
     os.write(terminal.master, b"\x03")
@@ -115,7 +120,7 @@ def test_control_c_is_a_key_and_no_signal(terminal: Terminal, threaded: Threaded
 
 def test_is_lost(terminal: Terminal, threaded: ThreadedEngine) -> None:
     threaded.close()
-    terminal.read_until(b"hung up")
+    terminal.read_until(b"ended unexpectedly")
     os.write(terminal.master, b"q")
     assert terminal.wait() == "lost"
 

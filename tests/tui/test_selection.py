@@ -76,6 +76,16 @@ async def test_a_double_click_in_a_wrapped_or_scrolled_line(opened: Open) -> Non
         await screen.until(lambda: screen.app.screen.get_selected_text() == "target")
 
 
+async def test_a_double_click_in_a_text_selects_a_word(opened: Open) -> None:
+    async with opened(size=(120, 40)) as screen:
+        await screen.press("exclamation_mark")
+        await screen.shows("watching 214 files")
+        rows = screen.text.splitlines()
+        y = next(n for n, row in enumerate(rows) if "watching 214 files" in row)
+        await screen.pilot.click(offset=(rows[y].index("files") + 1, y), times=2)
+        await screen.until(lambda: screen.app.screen.get_selected_text() == "files")
+
+
 async def test_a_selection_stays_with_its_text(opened: Open) -> None:
     async with opened() as screen:
         view = screen.board.log_pane.view

@@ -121,7 +121,8 @@ def test_failed_service(look: Look) -> None:
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (60, 16)], ids=name)
 def test_attached(look: Look, size: tuple[int, int]) -> None:
     async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
-        await until(pilot, lambda: "&#160;leave&#160;" in app.export_screenshot())
+        key = "leave" if size[0] > 60 else "detach"
+        await until(pilot, lambda: f"&#160;{key}&#160;" in app.export_screenshot())
 
     look(size, step, on="web")
 
@@ -315,9 +316,44 @@ def test_notices(look: Look) -> None:
     look((80, 24), step)
 
 
-def test_shutdown(look: Look, threaded: ThreadedEngine) -> None:
+@pytest.mark.parametrize("size", [(80, 24), (40, 10)], ids=name)
+def test_leaving(look: Look, size: tuple[int, int]) -> None:
     async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
         await pilot.press("q")
+        await until(pilot, lambda: "Leave" in app.export_screenshot())
+
+    look(size, step)
+
+
+def test_silent(look: Look, threaded: ThreadedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        threaded.do(threaded.fake.suspend)
+        await pilot.press("r")
+        app.session.silence = 4.0
+        monkeypatch.setattr(app.session, "beat", lambda: None)
+        app.board_screen.board_changed()
+        await until(pilot, lambda: "restart&#160;api" in app.export_screenshot())
+
+    try:
+        look((80, 24), step)
+    finally:
+        threaded.do(threaded.fake.resume)
+
+
+def test_selected(look: Look) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        view = app.board_screen.log_pane.view
+        await pilot.mouse_down(view, offset=(11, 3))
+        await pilot.hover(view, offset=(30, 5))
+        await pilot.mouse_up(view, offset=(30, 5))
+        await until(pilot, lambda: app.screen.get_selected_text())
+
+    look((80, 24), step)
+
+
+def test_shutdown(look: Look, threaded: ThreadedEngine) -> None:
+    async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
+        await pilot.press("q", "s")
         await until(pilot, lambda: isinstance(app.screen, ShutdownScreen))
         threaded.do(threaded.fake.progress, ["api", "redis"])
         await until(pilot, lambda: app.session.board.progress and len(app.session.board.progress.alive) == 2)
@@ -330,7 +366,7 @@ def test_survivors(look: Look, threaded: ThreadedEngine) -> None:
     survivors = {"redis": ("4242 redis-server", "4243 redis-bgsave")}
 
     async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
-        await pilot.press("q")
+        await pilot.press("q", "s")
         await until(pilot, lambda: isinstance(app.screen, ShutdownScreen))
         threaded.do(threaded.fake.progress, [], survivors, done=True)
         await until(pilot, lambda: "would" in app.export_screenshot())
@@ -341,6 +377,6 @@ def test_survivors(look: Look, threaded: ThreadedEngine) -> None:
 def test_lost(look: Look, threaded: ThreadedEngine) -> None:
     async def step(pilot: Pilot[Any], app: DevloopApp) -> None:
         threaded.close()
-        await until(pilot, lambda: "hung" in app.export_screenshot())
+        await until(pilot, lambda: "unexpectedly" in app.export_screenshot())
 
     look((80, 24), step)

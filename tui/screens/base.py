@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
+from textual.binding import BindingsMap
+from textual.message import Message
 from textual.screen import Screen
 
 from devloop.errors import DevloopError
 from tui.session import PAINT_INTERVAL, Session
+
+
+class Copy(Message):
+    """A text is to be copied."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+
+class StartEngine(Message):
+    """The engine has ended, and another one is wanted."""
 
 
 class SessionScreen(Screen[None]):
@@ -41,6 +55,20 @@ class SessionScreen(Screen[None]):
         if self.is_current and self.is_attached and self.display:  # not while it is being taken down
             self.paint()
 
+    def why(self, action: str) -> str:
+        """Why a key of this screen can do nothing now, for a person; empty if that goes without saying."""
+        return ""
+
+    def refusal(self, key: str) -> str:
+        """Why a key does nothing here; empty if it does something, or means nothing."""
+        reasons = []
+        for binding in BindingsMap(self.BINDINGS).key_to_bindings.get(key, ()):
+            action = binding.action.partition("(")[0]
+            if self.check_action(action, ()):
+                return ""
+            reasons.append(self.why(action))
+        return next((reason for reason in reasons if reason), "")
+
     def request(self, method: str, **params: Any) -> None:
         """Ask the engine for something; what it refuses comes as a toast."""
         self.attempt(self.session.call(method, **params))
@@ -55,6 +83,10 @@ class SessionScreen(Screen[None]):
                 self.complain(error)
 
         self.run_worker(run(), group="requests")
+
+    def copy(self, text: str) -> None:
+        """Copy a text, and say so."""
+        self.post_message(Copy(text))
 
     def complain(self, error: DevloopError) -> None:
         """Show an error as a toast."""

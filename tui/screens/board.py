@@ -10,8 +10,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from devloop.protocol import ServiceStatus, State
-from tui import attachments, connection
-from tui.screens.base import SessionScreen
+from tui import attachments, connection, refusals
+from tui.engine_trouble import trouble
+from tui.screens.base import SessionScreen, StartEngine
 from tui.screens.connection import ConnectionScreen
 from tui.screens.environment import EnvironmentScreen
 from tui.screens.keys import HOLDING_ORDER, LOG_KEYS, LOG_ORDER, ON_SERVICE, REMOTE_KEYS, SERVICE_KEYS, TABLE_ORDER
@@ -19,7 +20,7 @@ from tui.screens.loops import LoopsScreen
 from tui.screens.notices import NoticesScreen
 from tui.screens.requests import RequestsScreen
 from tui.session import Session
-from tui.states import LIVE, next_mode
+from tui.states import LIVE, next_mode, running
 from tui.widgets.attachment_lines import AttachmentLines
 from tui.widgets.banner import Banner
 from tui.widgets.header import Header
@@ -98,8 +99,11 @@ class BoardScreen(SessionScreen):
         self.table.update(list(board.services.values()), cut_off=board.cut_off, traffic=traffic)
         self._share_height()
         self._paint_loop()
+        text, hint = trouble(self.session)
         if self._lost:
             self.query_one(Banner).say(self._lost)
+        elif text:
+            self.query_one(Banner).say(text, hint)
         else:
             self.query_one(Banner).say(board.config_error, "The last good one stays in force.")
         self.log_pane.view.names = tuple(board.services)
@@ -109,7 +113,7 @@ class BoardScreen(SessionScreen):
     def _paint_remote(self) -> None:
         # What a countdown changes: the header, and the line that says why there is no connection.
         board, now = self.session.board, self.session.clock()
-        self.query_one(Header).update(board, now, connected=self.session.connected)
+        self.query_one(Header).update(board, now, connected=self.session.connected, silence=self._silence)
         text, hint = connection.trouble(board.remote, now) if self.session.connected else ("", "")
         banner = self.query_one("#remote-banner", Banner)
         if board.remote is not None:
@@ -117,8 +121,12 @@ class BoardScreen(SessionScreen):
         else:
             banner.say("")
 
+    @property
+    def _silence(self) -> float:
+        return self.session.silence if self.session.silent else 0.0
+
     def lost(self, text: str) -> None:
-        """The engine has hung up: what is on screen is the last that it said."""
+        """The engine has hung up: what is on screen is the last that it said. Empty: there is one again."""
         self._lost = text
         self.board_changed()
 
@@ -147,7 +155,7 @@ class BoardScreen(SessionScreen):
             self._fetched.add(status.name)
             self.attempt(self._fetch(status.name))
         away = status is not None and status.mode != "local" and self.log_pane.service == status.name
-        self.log_pane.view.empty = f"it is {status.mode}: nothing of it is logged here" if status and away else ""
+        self.log_pane.explain(f"it is {status.mode}: nothing of it is logged here" if status and away else "")
         self.query_one(LoopPane).show(status, known[-1] if known else None, now, self.session.board.remote)
         self.query_one(RecentLoops).show(known[:-1] if status and status.mode == "local" else known, now)
 
@@ -185,8 +193,14 @@ class BoardScreen(SessionScreen):
             return self.applies(action, self.chosen)
         if action == "back":
             return self.on_logs
+        if action == "start_engine":
+            return self.session.lost and self.session.start is not None
+        if action == "unzoom":
+            return self.has_class("-zoomed")
         if action in ("connection", "reconnect"):
             return self.session.connected and self.session.board.remote is not None
+        if action == "restart_all":
+            return self.session.connected and any(map(running, self.session.board.services.values()))
         return action != "focus_logs" or not self.on_logs
 
     def applies(self, action: str, status: ServiceStatus | None) -> bool:
@@ -218,6 +232,23 @@ class BoardScreen(SessionScreen):
                 return here and status.state in LIVE
         return here
 
+    def why(self, action: str) -> str:
+        """Why a key can do nothing now."""
+        if self._typing:
+            return ""  # the service has the keyboard
+        if action in (*ON_SERVICE, "connection", "reconnect", "restart_all"):
+            if self.session.lost:
+                return f"the engine is gone{'; r starts it' if self.session.start is not None else ''}"
+            if not self.session.connected:
+                return "not connected to the engine yet"
+        if action in ON_SERVICE:
+            return refusals.why(action, self.chosen, self.session.board.remote)
+        if action in ("connection", "reconnect"):
+            return "this project has no remote"
+        if action == "restart_all":
+            return "nothing runs here"
+        return ""
+
     @property
     def on_logs(self) -> bool:
         """Whether the logs have the focus."""
@@ -241,6 +272,7 @@ class BoardScreen(SessionScreen):
         offered = (
             *(self.applies(action, self.chosen) for action in sorted(ON_SERVICE)),
             self.check_action("reconnect", ()),
+            self.check_action("start_engine", ()),
         )
         if offered != self._offered:
             self._offered = offered
@@ -264,6 +296,10 @@ class BoardScreen(SessionScreen):
     def action_restart(self) -> None:
         """Restart the service."""
         self.ask("restart", self.table.selected)
+
+    def action_start_engine(self) -> None:
+        """Start the engine, after it has ended."""
+        self.post_message(StartEngine())
 
     def action_stop(self) -> None:
         """Stop the service."""
@@ -400,8 +436,22 @@ class BoardScreen(SessionScreen):
         self.toggle_class("-zoomed")
         self.log_pane.view.focus()
 
+    def action_unzoom(self) -> None:
+        """Back from the whole screen."""
+        self.remove_class("-zoomed")
+        self.refresh_bindings()
+
+    def action_copy(self) -> None:
+        """What is selected, else the match or the last line on screen."""
+        text = self.get_selected_text() or self.log_pane.view.line_to_copy
+        if text:
+            self.copy(text)
+
     def action_back(self) -> None:
-        """A step back: search, filter, zoom, services."""
+        """A step back: selection, search, filter, zoom, services."""
+        if self.get_selected_text():
+            self.clear_selection()
+            return
         if self.log_pane.undo():
             return
         if self.has_class("-zoomed"):

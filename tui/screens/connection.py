@@ -18,9 +18,10 @@ from tui.screens.base import SessionScreen
 from tui.states import COLOURS
 from tui.widgets.keybar import KeyBar
 from tui.widgets.pane_title import PaneTitle
+from tui.widgets.words import Words
 
 CONNECTION_KEYS: list[BindingType] = [
-    Binding("escape,c", "leave", "back", tooltip="back to the services"),
+    Binding("escape,c,q", "leave", "back", tooltip="back to the services"),
     Binding("C,r", "reconnect", "reconnect", key_display="C", tooltip="look at once whether it lives; try again"),
     Binding("j", "down", "down", show=False),
     Binding("k", "up", "up", show=False),
@@ -53,7 +54,7 @@ class ConnectionScreen(SessionScreen):
         """A text that scrolls."""
         yield PaneTitle()
         with VerticalScroll():
-            yield Static(id="connection")
+            yield Words(id="connection")
         yield KeyBar()
 
     def on_mount(self) -> None:

@@ -23,6 +23,7 @@ from tui.widgets.listing import Cell, Field, Listing
 from tui.widgets.pane_title import PaneTitle
 from tui.widgets.prompt import Prompt
 from tui.widgets.tabs import Tab, TabLine
+from tui.widgets.words import Words
 
 ENVIRONMENT_KEYS: list[BindingType] = [
     Binding("v", "reveal", "reveal", tooltip="show secret values"),
@@ -30,10 +31,11 @@ ENVIRONMENT_KEYS: list[BindingType] = [
     Binding("o", "origin(1)", "origin", tooltip="only the next origin's"),
     Binding("O", "origin(-1)", "origin back", show=False, tooltip="only the previous origin's"),
     Binding("slash", "filter", "filter", key_display="/", tooltip="show only what matches"),
+    Binding("y", "copy", "copy", show=False, tooltip="copy the chosen line"),
     Binding("tab,right", "turn(1)", "files", tooltip="variables, files, differences"),
     Binding("shift+tab,left", "turn(-1)", "back", show=False, tooltip="the other way round"),
     Binding("escape", "back", "back", tooltip="back: filter, origin, services"),
-    Binding("e", "leave", "services", show=False, tooltip="back to the services"),
+    Binding("e,q", "leave", "services", show=False, tooltip="back to the services"),
 ]
 VARIABLES = (Field("name"), Field("value", flex=True), Field("from", most=34))
 FILES = (
@@ -48,11 +50,13 @@ VIEWS = ("variables", "files", "differences")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table, what is searched by a filter, and what the line below the table says of it."""
+    """A line of the table, what is searched by a filter, and what the line below the table says of it, and what
+    `y` copies."""
 
     cells: list[Cell]
     text: str
     whole: Content
+    copied: str
 
 
 class EnvironmentScreen(SessionScreen):
@@ -70,6 +74,9 @@ class EnvironmentScreen(SessionScreen):
         self.view = 0
         """Of `VIEWS`."""
         self._variables: list[Variable] = []
+        self._trouble = ""
+        self._answered = False
+        """The engine has said what the variables are."""
         self._world: World | None = None
         self._refused = ""
         self._pattern: re.Pattern[str] | None = None
@@ -87,7 +94,7 @@ class EnvironmentScreen(SessionScreen):
         yield PaneTitle()
         yield TabLine()
         yield Listing()
-        yield Static(id="whole")
+        yield Words(id="whole")
         yield Prompt()
         yield KeyBar()
 
@@ -102,8 +109,15 @@ class EnvironmentScreen(SessionScreen):
             self.run_worker(self._ask_world(), group="requests")
 
     async def _ask(self, *, reveal: bool) -> None:
-        self._variables = origins.ordered(await self.session.environment(self.service, reveal=reveal))
+        try:
+            found = await self.session.environment(self.service, reveal=reveal)
+        except DevloopError as error:
+            self._trouble = error.what
+            self._fill()
+            raise
+        self._variables = origins.ordered(found)
         self.revealed = reveal
+        self._answered = True
         self._fill()
 
     async def _ask_world(self) -> None:
@@ -128,6 +142,17 @@ class EnvironmentScreen(SessionScreen):
             case "turn":
                 return self.remote
         return True
+
+    def why(self, action: str) -> str:
+        """Why a key can do nothing now."""
+        match action:
+            case "reveal" | "mask":
+                return "" if self.view == 0 else f"{VIEWS[self.view]} have no secret values to show"
+            case "origin":
+                return f"{VIEWS[self.view]} are not sorted by origin"
+            case "turn":
+                return "this project has no remote: there are variables alone"
+        return ""
 
     def action_reveal(self) -> None:
         """Show secret values."""
@@ -164,6 +189,12 @@ class EnvironmentScreen(SessionScreen):
             self.dismiss()
             return
         self._fill()
+
+    def action_copy(self) -> None:
+        """Copy the chosen line, as it is shown: a masked value stays masked."""
+        row = self.query_one(Listing).cursor
+        if row < len(self._rows):
+            self.copy(self._rows[row].copied)
 
     def action_leave(self) -> None:
         """Back to the services."""
@@ -207,7 +238,9 @@ class EnvironmentScreen(SessionScreen):
     @property
     def _empty(self) -> str:
         if self.view and self._world is None:
-            return self._refused or "asking the engine"
+            return self._refused or "loading…"
+        if not self.view and not self._answered:
+            return self._trouble or "loading…"
         return "nothing matches" if self._pattern or self.origin else f"no {VIEWS[self.view]}"
 
     def _fill(self) -> None:
@@ -239,7 +272,7 @@ class EnvironmentScreen(SessionScreen):
         narrowed = self._pattern is not None or (self.view == 0 and bool(self.origin))
         if self._world is not None and self._world.workload and not narrowed:
             parts.append((f"  as {self._world.workload}", "$text-muted"))
-        if not self.remote:
+        if not self.remote and self._answered:
             parts.append((f"  {count(len(self._variables), 'variable')}", "$text-muted"))
         if self.view == 0 and self.origin:
             parts += [("  from ", "$text-muted"), (self.origin, "$text-accent")]
@@ -255,7 +288,8 @@ class EnvironmentScreen(SessionScreen):
             "$text-warning" if self.revealed else "$text-muted",
         )
         world = self._world
-        numbers = (len(self._variables), len(world.mounts) if world else None, len(world.notes) if world else None)
+        known = len(self._variables) if self._answered else None
+        numbers = (known, len(world.mounts) if world else None, len(world.notes) if world else None)
         tabs.tabs = tuple(Tab(name, amount) for name, amount in zip(VIEWS, numbers, strict=True))
         tabs.active = self.view
 
@@ -269,7 +303,7 @@ def _variable_row(variable: Variable, secret_tone: str) -> Row:
         Cell(one_line(variable.value), secret_tone if variable.secret else "listing--plain"),
         Cell(origins.short(variable), "tone--away" if origins.from_workload(variable) else "tone--quiet"),
     ]
-    return Row(cells, f"{variable.name}={variable.value} {variable.origin}", whole)
+    return Row(cells, f"{variable.name}={variable.value} {variable.origin}", whole, f"{variable.name}={variable.value}")
 
 
 def _file_row(mount: Mounted) -> Row:
@@ -290,7 +324,9 @@ def _file_row(mount: Mounted) -> Row:
         ("on this machine: ", "$text-muted"),
         mount.source,
     )
-    return Row(cells, f"{mount.path} {mount.kind} {mount.volume} {access} {updates} {mount.source}", whole)
+    return Row(
+        cells, f"{mount.path} {mount.kind} {mount.volume} {access} {updates} {mount.source}", whole, mount.source
+    )
 
 
 def _difference_row(note: str) -> Row:
@@ -298,4 +334,4 @@ def _difference_row(note: str) -> Row:
     if not colon:
         subject, text = "", note
     cells = [Cell(subject, "listing--strong"), Cell(text)]
-    return Row(cells, note, Content.assemble((f"{subject}\n" if subject else "", "bold"), text))
+    return Row(cells, note, Content.assemble((f"{subject}\n" if subject else "", "bold"), text), note)

@@ -16,12 +16,15 @@ SERVICE_KEYS: list[BindingType] = [
     Binding("i", "attach", "attach", tooltip="take the cluster's traffic"),
     Binding("i", "leave", "leave", tooltip="give its traffic back"),
     Binding("x", "requests", "requests", tooltip="the requests that went through"),
+    Binding("r", "start_engine", "start engine", tooltip="start the engine, after it has ended"),
     Binding("R", "restart_all", "restart all", show=False, tooltip="restart all that run here"),
 ]
 LOG_KEYS: list[BindingType] = [
     Binding("enter,l", "focus_logs", "logs", tooltip="to the logs"),
     Binding("enter,z", "zoom", "zoom", tooltip="logs on the whole screen, and back"),
     Binding("escape,h", "back", "back", tooltip="a step back: search, filter, zoom, services"),
+    Binding("q", "unzoom", "back", show=False, tooltip="from the whole screen back"),
+    Binding("y", "copy", "copy", show=False, tooltip="copy what is selected, or the last line on screen, or the match"),
     Binding("a", "all_logs", "all logs", tooltip="logs of all services, or of the chosen one"),
     Binding("f", "follow", "follow", tooltip="scroll with new lines, or stay"),
     Binding("slash", "filter", "filter", key_display="/", tooltip="show only lines that match"),
@@ -41,7 +44,7 @@ REMOTE_KEYS: list[BindingType] = [
 ]
 
 TABLE_ORDER = (
-    *("toggle_mode", "restart", "stop", "start", "attach", "leave", "build", "focus_logs", "filter"),
+    *("start_engine", "toggle_mode", "restart", "stop", "start", "attach", "leave", "build", "focus_logs", "filter"),
     *(
         "requests",
         "environment",

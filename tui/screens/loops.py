@@ -22,7 +22,7 @@ from tui.widgets.pane_title import PaneTitle
 from tui.widgets.timeline import Timeline
 
 LOOPS_KEYS: list[BindingType] = [
-    Binding("escape,m", "leave", "back", tooltip="back to the services"),
+    Binding("escape,m,q", "leave", "back", tooltip="back to the services"),
 ]
 SHORT = 22
 """Rows below which the timeline is a bar instead of a waterfall."""
@@ -50,7 +50,7 @@ class LoopsScreen(SessionScreen):
     def on_mount(self) -> None:
         """Ask for what was before this screen."""
         self.query_one(KeyBar).order = ("leave",)
-        self.query_one(Timeline).empty = "no loop yet; save a file"
+        self.query_one(Timeline).empty = "loading…"
         self.attempt(self._ask())
 
     def on_resize(self, event: events.Resize) -> None:
@@ -59,6 +59,7 @@ class LoopsScreen(SessionScreen):
 
     async def _ask(self) -> None:
         await self.session.history(self.service)
+        self.query_one(Timeline).empty = "no loop yet; save a file"
         self.board_changed()
 
     def paint(self) -> None:

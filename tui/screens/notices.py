@@ -16,9 +16,10 @@ from tui.paragraphs import hanging
 from tui.screens.base import SessionScreen
 from tui.widgets.keybar import KeyBar
 from tui.widgets.pane_title import PaneTitle
+from tui.widgets.words import Words
 
 NOTICES_KEYS: list[BindingType] = [
-    Binding("escape,exclamation_mark", "leave", "back", tooltip="back to the services"),
+    Binding("escape,exclamation_mark,q", "leave", "back", tooltip="back to the services"),
     Binding("j", "down", "down", show=False),
     Binding("k", "up", "up", show=False),
 ]
@@ -39,7 +40,7 @@ class NoticesScreen(SessionScreen):
         """A text that scrolls."""
         yield PaneTitle()
         with VerticalScroll():
-            yield Static(id="notices")
+            yield Words(id="notices")
         yield KeyBar()
 
     def on_mount(self) -> None:

@@ -12,8 +12,9 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import Static
 
+from devloop.errors import DevloopError
 from devloop.protocol import RequestRecord, ServiceStatus
-from tui import attachments
+from tui import attachments, refusals
 from tui.formats import duration, printable
 from tui.screens.base import SessionScreen
 from tui.session import Session
@@ -23,14 +24,16 @@ from tui.widgets.keybar import KeyBar
 from tui.widgets.listing import Cell, Field, Listing
 from tui.widgets.pane_title import PaneTitle
 from tui.widgets.prompt import Prompt
+from tui.widgets.words import Words
 
 REQUESTS_KEYS: list[BindingType] = [
     Binding("f", "follow", "follow", tooltip="stay with the newest, or the chosen one"),
     Binding("slash", "filter", "filter", key_display="/", tooltip="show only what matches"),
+    Binding("y", "copy", "copy", show=False, tooltip="copy the chosen line"),
     Binding("i", "attach", "attach", tooltip="take the cluster's traffic"),
     Binding("i", "leave", "leave", tooltip="give its traffic back"),
     Binding("escape", "back", "back", tooltip="back: filter, services"),
-    Binding("x", "close", "services", show=False, tooltip="back to the services"),
+    Binding("x,q", "close", "services", show=False, tooltip="back to the services"),
 ]
 FIELDS = (
     *(Field("time"), Field("method", most=7), Field("path", flex=True), Field("status", number=True)),
@@ -58,6 +61,9 @@ class RequestsScreen(SessionScreen):
         self._rows: list[Row] = []
         self._shown: list[Row] = []
         self._chosen: RequestRecord | None = None
+        self._trouble = ""
+        self._answered = False
+        """The engine has said which there were before."""
         self._pattern: re.Pattern[str] | None = None
         self._kept: re.Pattern[str] | None = None
         self._offered: tuple[bool, bool] | None = None
@@ -67,7 +73,7 @@ class RequestsScreen(SessionScreen):
         yield PaneTitle()
         yield AttachmentLines()
         yield Listing()
-        yield Static(id="whole")
+        yield Words(id="whole")
         yield Prompt()
         yield KeyBar()
 
@@ -84,7 +90,12 @@ class RequestsScreen(SessionScreen):
         self._fill()
 
     async def _ask(self) -> None:
-        await self.session.requests(self.service)
+        try:
+            await self.session.requests(self.service)
+        except DevloopError as error:
+            self._trouble = error.what
+            raise
+        self._answered = True
         self.board_changed()
 
     @property
@@ -108,6 +119,10 @@ class RequestsScreen(SessionScreen):
                 return status is not None and self.session.connected and attachments.holds(status)
         return True
 
+    def why(self, action: str) -> str:
+        """Why a key can do nothing now."""
+        return refusals.why(action, self._status, self.session.board.remote) if action == "attach" else ""
+
     def action_attach(self) -> None:
         """Take the traffic that devloop.toml says."""
         self.attempt(self.session.attach(self.service))
@@ -120,6 +135,11 @@ class RequestsScreen(SessionScreen):
         """Stay with the newest, or with the chosen one."""
         self.follow = not self.follow
         self.paint()
+
+    def action_copy(self) -> None:
+        """Copy the chosen request."""
+        if self._chosen is not None:
+            self.copy(_whole(self._chosen).plain)
 
     def action_filter(self) -> None:
         """Show only what matches."""
@@ -224,6 +244,8 @@ class RequestsScreen(SessionScreen):
     def _empty(self) -> str:
         if self._rows:
             return "nothing matches"
+        if not self._answered:
+            return self._trouble or "loading…"
         status = self._status
         if status is not None and attachments.holds(status):
             return "no request has gone through yet"

@@ -17,6 +17,7 @@ from tui.screens.base import SessionScreen
 from tui.session import Session
 from tui.states import COLOURS, LOOKS, state_text
 from tui.widgets.keybar import KeyBar
+from tui.widgets.words import Words
 
 
 class ShutdownScreen(SessionScreen, ModalScreen[None]):
@@ -40,7 +41,7 @@ class ShutdownScreen(SessionScreen, ModalScreen[None]):
         with Vertical(id="shutdown"):
             yield Static(id="shutdown-title")
             with VerticalScroll(id="shutdown-list"):
-                yield Static(id="shutdown-text")
+                yield Words(id="shutdown-text")
         yield KeyBar()
 
     def on_mount(self) -> None:

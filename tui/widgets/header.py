@@ -29,16 +29,16 @@ class Header(Widget):
 
     line: reactive[Content] = reactive(Content())
 
-    def update(self, board: Board, now: int, *, connected: bool) -> None:
-        """Draw the board as it is."""
-        self.line = self._compose_line(board, now, self.size.width, connected)
+    def update(self, board: Board, now: int, *, connected: bool, silence: float = 0.0) -> None:
+        """Draw the board as it is; `silence`: seconds for which the engine has not answered."""
+        self.line = self._compose_line(board, now, self.size.width, connected, silence)
 
     def render(self) -> Content:
         """The line."""
         return self.line
 
     @staticmethod
-    def _compose_line(board: Board, now: int, width: int, connected: bool) -> Content:
+    def _compose_line(board: Board, now: int, width: int, connected: bool, silence: float) -> Content:
         left = Content.assemble((" devloop ", "bold $primary"), (board.project, "bold"))
         looks = {**LOOKS, State.REMOTE: CUT_OFF} if board.cut_off else LOOKS
         counts = Counter(status.state for status in board.services.values())
@@ -46,7 +46,7 @@ class Header(Widget):
         states = sorted((state for state in ORDER if counts[state]), key=lambda state: looks[state].tone not in NEEDY)
         needy = [state for state in states if looks[state].tone in NEEDY]
         right = Content()
-        endings = _endings(board, now, width, connected)
+        endings = _endings(board, now, width, connected, silence)
         for n, part in enumerate(endings):
             longer = Content.assemble(part, "  " if right and part else "", right) if part else right
             # Nothing takes the room of what needs a person, and the last not that of any count.
@@ -66,10 +66,12 @@ class Header(Widget):
         return Content.assemble(left, " " * max(0, gap), right)
 
 
-def _endings(board: Board, now: int, width: int, connected: bool) -> list[Content]:
+def _endings(board: Board, now: int, width: int, connected: bool, silence: float) -> list[Content]:
     """What stands at the right, from the right; what comes first is kept longest."""
     loud = sum(notice.level != "info" for notice in board.notices)
     since = f"up {age(now - board.started_at)}" if connected else "disconnected" if board.project else "connecting"
+    if silence:
+        return [Content.styled(f"engine does not answer ({silence:.0f} s)", "$text-error")]
     return [
         _remote(board.remote, now, width * 2 // 5) if board.remote and connected else Content(),
         Content.assemble((f"{count(loud, 'notice')} ", "$text-warning"), ("!", "bold $text-warning"))

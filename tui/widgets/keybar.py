@@ -13,7 +13,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-LAST = ("help", "quit")
+LAST = ("detach", "help", "quit")
 """Actions that always have their place, at the right."""
 
 

@@ -17,6 +17,10 @@ from tui.widgets.pane_title import PaneTitle
 from tui.widgets.prompt import Prompt
 from tui.widgets.terminal_view import TerminalView
 
+RETRY = 1.0
+"""Seconds after which a log that could not be read is asked for again."""
+LOADING = 0.5
+"""Seconds after which it is said that the engine has not answered."""
 SETTLE = 0.06
 """Seconds that the cursor must rest on a service before its log is asked for."""
 
@@ -33,6 +37,10 @@ class LogPane(Vertical):
         self.terminal = TerminalView(session)
         self._title = PaneTitle()
         self._prompt = Prompt()
+        self.away = ""
+        """Why there is nothing of it here, if it does not run here."""
+        self._state = ""
+        """Why there is no line, for all that is known of the connection."""
         self._kept: re.Pattern[str] | None = None
         self._scheduled = False
 
@@ -63,6 +71,7 @@ class LogPane(Vertical):
             return
         delay = SETTLE if self.service else 0.0
         self.service = service
+        self._state = ""
         self.view.clear()
         self.view.named = service is None
         self._describe()
@@ -73,14 +82,41 @@ class LogPane(Vertical):
             return
         # A cursor that runs down the table asks for one log, not for forty.
         await asyncio.sleep(delay)
-        try:
-            async for batch in self.session.logs(None if service is None else [service]):
-                self.view.append(batch)
-                if not self._scheduled:
-                    self._scheduled = True
-                    self.set_timer(PAINT_INTERVAL, self._flush)
-        except DevloopError:
-            pass  # the session's other connection notices too, and the screen says so
+        while True:
+            fresh = True
+            waiting = self.set_timer(LOADING, lambda: self._say("loading…"))
+            try:
+                async for batch in self.session.logs(None if service is None else [service]):
+                    waiting.stop()
+                    if fresh:
+                        self._begin()
+                        fresh = False
+                    self.view.append(batch)
+                    if not self._scheduled:
+                        self._scheduled = True
+                        self.set_timer(PAINT_INTERVAL, self._flush)
+            except DevloopError as error:
+                self._say(f"the log can't be read: {error.what}")
+            waiting.stop()
+            # The state's connection may be there still, as when the socket was removed; or there is another engine.
+            await asyncio.sleep(RETRY)
+
+    def _begin(self) -> None:
+        """The log comes, from its last lines on."""
+        if self.view.buffer.total:
+            self.view.clear()  # of another connection, which had the same lines
+        self._say("no output yet")
+
+    def _say(self, state: str) -> None:
+        self._state = state
+        self.explain(self.away)
+
+    def explain(self, away: str) -> None:
+        """What stands there while there is no line: why it is not here, or how far its log is."""
+        self.away = away
+        self.view.empty = away or self._state
+        if not self.view.buffer.total:
+            self.view.refresh()
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -139,7 +175,7 @@ class LogPane(Vertical):
         if self.view.search is None:
             self.ask("search")
         elif not self.view.next_match(step):
-            self.app.bell()
+            self.app.notify(f"nothing matches {self.view.search.pattern}", timeout=3, markup=False)
 
     def next_level(self) -> None:
         """Warnings and above, then errors, then all lines."""

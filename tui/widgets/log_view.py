@@ -19,7 +19,7 @@ from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.cache import LRUCache
-from textual.geometry import Offset, Size
+from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -32,7 +32,8 @@ from tui.logbuffer import GAP, LogBuffer
 from tui.rowmap import RowMap
 from tui.states import TONES
 from tui.structured import pieces, shown
-from tui.wrapping import height, indent_of, index_at, spans, word_at
+from tui.widgets.words import select_clicked
+from tui.wrapping import height, indent_of, index_at, spans
 
 SIDE_STEP = 16
 """Cells that one press of an arrow key moves sideways."""
@@ -335,17 +336,16 @@ class LogView(ScrollView, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """A double click selects a word, a triple one its line."""
-        if event.chain < 2:
-            return
-        event.prevent_default()  # Textual would select all that there is
-        _, offset = self.screen.get_widget_and_offset_at(event.screen_x, event.screen_y)
-        index = offset.y - self.buffer.first if offset is not None else -1
-        if offset is None or not 0 <= index < len(self.buffer):
-            return
-        text = self._text(self.buffer[index])
-        left, right = word_at(text, offset.x) if event.chain == 2 else (0, len(text))
-        if left < right:
-            self.screen.selections = {self: Selection(Offset(left, offset.y), Offset(right, offset.y))}
+        select_clicked(self, event, self._numbered)
+
+    def _numbered(self, number: int) -> str | None:
+        index = number - self.buffer.first
+        return self._text(self.buffer[index]) if 0 <= index < len(self.buffer) else None
+
+    @property
+    def _nothing(self) -> str:
+        total = self.buffer.total
+        return f"0 of {total:,} lines match · esc clears" if total else self.empty
 
     @property
     def line_to_copy(self) -> str | None:
@@ -365,7 +365,7 @@ class LogView(ScrollView, can_focus=True):
         width, row = self.scrollable_content_region.width, self.scroll_offset.y + y
         style = self.rich_style
         if row >= self._map.rows:
-            said = self.empty if y == 0 and not self.buffer.total else ""
+            said = self._nothing if y == 0 and not len(self.buffer) else ""
             return Strip([Segment(said, self.get_component_rich_style("tone--quiet"))]).crop_extend(0, width, style)
         index, part = self._map.locate(row)
         line, number = self._line(index), self.buffer.first + index

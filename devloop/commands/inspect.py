@@ -23,7 +23,7 @@ from devloop.commands.common import (
 )
 from devloop.control import client
 from devloop.errors import EngineError, UnansweredError, UsageError
-from devloop.protocol import AttachmentStatus, LogBatch, LogLine, Loop, ServiceStatus, Snapshot, State
+from devloop.protocol import AttachmentStatus, LogBatch, LogLine, Loop, Outcome, ServiceStatus, Snapshot, State
 
 if TYPE_CHECKING:
     from devloop.commands.lines import LinePrinter
@@ -72,7 +72,7 @@ def status_table(services: Sequence[ServiceStatus]) -> str:
             s.name,
             s.mode,
             "at prompt" if s.prompt else s.state.value,
-            duration(s.last_loop.waited) if s.last_loop else "",
+            _last(s.last_loop),
             duration(s.p50) if s.p50 is not None else "",
             duration(s.p95) if s.p95 is not None else "",
             str(s.restarts),
@@ -90,6 +90,14 @@ def status_table(services: Sequence[ServiceStatus]) -> str:
             for line, s in zip(lines, services, strict=True)
         ]
     return "\n".join([first, *lines])
+
+
+def _last(loop: Loop | None) -> str:
+    from devloop.metrics.table import duration
+
+    if loop is None:
+        return ""
+    return "failed" if loop.outcome is Outcome.FAILED else duration(loop.waited)
 
 
 def _flows(attachment: AttachmentStatus) -> bool:

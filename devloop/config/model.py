@@ -217,7 +217,7 @@ class Remote:
     """None: the context's."""
     link: LinkWay = LinkWay.AUTO
     agent_image: str | None = None
-    """None: the one that devloop was released with."""
+    """None: `IMAGE` of `devloop.remote.kubernetes.install`, which no registry has yet."""
     direct: bool | tuple[str, int] = True
     """Whether the agent's pod is tried at its own address, or at which other one (host, port)."""
     host: str | None = None

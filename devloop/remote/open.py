@@ -47,7 +47,7 @@ def kubeconfig(remote: Remote) -> Kubeconfig:
 
 
 def agent_image(remote: Remote, environ: Mapping[str, str] | None = None) -> str:
-    """The agent's image: the project's, else DEVLOOP_AGENT_IMAGE's, else the one that devloop was released with."""
+    """The agent's image: the project's, else DEVLOOP_AGENT_IMAGE's, else the default, which no registry has yet."""
     from devloop.remote.kubernetes.install import IMAGE
 
     return remote.agent_image or (os.environ if environ is None else environ).get(IMAGE_VARIABLE) or IMAGE

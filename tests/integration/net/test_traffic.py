@@ -155,9 +155,8 @@ print(sum(s.recv(6, socket.MSG_WAITALL) == b"%06d" % n for n, s in enumerate(soc
 input()
 """
     try:
-        go_on, hold = socket.socketpair()
-        out, into = socket.socketpair()
-        with needs.open_files(3 * MANY + 200), go_on, hold, out, into:
+        with needs.open_files(3 * MANY + 200), contextlib.ExitStack() as sockets:  # which are made once it may go on
+            go_on, hold, out, into = (sockets.enter_context(each) for _ in range(2) for each in socket.socketpair())
             running = await pod.start(SYSTEM_PYTHON, "-c", script, stdin=hold.fileno(), out=into.fileno())
             into.close()  # so that the end of the script is the end of what it says
             out.setblocking(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import socket
 
@@ -120,9 +121,8 @@ for n, s in enumerate(socks): s.sendall(b"%06d" % n)
 print(sum(s.recv(6, socket.MSG_WAITALL) == b"%06d" % n for n, s in enumerate(socks)), flush=True)
 input()
 """
-    go_on, hold = socket.socketpair()
-    out, into = socket.socketpair()
-    with needs.open_files(2 * MANY + 200), go_on, hold, out, into:
+    with needs.open_files(2 * MANY + 200), contextlib.ExitStack() as sockets:  # which are made once it may go on
+        go_on, hold, out, into = (sockets.enter_context(each) for _ in range(2) for each in socket.socketpair())
         running = await way.pod.start(
             SYSTEM_PYTHON, "-I", "-c", CONNECT + script, stdin=hold.fileno(), out=into.fileno()
         )

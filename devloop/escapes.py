@@ -75,14 +75,19 @@ def overwritten(text: str) -> str:
         said = (state for state in reversed(states) if _FOR_LINES.sub("", state).strip())
         text = next(said, "")
     text = _GAP.sub(_gap, text)
-    text = _BACK.sub(lambda found: "\b" * min(_WIDEST, int(found[1] or 1)), text)
+    text = _BACK.sub(lambda found: "\b" * _steps(found[1]), text)
     return _backspaced(text) if "\b" in text else text
 
 
 def _gap(found: re.Match[str]) -> str:
     if found[1] is None and not _FOR_LINES.sub("", found.string[: found.start()]):
         return ""  # to a column or home, where nothing stands yet
-    return " " * min(_WIDEST, int(found[1] or 1))
+    return " " * _steps(found[1])
+
+
+def _steps(number: str | None) -> int:
+    # A number may be as long as the line, and Python reads no more than 4,300 digits.
+    return _WIDEST if number and len(number) > 9 else min(_WIDEST, int(number or 1))
 
 
 def _backspaced(text: str) -> str:

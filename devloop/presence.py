@@ -10,6 +10,7 @@ Linux alone has such sockets; elsewhere, and across network namespaces, the stat
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -17,6 +18,8 @@ import sys
 from pathlib import Path
 
 LINUX = sys.platform == "linux"
+BACKLOG = 1024
+"""So many may ask between two `hang_up`."""
 _CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid."""
 
@@ -32,15 +35,25 @@ class Presence:
         try:
             self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.setblocking(False)
             self._socket.bind(_name(os.fstat(self._root)))
-            self._socket.listen(1024)
+            self._socket.listen(BACKLOG)
         except OSError:
             self.close()
 
     @property
     def removed(self) -> bool:
         """Whether the project's folder was removed; a folder that was only moved is still there."""
-        return self._root is not None and os.fstat(self._root).st_nlink == 0
+        try:
+            return self._root is not None and os.fstat(self._root).st_nlink == 0
+        except OSError:  # a network file system that has lost it
+            return False
+
+    def hang_up(self) -> None:
+        """Let go of those who have asked: the kernel keeps each of them until then, and so many at the most."""
+        with contextlib.suppress(OSError):
+            while self._socket is not None:
+                self._socket.accept()[0].close()
 
     def close(self) -> None:
         """Give the name back."""

@@ -8,6 +8,7 @@ lines are collected: only for lines that somebody reads.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -245,7 +246,9 @@ def _json_level(key: str, data: Mapping[str, Any]) -> str:
         if key == "s":  # MongoDB's
             return _LETTERS.get(value[:1], "") if "msg" in data and "c" in data else ""
         word = value.strip().lower()
-        return _BY_WORD.get(word, "") or (_json_level(key, {**data, key: int(word)}) if word.isdecimal() else "")
+        return _BY_WORD.get(word, "") or (
+            _json_level(key, {**data, key: int(word)}) if word.isdecimal() and len(word) < 4 else ""
+        )
     if isinstance(value, bool) or not isinstance(value, int):
         return ""
     if key == "severityNumber":  # OpenTelemetry: 1 to 24, four for each
@@ -271,10 +274,10 @@ def _clock(value: object) -> str:
         return found[0].replace(",", ".") if found else ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
-    seconds = float(value)
-    while seconds > 1e11:
-        seconds /= 1000
     try:
+        seconds = float(value)
+        while seconds > 1e11 and math.isfinite(seconds):  # JSON has 1e999, which is infinite here
+            seconds /= 1000
         return datetime.fromtimestamp(seconds).strftime("%H:%M:%S.%f")[:-3] if seconds > 1e8 else ""
     except (OverflowError, ValueError, OSError):
         return ""

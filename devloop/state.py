@@ -53,7 +53,6 @@ class StateFolder:
         self.path = path or (Path(override).absolute() if override else self.home)
         self._given = path is not None
         self._lock: int | None = None
-        self._root: int | None = None
         self._presence: presence.Presence | None = None
 
     @property
@@ -182,8 +181,8 @@ class StateFolder:
         """Whether the folder that this engine has locked is not there any more, or not the same."""
         if self._lock is None:
             return False
-        held = os.fstat(self._lock)
         try:
+            held = os.fstat(self._lock)
             there = (self.path / LOCK).lstat()
         except OSError:
             return True
@@ -193,6 +192,11 @@ class StateFolder:
     def root_removed(self) -> bool:
         """Whether the project's folder was removed; not if it was moved, or is out of reach."""
         return self._presence is not None and self._presence.removed
+
+    def hang_up(self) -> None:
+        """To be called now and then by the engine: let go of those who have asked for it by its folder."""
+        if self._presence is not None:
+            self._presence.hang_up()
 
     def make_again(self, file: Path | None = None) -> None:
         """Make a lost folder anew, and lock it. Raises DevloopError: it can't be made, or another engine has it."""

@@ -52,7 +52,7 @@ def runs(text: str) -> list[Run]:
 
 @lru_cache(maxsize=4096)
 def _apply(style: Style, parameters: str) -> Style:
-    codes = [int(code) if code.isdigit() else 0 for code in re.split("[;:]", parameters)]
+    codes = [int(code) if code.isdigit() and len(code) < 5 else 0 for code in re.split("[;:]", parameters)]
     position = 0
     while position < len(codes):
         code = codes[position]

@@ -6,6 +6,7 @@ pyte does the emulation. What pyte takes for something else, or stumbles over, i
 from __future__ import annotations
 
 import codecs
+import contextlib
 import inspect
 import re
 from collections.abc import Callable
@@ -20,7 +21,7 @@ _UNKNOWN = re.compile(
     r"|\x1b\[[0-9;?]*[ !\"'*][@-~]"  # with an intermediate byte, such as DECSTR, DECSCUSR
     r"|\x1b[PX^_][^\x1b\x07]*(?:\x1b\\|\x07)"  # DCS, SOS, PM, APC strings, which pyte would print
 )
-_UNFINISHED = re.compile(r"\x1b(?:\[[<>=0-9;:?]*[ -/]*|[PX^_][^\x1b\x07]{0,4096}\x1b?)?\Z")
+_UNFINISHED = re.compile(r"\x1b(?:\[[<>=0-9;:?]{0,4096}[ -/]{0,9}|[PX^_][^\x1b\x07]{0,4096}\x1b?)?\Z")
 _APPLICATION_KEYS = 1 << 5  # DECCKM, as pyte shifts private modes
 _PASTING = 2004 << 5
 
@@ -36,7 +37,8 @@ def _tolerant(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Screen, *values: Any, **options: Any) -> None:
         if options.get("private") and not any_name and "private" not in known:
             return  # another sequence with the same letter
-        method(self, *(values if any_number else values[: most - 1]), **options)
+        with contextlib.suppress(UnboundLocalError):  # a parameter that pyte has no branch for, as in `ESC [ 7 K`
+            method(self, *(values if any_number else values[: most - 1]), **options)
 
     return call
 
@@ -76,7 +78,10 @@ class Emulator:
         text = _UNKNOWN.sub("", text[: cut.start()] if cut else text)
         if self.lines_only:
             text = text.replace("\r\n", "\n").replace("\n", "\r\n")
-        self._stream.feed(text)
+        try:
+            self._stream.feed(text)
+        except ValueError:  # a number of more digits than Python reads; pyte's parser has ended with it
+            self._stream = pyte.Stream(self._screen)
 
     def resize(self, columns: int, rows: int) -> None:
         """The view has another size. What no longer fits goes at the top, and never the line with the cursor."""

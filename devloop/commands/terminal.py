@@ -115,9 +115,14 @@ class Attached:
                 case ServiceStatus() if event.name == self._service:
                     if (code := self._changed(event)) is not None:
                         return code
-                case Snapshot() if all(s.name != self._service for s in event.services):
-                    self._say(f"{self._service} is gone from devloop.toml")
-                    return 0
+                case Snapshot():
+                    # It takes the place of what was still to be told of each service.
+                    now = next((each for each in event.services if each.name == self._service), None)
+                    if now is None:
+                        self._say(f"{self._service} is gone from devloop.toml")
+                        return 0
+                    if (code := self._changed(now)) is not None:
+                        return code
         raise EngineError("the engine is gone", hint="`devloop up` starts it again")
 
     def _print(self, output: TerminalOutput) -> None:

@@ -46,6 +46,7 @@ class Guard:
         """Look for as long as this is not cancelled."""
         while True:
             await asyncio.sleep(LOOK)
+            self._state.hang_up()
             if self._state.root_removed:
                 self._notice("error", f"the project's folder {self._state.root} was removed; devloop ends", "")
                 self._end()

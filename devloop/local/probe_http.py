@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import h11
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 REDIRECTS = 10
 """As many as the kubelet's httpGet follows."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_IN_TARGETS = "%/?:@!$&'()*+,;=~"
+"""What a path and a query may hold beside letters and digits (RFC 3986, 3.3 and 3.4), and escapes."""
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Open = Callable[[str, int, "Tls | None"], Awaitable[Streams]]
@@ -60,7 +62,8 @@ def _redirected(check: HttpCheck, location: str) -> HttpCheck | None:
         return None
     tls = (check.tls or Tls()) if url.scheme == "https" else None
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    return HttpCheck(check.host, port or (443 if tls else 80), path, tls)
+    # Not all servers escape what RFC 9112 (3.2) does not allow in a target; clients do it for them.
+    return HttpCheck(check.host, port or (443 if tls else 80), quote(path, _IN_TARGETS, "latin-1"), tls)
 
 
 async def _once(check: HttpCheck, connect: Open) -> tuple[int, str]:

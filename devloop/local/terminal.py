@@ -77,19 +77,21 @@ class Keyboard:
         self._pending = bytearray()
         self._loop = asyncio.get_running_loop()
         self._moved = asyncio.Event()
+        self._turn = asyncio.Lock()
         self.refused = False
         """The process has closed its input."""
 
     async def type(self, data: bytes) -> None:
         """Write, or have it written. Waits while more than TYPED bytes are waiting already."""
-        while len(self._pending) > TYPED and self._fd >= 0:
-            self._moved.clear()
-            await self._moved.wait()
-        if self._fd < 0:
-            return
-        self._pending += data
-        if len(self._pending) == len(data):
-            self._write()
+        async with self._turn:  # who comes now must not overtake who waits
+            while len(self._pending) > TYPED and self._fd >= 0:
+                self._moved.clear()
+                await self._moved.wait()
+            if self._fd < 0:
+                return
+            self._pending += data
+            if len(self._pending) == len(data):
+                self._write()
 
     def close(self) -> None:
         """The process has ended: what it has not read is dropped."""

@@ -117,10 +117,12 @@ async def test_redirects_on_its_own_host_are_followed() -> None:
         "/away": moved("https://login.example.test/"),
         "/round": moved("/round"),
         "/odd": moved("http://[::bad/"),
+        "/words": moved("/über uns?q=ä%20b#top"),
+        "/%C3%BCber%20uns?q=%C3%A4%20b": OK,
         "/nowhere": b"HTTP/1.1 304 Not Modified\r\n\r\n",
     }
     async with web(answers) as port:
-        for path in ("/", "/away", "/nowhere"):
+        for path in ("/", "/away", "/nowhere", "/words"):
             await check_once(HttpCheck("localhost", port, path), 5, no_command)
         for path, words in (
             ("/sick", "GET /busy answered 503"),

@@ -233,3 +233,15 @@ def test_a_name_that_a_stranger_holds_is_no_engine(root: Path, monkeypatch: pyte
     monkeypatch.setattr(presence, "peer", lambda _: (os.getpid(), os.geteuid() + 1))
     assert presence.engine_of(root) is None
     held.close()
+
+
+def test_an_engine_is_found_however_often_it_was_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "BACKLOG", 4)
+    held = presence.Presence(root)
+    for _ in range(5):
+        assert presence.engine_of(root) == os.getpid()
+    assert presence.engine_of(root) is None  # the kernel keeps no more of those who have hung up
+    held.hang_up()
+    assert presence.engine_of(root) == os.getpid()
+    held.close()
+    held.hang_up()

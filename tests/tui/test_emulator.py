@@ -24,6 +24,18 @@ def test_node_inspect_draws_its_prompt_so() -> None:
     assert shown(b"\x1b[1G\x1b[0Jdebug> \x1b[8Gn\x1b[1G\x1b[0Jdebug> ne\x1b[10G")[0] == "debug> ne"
 
 
+@pytest.mark.parametrize(
+    "sequence",
+    [f"\x1b[{'9' * 5000}C", f"\x1b[{'9' * 4000}\0{'9' * 4000}C", "\x1b[7K", "\x1b[9J", "\x9b7K"],
+    ids=["digits", "digits in parts", "erase in line", "erase in display", "C1"],
+)
+def test_numbers_that_pyte_does_not_know_end_nothing(sequence: str) -> None:
+    emulator = Emulator(20, 2)
+    emulator.feed(sequence.encode())
+    emulator.feed(b"\x1b[2J\x1b[Hstill there")
+    assert emulator.text()[0].rstrip() == "still there"
+
+
 def test_a_pipes_lines_begin_at_the_left() -> None:
     emulator = Emulator(10, 3)
     emulator.lines_only = True

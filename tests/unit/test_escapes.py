@@ -132,3 +132,9 @@ def test_when_there_are_colours(environ: dict[str, str], terminal: bool, wants: 
     stream.isatty = lambda: terminal  # type: ignore[method-assign]
     assert wants_colour(stream, environ) is wants
     assert keeps_colour(stream, environ) is keeps
+
+
+@pytest.mark.parametrize("final", "CDGHm")
+def test_a_number_may_have_more_digits_than_python_reads(final: str) -> None:
+    text = line(f"one\x1b[{'9' * 5000}{final}two")
+    assert re.sub(r"\x1b\[[0-9]*m|\s", "", text) in ("onetwo", "two")

@@ -158,3 +158,18 @@ def test_a_line_knows_its_level() -> None:
     assert LogLine("api", 0, "devloop", line.text).level == ""
     assert "level" not in line.to_json(), "the engine does not look for it"
     assert LogLine.from_json(line.to_json()) == line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"msg":"x","time":1e999}',  # infinite, for Python
+        '{"msg":"x","time":NaN}',
+        '{"msg":"x","time":1' + "0" * 400 + "}",  # larger than any float
+        '{"msg":"x","level":"' + "1" * 5000 + '"}',  # more digits than Python reads
+    ],
+)
+def test_numbers_that_are_none_are_no_trouble(text: str) -> None:
+    record = record_of(text)
+    assert record is not None
+    assert (record.level, record.time, record.message) == ("", "", "x")

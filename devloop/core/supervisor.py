@@ -116,7 +116,7 @@ class Supervisor:
         out: list[do.Command] = []
         for name in wanted:  # what others depend on first: whether it is on decides what they wait for
             life = self.services[name]
-            life.unmet = self._unmet(life.spec)
+            out += life.dependencies(self._unmet(life.spec), now)
             # One that is off is turned on where it was asked for by name; as a dependency it stays off.
             turned_on = name in asked and life.mode is Mode.OFF
             out += life.set_mode(Mode.LOCAL, now) if turned_on else life.start(now)
@@ -219,11 +219,13 @@ class Supervisor:
     def _blocker(self, name: str, condition: Condition) -> str:
         """What is waited for, and why it does not come."""
         life = self.services[name]
-        if self._stuck_at(name):
+        if life.state is State.WAITING:
+            unmet = ((n, c) for n, c in life.spec.depends_on.items() if not self._is_met(n, c))
+            for cause, its in unmet:
+                if self._stuck_at(cause):
+                    return f"{name}, which waits for {self._blocker(cause, its)}"
+        elif self._stuck_at(name):
             reason = life.reason
-            if life.state is State.WAITING:
-                first = next((n, c) for n, c in life.spec.depends_on.items() if not self._is_met(n, c))
-                return f"{name}, which waits for {self._blocker(*first)}"
             if life.state in (State.STOPPED, State.OFF):
                 return f"{name}, which is stopped"
             return f"{name}, which {reason if reason.startswith(('exited', 'ended')) else f'failed: {reason}'}"
@@ -236,10 +238,8 @@ class Supervisor:
             return name if life.spec.schedule is None and not life.pending else ""
         if life.state in (State.STOPPED, State.OFF):
             return name
-        if life.state is State.WAITING:
-            unmet = (n for n, c in life.spec.depends_on.items() if not self._is_met(n, c))
-            return next(filter(None, map(self._stuck_at, unmet)), "")
-        return ""
+        # `_pass_on` has looked at what it waits for; asking again, down to the bottom, would double with each layer.
+        return life.stuck if life.state is State.WAITING else ""
 
     def _is_met(self, name: str, condition: Condition) -> bool:
         life = self.services.get(name)

@@ -6,8 +6,20 @@ from dataclasses import replace
 
 import pytest
 
-from devloop.config.model import SECOND, Command, Mode, Reload, ReloadKind, Restart, RestartPolicy, Schedule, Service
+from devloop.config.model import (
+    SECOND,
+    Command,
+    Condition,
+    Mode,
+    Reload,
+    ReloadKind,
+    Restart,
+    RestartPolicy,
+    Schedule,
+    Service,
+)
 from devloop.core import events as ev
+from devloop.core.supervisor import Supervisor
 from devloop.protocol import Cause, Outcome, State
 from tests.unit.core.playbook import Playbook, project, service
 
@@ -45,6 +57,33 @@ class TestInVain:
         assert (book.reason("api"), stuck(book, "api")) == ("for seed, which exited with 1", "seed")
         assert book.reason("web") == "for api, which waits for seed, which exited with 1"
         assert stuck(book, "web") == "seed"
+
+    def test_the_cause_is_the_one_that_does_not_come(self) -> None:
+        book = Playbook(
+            service("web", "api"), service("api", "db", "seed:completed"), service("db"), service("seed", task=True)
+        )
+        book.start("web", "api", "db", "seed")
+        fail(book, "seed")
+        assert book.reason("web") == "for api, which waits for seed, which exited with 1"  # db is on its way
+        book.start("seed", "web")
+        assert (book.reason("web"), stuck(book, "web")) == ("for api", "")
+
+    def test_many_layers_cost_no_more_than_their_links(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = 0
+        before = Supervisor._is_met
+
+        def is_met(supervisor: Supervisor, name: str, condition: Condition) -> bool:
+            nonlocal asked
+            asked += 1
+            return before(supervisor, name, condition)
+
+        layers = [[f"s{layer}-{n}" for n in range(3)] for layer in range(9)]
+        links = {name: above for above, layer in zip([[], *layers], layers, strict=False) for name in layer}
+        book = Playbook(*(service(name, *links[name]) for name in links))
+        book.start(*links)
+        monkeypatch.setattr(Supervisor, "_is_met", is_met)
+        book.started("s0-0")
+        assert asked < 20 * sum(map(len, links.values()))
 
     def test_a_new_try_takes_it_back(self) -> None:
         book = Playbook(service("web", "api"), service("api", "seed:completed"), service("seed", task=True))

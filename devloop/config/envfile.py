@@ -7,8 +7,9 @@ text, so that a quoted password loses its dollars. Where this module is stricter
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from devloop.config.problems import Findings, Spot
 from devloop.config.substitute import SubstitutionError, substitute
 from devloop.config.text import EncodingError, decode
 from devloop.config.words import quoted
+
+LONGEST = 128 * 1024
+"""Bytes of NAME=value with the NUL behind it (execve(2), MAX_ARG_STRLEN). So lines that double each other end, too."""
 
 _SPACES = " \t\v\f\r\u0085\u00a0"
 _BLANK = re.compile(rf"(?:[{_SPACES}\n]|#[^\n]*)*")
@@ -35,7 +39,8 @@ class _Entry:
     name: str
     value: str | None
     literal: bool
-    spot: Spot
+    at: int
+    """The position in the text. Its line is counted only for a finding: counting takes as long as reading to there."""
 
 
 def read_env_file(file: Path, environ: Mapping[str, str], findings: Findings) -> dict[str, str]:
@@ -55,11 +60,16 @@ def read_env_text(content: bytes, file: Path, environ: Mapping[str, str], findin
         findings.add(Spot(file, error.line, error.column), error.what, error.hint)
         return {}
     values: dict[str, str] = {}
+    text = text.replace("\r\n", "\n")
+
+    def spot(position: int) -> Spot:
+        line_start = text.rfind("\n", 0, position) + 1
+        return Spot(file, text.count("\n", 0, position) + 1, position - line_start + 1)
 
     def known(name: str) -> str | None:
         return environ.get(name, values.get(name))
 
-    for entry in _entries(text.replace("\r\n", "\n"), file, findings):
+    for entry in _entries(text, spot, findings):
         value = environ.get(entry.name) if entry.value is None else entry.value
         if value is None:
             continue
@@ -68,21 +78,22 @@ def read_env_text(content: bytes, file: Path, environ: Mapping[str, str], findin
                 value = substitute(value, known)
             except SubstitutionError as error:
                 hint = f"single quotes take a value as it is: {entry.name}='…'"
-                findings.add(entry.spot, f"{entry.name}: {error.what}", hint)
+                findings.add(spot(entry.at), f"{entry.name}: {error.what}", hint)
                 continue
         if "\0" in value:
-            findings.add(entry.spot, f"{entry.name}: a NUL character can't be part of a variable")
+            findings.add(spot(entry.at), f"{entry.name}: a NUL character can't be part of a variable")
+            continue
+        if len(os.fsencode(f"{entry.name}={value}")) >= LONGEST:
+            findings.add(
+                spot(entry.at), f"{entry.name}: more than {LONGEST // 1024} KiB, which no program can be given"
+            )
             continue
         values[entry.name] = value
     return values
 
 
-def _entries(text: str, file: Path, findings: Findings) -> list[_Entry]:
+def _entries(text: str, spot: Callable[[int], Spot], findings: Findings) -> list[_Entry]:
     """The lines of the file; one that can't be read is a finding, and reading goes on below it."""
-
-    def spot(position: int) -> Spot:
-        line_start = text.rfind("\n", 0, position) + 1
-        return Spot(file, text.count("\n", 0, position) + 1, position - line_start + 1)
 
     def next_line(position: int) -> int:
         end = text.find("\n", position)
@@ -99,7 +110,7 @@ def _entries(text: str, file: Path, findings: Findings) -> list[_Entry]:
             position = next_line(position)
             continue
         if not name["after"]:
-            found.append(_Entry(name["name"], None, False, spot(name.start("name"))))
+            found.append(_Entry(name["name"], None, False, name.start("name")))
             position = name.end()
             continue
         start = position = _span(_GAP, text, name.end())
@@ -122,7 +133,7 @@ def _entries(text: str, file: Path, findings: Findings) -> list[_Entry]:
         else:
             position = next_line(start)
             value = _COMMENT.sub("", text[start:position]).rstrip()
-        found.append(_Entry(name["name"], value, quote == "'", spot(start)))
+        found.append(_Entry(name["name"], value, quote == "'", start))
 
 
 def _span(pattern: re.Pattern[str], text: str, position: int) -> int:

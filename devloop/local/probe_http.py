@@ -73,7 +73,8 @@ async def _once(check: HttpCheck, connect: Open) -> tuple[int, str]:
         connection = h11.Connection(h11.CLIENT)
         host = f"[{check.host}]:{check.port}" if ":" in check.host else f"{check.host}:{check.port}"
         headers = [("Host", host), ("User-Agent", "devloop-probe"), ("Connection", "close"), ("Accept", "*/*")]
-        writer.write(connection.send(h11.Request(method="GET", target=check.path, headers=headers)) or b"")
+        request = h11.Request(method="GET", target=quote(check.path, _IN_TARGETS), headers=headers)
+        writer.write(connection.send(request) or b"")
         while (event := connection.next_event()) is h11.NEED_DATA or isinstance(event, h11.InformationalResponse):
             if event is h11.NEED_DATA:
                 connection.receive_data(await reader.read(65536))

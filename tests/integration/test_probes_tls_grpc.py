@@ -122,7 +122,7 @@ async def test_redirects_on_its_own_host_are_followed() -> None:
         "/nowhere": b"HTTP/1.1 304 Not Modified\r\n\r\n",
     }
     async with web(answers) as port:
-        for path in ("/", "/away", "/nowhere", "/words"):
+        for path in ("/", "/away", "/nowhere", "/words", "/über uns?q=ä b"):
             await check_once(HttpCheck("localhost", port, path), 5, no_command)
         for path, words in (
             ("/sick", "GET /busy answered 503"),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devloop.commands.world import _dotenv
+from devloop.config import envfile
 from devloop.config.envfile import read_env_text
 from devloop.config.problems import Findings
 
@@ -157,3 +158,16 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_what_devloop_env_prints_is_read_back(value: str) -> None:
     assert read(f"X={_dotenv(value)}\nY=1\n", {}) == {"X": value, "Y": "1"}
+
+
+def test_lines_that_double_each_other_end() -> None:
+    lines = ["A0=0123456789abcdef", *(f"A{n}=${{A{n - 1}}}${{A{n - 1}}}" for n in range(1, 40))]
+    problems = refuse("\n".join(lines))
+    assert problems[0] == (14, 5, "A13: more than 128 KiB, which no program can be given")
+    assert read("X=$ODD", {"ODD": "\udcff"}) == {"X": "\udcff"}  # a byte that is not UTF-8 (PEP 383)
+
+
+def test_places_are_counted_for_problems_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting the lines before each line makes a long file quadratic."""
+    monkeypatch.setattr(envfile, "Spot", lambda *_: pytest.fail("a place was counted"))
+    assert len(read("".join(f"N{n}=x\n" for n in range(100)))) == 100

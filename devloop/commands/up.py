@@ -260,7 +260,7 @@ def _headless(file: Path, services: list[str]) -> int:
         printer.width = max(map(len, it.project.services))
         it.sink = Echo(printer, it.shut_down)
         echo.append(it.sink)
-        it.on_status = Reporter(lambda line: print(f"devloop: {line}", file=sys.stderr)).status
+        it.on_status = Reporter(lambda line: streams.tell(f"devloop: {line}")).status
 
         def over(exit_code: int) -> None:
             nonlocal code

@@ -74,7 +74,9 @@ def _has_syntax(line: str, *, after_equals: bool = False) -> bool:
         if quote == "'":
             quote = "" if char == "'" else quote
         elif char == "\\":
-            if line[position + 1 : position + 2] == "\n":
+            following = line[position + 1 : position + 2]
+            # Between double quotes, a shell takes these backslashes away and shlex does not (POSIX, 2.2.3).
+            if following == "\n" or (quote and following in ("$", "`")):
                 return True
             position += 1
         elif quote:

@@ -63,6 +63,9 @@ def test_folders_and_variables_take_no_shell(
         "X=1 a > b",
         "X=* a",
         "X=1 source a",
+        'X=1 sh -c "echo \\$X"',
+        'X="\\`" a',
+        'cd x && a "\\$"',
         "cd x && X=1",
         "cd x && exec y",
     ],
@@ -171,6 +174,9 @@ PRINT = 'echo "$0 $# $X $Y $PWD"; for i; do echo "<$i>"; done; exit 3'
         "umask 077 && ./p",
         "./p\n./p $X\n",
         "X=a=b ./p",
+        'X="1 2" sh -c "echo \\$X"',
+        "cd sub && X=1 sh -c \"echo \\$X 'a \\`echo b\\`' \\\"c\\\" \\\\d\"",
+        './p "\\$X" "a\\\\b" "a\\b" \\$Y',
     ],
 )
 def test_the_shell_would_do_the_same(tmp_path: Path, name: str, line: str) -> None:

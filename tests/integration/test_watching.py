@@ -159,6 +159,37 @@ class TestLinks:
         (watched.root / "releases/2/src/app.py").write_text("2c")
         await watched.until_changed("releases/2/src/app.py")
 
+    async def test_a_swap_is_one_change(self, watched: Watched) -> None:
+        """What a link leads to for the first time is no change of its own, that would restart once more."""
+        for release in ("1", "2", "3"):
+            write(watched.root / f"releases/{release}/app.py", release)
+        write(watched.root / "app/main.py")
+        for link in ("current", "app/lib"):
+            (watched.root / link).symlink_to(watched.root / "releases/1")
+        await watched.start("current", "app")
+        swap(watched.root / "current", str(watched.root / "releases/2"))
+        await watched.until(lambda: watched.changes)
+        assert await watched.since() == {"current"}
+        swap(watched.root / "app/lib", str(watched.root / "releases/3"))
+        await watched.until(lambda: watched.changes)
+        assert await watched.since() == {"app/lib"}
+        write(watched.root / "releases/3/app.py", "3b")
+        await watched.until_changed("releases/3/app.py")
+        write(watched.root / "releases/2/new.py")
+        await watched.until_changed("releases/2/new.py")
+
+    async def test_a_link_that_becomes_a_folder_is_one_change(self, watched: Watched) -> None:
+        write(watched.root / "releases/1/app.py")
+        (watched.root / "current").symlink_to("releases/1")
+        await watched.start("current")
+        write(watched.root / "new/app.py")
+        (watched.root / "current").unlink()
+        (watched.root / "new").rename(watched.root / "current")
+        await watched.until(lambda: watched.changes)
+        assert await watched.since() == {"current"}
+        write(watched.root / "current/app.py", "2")
+        await watched.until_changed("current/app.py")
+
     async def test_a_configmap(self, watched: Watched) -> None:
         volume = watched.root / "config"
         write(volume / "..2026_1/app.yaml", "a: 1")

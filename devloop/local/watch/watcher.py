@@ -89,6 +89,8 @@ class Watcher:
         self._changed: dict[str, dict[str, int]] = {}
         """Service → its changed files that were not passed on yet, and when each was detected."""
         self._told: set[tuple[str, str]] = set()
+        self._relinked: dict[Scope, tuple[str, ...]] = {}
+        """Those with a link that was changed → what they watched before."""
 
     @property
     def quiet(self) -> int:
@@ -348,6 +350,8 @@ class Watcher:
     def _folder_came(self, folder: str, now: int) -> Iterator[None]:
         if any(self._awaits(scope, folder) for scope in self._scopes):
             self._look_again(0)
+        if self._due.pop(folder, None) is not None:  # a link was here
+            self._look_at_one(folder, now, bulk=False)
         # Files that were written before the new folder could be watched are told by no event.
         for finding in survey([folder], self._scopes, self._prints, self._arm):
             if finding is not None:
@@ -390,11 +394,24 @@ class Watcher:
 
     def _scan(self) -> Iterator[None]:
         now = time.monotonic_ns()
+        relinked, self._relinked = self._relinked, {}
         for finding in self._survey_all():
-            if finding is not None:
+            if finding is not None and finding[0] is Found.NEW and self._came_by_link(finding[1], relinked):
+                self._prints.note(finding[1])
+            elif finding is not None:
                 self._note_finding(finding, now)
             yield None
         self._tell_all()
+
+    def _came_by_link(self, path: str, relinked: dict[Scope, tuple[str, ...]]) -> bool:
+        """Whether this is new only because a link leads to it now, which has been counted as the change that it is."""
+        if not relinked:
+            return False
+        concerned = [scope for scope in self._scopes if scope.watches_file(path)]
+        return all(
+            scope in relinked and not any(path.startswith(f"{root}/") for root in relinked[scope])
+            for scope in concerned
+        )
 
     def _forget_ignored(self) -> None:
         """What was ignored may count now: it is watched from here on, and is no change by that."""
@@ -465,6 +482,7 @@ class Watcher:
     def _count(self, path: str, concerned: Iterable[Scope], detected: int) -> None:
         for scope in concerned:
             if path in scope.points or os.path.islink(path):
+                self._relinked.setdefault(scope, tuple(scope.roots))
                 self._look_again(0)
             for name in scope.names:
                 if path not in self._quarantine.get(name, ()):

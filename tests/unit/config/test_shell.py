@@ -175,7 +175,7 @@ PRINT = 'echo "$0 $# $X $Y $PWD"; for i; do echo "<$i>"; done; exit 3'
         "./p\n./p $X\n",
         "X=a=b ./p",
         'X="1 2" sh -c "echo \\$X"',
-        "cd sub && X=1 sh -c \"echo \\$X 'a \\`echo b\\`' \\\"c\\\" \\\\d\"",
+        'cd sub && X=1 sh -c "echo \\$X \'a \\`echo b\\`\' \\"c\\" \\\\d"',
         './p "\\$X" "a\\\\b" "a\\b" \\$Y',
     ],
 )

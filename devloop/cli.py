@@ -222,13 +222,16 @@ def _of_a_cluster(sub: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. No error ends in a traceback but one of devloop's own making."""
-    from devloop import streams
-    from devloop.terminal import guarded
+    try:
+        from devloop import streams
+        from devloop.terminal import guarded
 
-    if argv is None:
-        streams.prepare()
-    with guarded():
-        return _main(argv)
+        if argv is None:
+            streams.prepare()
+        with guarded():
+            return _main(argv)
+    except KeyboardInterrupt:  # in these imports, which take as long as many a command
+        return INTERRUPTED
 
 
 def _main(argv: Sequence[str] | None) -> int:

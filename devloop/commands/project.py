@@ -42,8 +42,12 @@ def init(args: argparse.Namespace) -> int:
     """`devloop init`. What was not taken over is said on stderr, and in the file's comments."""
     from devloop.scaffold import make
 
-    folder = Path.cwd()
-    target = folder / FILE_NAME
+    target = Path.cwd() / (args.file or FILE_NAME)
+    if args.file and target.is_dir():
+        target /= FILE_NAME
+    folder = target.parent
+    if not folder.is_dir():
+        raise UsageError("there is no such folder", where=str(folder), hint="make it, or name another file with -f")
     if not args.stdout:
         _may_write(target, force=args.force)
     made = make(folder)

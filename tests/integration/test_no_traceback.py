@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from devloop.cli import main
 from devloop.state import StateFolder
 from tests.waiting import until
 
@@ -133,6 +134,18 @@ def test_what_is_in_the_way_of_the_state_folder(folder: Path, name: str, make: o
 def test_an_age_before_all_times(folder: Path, words: str) -> None:
     code, text = shell(f"devloop {words}", folder)
     assert code in (0, 1), text
+
+
+def test_ctrl_c_while_devloop_is_still_imported_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("devloop.terminal.guarded", interrupted)
+    try:
+        code = main(["version"])
+    except KeyboardInterrupt:
+        pytest.fail("a traceback")
+    assert code == 130
 
 
 def test_ctrl_c_while_something_is_waited_for_is_130(folder: Path) -> None:

@@ -20,8 +20,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def run(*, force: bool = False, stdout: bool = False) -> int:
-    return init(argparse.Namespace(force=force, stdout=stdout))
+def run(*, force: bool = False, stdout: bool = False, file: str | None = None) -> int:
+    return init(argparse.Namespace(force=force, stdout=stdout, file=file))
+
+
+def test_f_names_the_file_and_with_it_the_folder(here: Path) -> None:
+    (here / "devloop.toml").write_text("mine")
+    (here / "api").mkdir()
+    (here / "api/Procfile").write_text("web: ./run\n")
+    assert run(file="other.toml") == 0
+    assert run(file="api/devloop.toml") == 0
+    assert "./run" in (here / "api/devloop.toml").read_text() and "./run" not in (here / "other.toml").read_text()
+    assert (here / "devloop.toml").read_text() == "mine"
+    with pytest.raises(DevloopError, match="there is one already"):
+        run(file="api")
+    with pytest.raises(DevloopError, match="no such folder"):
+        run(file="nowhere/devloop.toml")
 
 
 def test_what_was_not_taken_over_is_said_on_stderr_and_in_the_file(

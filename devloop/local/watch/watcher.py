@@ -77,6 +77,8 @@ class Watcher:
         self._learning: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._work: deque[Iterator[object]] = deque()
+        self._relearns = False
+        """Everything will be looked at for what is no longer ignored."""
         self._held = True
         self._at_work = False
         self._turn: asyncio.Handle | None = None
@@ -303,6 +305,7 @@ class Watcher:
                 self._work.popleft()
         except WatchLimitError as error:
             self._work.clear()
+            self._relearns = False
             self._poll_instead(error.name)
             self._poller.start()
             self._look_again(0)
@@ -417,9 +420,12 @@ class Watcher:
         """What was ignored may count now: it is watched from here on, and is no change by that."""
         for scope in self._scopes:
             scope.forget_ignored()
-        self._queue(self._survey_quietly())
+        if not self._relearns:  # a checkout brings many lists at once, and each look is one at everything
+            self._relearns = True
+            self._queue(self._survey_quietly())
 
     def _survey_quietly(self) -> Iterator[None]:
+        self._relearns = False
         for finding in self._survey_all():
             if finding is not None and finding[0] is Found.NEW and finding[1] not in self._due:
                 self._prints.note(finding[1])

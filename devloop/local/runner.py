@@ -175,7 +175,6 @@ class ServiceRunner:
             if self._connect is None and ports.taken(port):
                 who, hint = ports.holder_of(port)
                 failure = f"port {port} ({name}) is taken by {who}"
-                self._say(failure)
                 self._tell(ev.ProcessNotStarted(spec.name, run, failure, hint))
                 return
 
@@ -186,7 +185,6 @@ class ServiceRunner:
                 self._tell(ev.BecameReady(spec.name, run))
 
         def failed(error: str, hint: str) -> None:
-            self._say(error)
             self._tell(ev.ProcessNotStarted(spec.name, run, error, hint))
 
         def ended(how: Ended) -> None:
@@ -339,7 +337,7 @@ class ServiceRunner:
                 keep=keep,
             )
         except DevloopError as error:
-            listener.job_failed(str(error), error.hint or "")
+            listener.job_failed(error.what, error.hint or "")
         finally:
             listener.handed_over()
             if null is not None:

@@ -395,6 +395,8 @@ async def test_no_such_program_is_said_in_words(project: Project) -> None:
     async with project.up():
         status = await project.until_state("api", State.FAILED)
         assert status.reason == "no such program: no-such-program"
+        await project.until_line("api", "no such program")
+        assert [line.text for line in project.engine.logs.tail(["api"], 9)] == [status.reason], "said once"
 
 
 async def test_where_inotify_is_exhausted_files_are_polled(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

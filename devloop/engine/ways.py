@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -194,7 +193,7 @@ class HostsWay(Way):
         Raises ServiceError without root.
         """
         super().__init__(setting)
-        if os.geteuid() != 0:
+        if not hosts.may_write():
             raise ServiceError(
                 f"the network `hosts` takes root: it writes {hosts.HOSTS}",
                 where="project.network",

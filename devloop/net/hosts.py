@@ -26,6 +26,11 @@ _NETWORK = ipaddress.ip_network("127.64.0.0/10")
 _BEGIN = re.compile(r"^# devloop: (?P<project>.*) begin, by the engine of (?P<owner>.*)$")
 
 
+def may_write() -> bool:
+    """Whether this user may change the hosts file."""
+    return os.geteuid() == 0
+
+
 def address_of(key: str, taken: Iterable[str] = ()) -> str:
     """An address for a key, the same each time, unless another has it by chance."""
     others = set(taken)

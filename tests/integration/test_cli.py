@@ -255,6 +255,8 @@ def test_the_tui_on_a_terminal_of_80_by_24_and_q_stops_everything(devloop: Cli) 
     until(b"web")
     until(b"ready")
     os.write(fd, b"q")
+    until(b"leave")  # it asks
+    os.write(fd, b"s")
     deadline = time.monotonic() + DEADLINE
     while os.waitpid(pid, os.WNOHANG) == (0, 0):
         assert time.monotonic() < deadline

@@ -498,7 +498,7 @@ async def test_hosts_without_root_say_so(
     project: Project, sshd: Sshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     home_of(sshd, monkeypatch, tmp_path)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(hosts, "may_write", lambda: False)
     project.config('[project]\nnetwork = "hosts"\n[remote]\nhost = "bastion"\n[services.one]\ncommand = "sleep 60"\n')
     async with project.up():
         status = await project.until_state("one", State.FAILED)

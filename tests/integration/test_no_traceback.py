@@ -174,7 +174,11 @@ def test_a_disk_that_fills_up_stops_nothing_and_is_told_once(folder: Path) -> No
             > devloop.toml
         devloop up --detach || exit 8
         dd if=/dev/zero of=fill bs=1k 2>/dev/null
-        for n in 1 2 3; do devloop restart api; devloop status --json > /dev/shm/$$.json; done
+        for n in 1 2 3; do devloop restart api; done
+        for n in $(seq 100); do  # until both are told: the files are written by threads
+            devloop status --json > /dev/shm/$$.json
+            grep -q "can't be written to" /dev/shm/$$.json && grep -q "can't be kept" /dev/shm/$$.json && break
+        done
         cat /dev/shm/$$.json; rm /dev/shm/$$.json
         devloop down || exit 7
         devloop up --detach && devloop status && devloop down

@@ -87,7 +87,7 @@ async def test_a_hang_up_of_the_engine_hides_what_it_said_of_the_remote(opened: 
         lose(screen)
         await screen.shows(REASON)
         await screen.engine.hang_up()
-        await screen.shows("has hung up", "disconnected")
+        await screen.shows("ended unexpectedly", "disconnected")
         await screen.hides(REASON, "reconnecting")
 
 

@@ -2,7 +2,8 @@ r"""The one place through which words that are not devloop's own reach a termina
 
 A terminal obeys what it is shown: it clears itself, moves the cursor, sets its title, fills the clipboard, answers
 as if the user had typed (ECMA-48, and xterm's ctlseqs). Of a service's log, colours and text styles (SGR) pass. Of
-names, messages and errors nothing passes. All functions are cheap for text without control characters.
+names, messages and errors nothing passes. Bidi controls, which turn the order of letters around, never pass. All
+functions are cheap for text without control characters.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ _SEQUENCE = (
     r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90-\x9f]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]?"  # short escapes, such as ESC c, which resets the terminal
 )
-_FOR_LINES = re.compile(_SEQUENCE + r"|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-_FOR_WORDS = re.compile(_SEQUENCE + r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_BIDI = r"\u202a-\u202e\u2066-\u2069"
+"""Embeddings, overrides and isolates (UAX #9): they show what is written in another order, past the line's end too."""
+_FOR_LINES = re.compile(_SEQUENCE + rf"|[\x00-\x08\x0a-\x1f\x7f-\x9f{_BIDI}]")
+_FOR_WORDS = re.compile(_SEQUENCE + rf"|[\x00-\x08\x0b-\x1f\x7f-\x9f{_BIDI}]")
 _FOR_SCREENS = re.compile(_FOR_WORDS.pattern)
 
 _ANEW = re.compile(r"\r|(?:\x1b\[|\x9b)(?:[01]?G|[0-9]*[EF]|2K|u)|\x1b8")

@@ -37,6 +37,8 @@ from devloop.terminal import guarded, keeps_colour, unguarded, wants_colour
         ("an end \x1b[31;", "an end "),
         ("\x1b]0;no end", "0;no end"),
         ("h\0e\0y\0", "hey"),
+        ("user\u202eexe.txt\u202c \u2066admin\u2069 \u202a\u202b\u202d\u2067\u2068", "userexe.txt admin "),
+        ("\u200f\u05d0\u200e", "\u200f\u05d0\u200e"),  # marks of direction turn nothing around
         ("tab\tand é, 日本, 🎉", "tab\tand é, 日本, 🎉"),
         ("N\bNA\bA", "NA"),
         ("\x1b[31mN\bN\x1b[0m", "\x1b[31mN\x1b[0m"),

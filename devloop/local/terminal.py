@@ -24,6 +24,8 @@ LARGEST = 1000
 """Columns or rows; what a client asks for above that is taken for a mistake."""
 KEPT = 256 * 1024
 """Bytes of output kept for each service, so that who comes later sees what is there."""
+CHUNK = 4 * 1024
+"""Bytes up to which small pieces of output are put together."""
 TYPED = 64 * 1024
 """Bytes that may wait for a service that does not read its input."""
 READ = 64 * 1024
@@ -38,14 +40,21 @@ class Output:
     """The newest bytes of an endless stream, with their positions in it."""
 
     def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | bytearray] = deque()
         self._size = 0
         self.end = 0
         """The position after the newest byte."""
 
     def add(self, data: bytes) -> None:
         """Add bytes; the oldest go."""
-        self._chunks.append(data)
+        # A program that prints byte by byte must not cost an object for each.
+        if self._chunks and len(self._chunks[-1]) + len(data) <= CHUNK:
+            last = self._chunks[-1]
+            if not isinstance(last, bytearray):
+                last = self._chunks[-1] = bytearray(last)
+            last += data
+        else:
+            self._chunks.append(data)
         self._size += len(data)
         self.end += len(data)
         while self._size - len(self._chunks[0]) >= KEPT:
@@ -164,22 +173,32 @@ class Wiring:
     def __init__(self, terminal: ServiceTerminal, book: LogBook, streams: tuple[str, str], *, tty: bool) -> None:
         self._terminal = terminal
         self._given = -1
+        self.readers: list[PipeReader] = []
+        try:
+            typed = self._connect(terminal, book, streams, tty=tty)
+        except OSError:  # no more descriptors, or terminals: what was opened is closed
+            for each in self.readers:
+                each.close()
+            raise
+        self.keyboard = Keyboard(typed)
+        terminal.begin(self, tty=tty)
+
+    def _connect(self, terminal: ServiceTerminal, book: LogBook, streams: tuple[str, str], *, tty: bool) -> int:
+        """Open it all; the descriptor for what is typed. Raises OSError."""
         if tty:
             reader = TerminalReader(book, terminal.service, streams[0], partial(terminal.feed, streams[0]))
-            self.readers: list[PipeReader] = [reader]
+            self.readers.append(reader)
             self.output = (reader.write_end, reader.write_end)
             self.stdin = reader.write_end
             typed = reader.keyboard()
         else:
-            self.readers = [
-                PipeReader(book, terminal.service, stream, partial(terminal.feed, stream)) for stream in streams
-            ]
+            for stream in streams:
+                self.readers.append(PipeReader(book, terminal.service, stream, partial(terminal.feed, stream)))
             self.output = (self.readers[0].write_end, self.readers[1].write_end)
             # Never at its end: tools that watch (tailwindcss, esbuild, vite) stop when their input does.
             self.stdin, typed = os.pipe2(os.O_CLOEXEC)
             self._given = self.stdin
-        self.keyboard = Keyboard(typed)
-        terminal.begin(self, tty=tty)
+        return typed
 
     def handed_over(self) -> None:
         """The descriptors are with the holder."""

@@ -50,12 +50,15 @@ class EngineError(DevloopError):
 class UnansweredError(EngineError):
     """The engine is there, and does not answer."""
 
-    def __init__(self, state: Path, pid: int | None, *, stopped: bool = False) -> None:
-        """`state` is its state folder; `stopped`: a signal has suspended it."""
+    def __init__(self, state: Path, pid: int | None, *, stopped: bool = False, obstacle: str = "") -> None:
+        """`state` is its state folder; `stopped`: a signal has suspended it; `obstacle`: what lies in its place."""
         who = f"the engine (pid {pid})" if pid else "the engine"
         if stopped:
             what = f"{who} is suspended, by Ctrl-Z or a SIGSTOP"
             hint = f"`kill -CONT {pid}` lets it go on; `devloop down` ends it and its services"
+        elif obstacle:
+            what = f"{who} can't be reached: {state} is {obstacle}, and its state folder has to be there"
+            hint = f"remove {obstacle}: the engine then makes its folder again; or `devloop down --force` ends it"
         else:
             what = f"{who} does not answer"
             hint = f"`devloop down --force` ends it and its services; see {state / 'engine.log'}"

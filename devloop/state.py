@@ -20,6 +20,7 @@ from pathlib import Path
 
 from devloop import presence
 from devloop.errors import DevloopError, EngineError
+from devloop.paths import kind
 
 VARIABLE = "DEVLOOP_STATE_DIR"
 LOCK = "engine.lock"
@@ -80,18 +81,26 @@ class StateFolder:
         """Where a detached engine writes its own stderr."""
         return self.path / "engine.log"
 
+    @property
+    def obstacle(self) -> str:
+        """What lies where the folder has to be, in words; empty if it is a folder, or nothing is there."""
+        if self.path == self.home and self.path.is_symlink() and self.path.is_dir():
+            return "a link"  # which is not followed
+        return _no_folder(self.path)
+
     def create(self) -> None:
         """Make the folders. Raises DevloopError if that is not possible, or if others could change what is in them.
 
         A link is not followed, except in DEVLOOP_STATE_DIR: a repository may have brought it.
         """
         try:
-            if self.path.exists() and not self.path.is_dir():
-                raise DevloopError(
-                    "this is no folder, and devloop's state folder has to be there",
-                    where=str(self.path),
-                    hint=f"remove it, or set {VARIABLE} to another folder",
-                )
+            for folder, whose in ((self.path, "devloop's state folder"), (self.logs, "the folder of its logs")):
+                if what := _no_folder(folder):
+                    raise DevloopError(
+                        f"this is {what}, and {whose} has to be there",
+                        where=str(folder),
+                        hint=f"remove it, or set {VARIABLE} to another folder",
+                    )
             self.path.mkdir(mode=0o700, parents=self.path != self.home, exist_ok=True)
             self._check()
             self.logs.mkdir(mode=0o700, exist_ok=True)
@@ -137,14 +146,14 @@ class StateFolder:
         if not self._given:
             running = self.engine()
             if running is not None and running.pid != os.getpid() and running.path != self.path:
-                raise _taken(running)
+                raise taken(running)
         for _ in range(_TRIES):
             fd = self._locked()
             if fd is not None:
                 break
             time.sleep(_LOOK)
         else:
-            raise _taken(Running(self.path, *_noted(self.path)))
+            raise taken(Running(self.path, *_noted(self.path)))
         _note(fd, file)
         self._lock = fd
         if not self._given:
@@ -203,7 +212,7 @@ class StateFolder:
         self.create()
         fd = self._locked()
         if fd is None:
-            raise _taken(Running(self.path, *_noted(self.path)))
+            raise taken(Running(self.path, *_noted(self.path)))
         _note(fd, file)
         if self._lock is not None:
             os.close(self._lock)
@@ -264,12 +273,21 @@ class StateFolder:
         return True
 
 
-def _taken(running: Running) -> EngineError:
+def _no_folder(path: Path) -> str:
+    """What is there that is no folder, in words; empty if nothing is."""
+    what = kind(path)
+    if not what and path.is_symlink():
+        return "a link that leads nowhere"
+    return "" if what == "a folder" else what
+
+
+def taken(running: Running, hint: str = "open it with `devloop up`, end it with `devloop down`") -> EngineError:
+    """What is told to who would start a second engine in one folder."""
     of = f", of {running.file.name}" if running.file else ""
     return EngineError(
         f"an engine runs already for this project (pid {running.pid or 'unknown'}{of})",
         where=str(running.path),
-        hint="open it with `devloop up`, end it with `devloop down`",
+        hint=hint,
     )
 
 

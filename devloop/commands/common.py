@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devloop import presence
-from devloop.config.find import FILE_NAME, current_folder, find, folders, kind, real, the_file
+from devloop.config.find import FILE_NAME, current_folder, find, folders, real, the_file
 from devloop.errors import ConfigError, DevloopError, EngineError, UnansweredError, UsageError
+from devloop.paths import kind
 from devloop.state import StateFolder
 from devloop.terminal import wants_colour
 
@@ -117,6 +118,8 @@ def socket_of(state: StateFolder) -> Path:
     if running is None:
         raise EngineError("no engine runs for this project", where=str(state.root), hint="start it with `devloop up`")
     until = time.monotonic() + _MENDED
+    if obstacle := state.obstacle:
+        raise UnansweredError(state.path, running.pid, stopped=is_stopped(running.pid), obstacle=obstacle)
     while not state.socket.is_socket():
         if time.monotonic() > until:
             raise UnansweredError(state.path, running.pid, stopped=is_stopped(running.pid))

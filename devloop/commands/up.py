@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from devloop.commands.common import check_file, project_file, socket_of
 from devloop.control import client
 from devloop.errors import DevloopError, EngineError, ServiceError
 from devloop.protocol import Notice, ServiceStatus, Snapshot, State
-from devloop.state import StateFolder
+from devloop.state import StateFolder, taken
 
 _SETTLED = (
     State.READY,
@@ -44,9 +45,12 @@ def up(args: argparse.Namespace) -> int:
     file = project_file(args)
     state = StateFolder(file.parent).of_engine()
     check_file(state, file)
+    reason = "" if args.headless or args.detach else why_no_screen(os.environ)
+    if (args.headless or reason) and (running := state.engine()) is not None:
+        raise taken(running, _beside(args))
     if args.headless:
         return _headless(file, args.services)
-    if not args.detach and (reason := why_no_screen(os.environ)):
+    if reason:
         print(f"devloop: {reason}: runs as `devloop up --headless`", file=sys.stderr, flush=True)
         return _headless(file, args.services)
     if state.engine() is None:
@@ -59,6 +63,14 @@ def up(args: argparse.Namespace) -> int:
     with concurrent.futures.ThreadPoolExecutor(1) as starter:
         starter.submit(int).result()
         return _tui(state, lambda: starter.submit(start_engine, file, state, args.services).result())
+
+
+def _beside(args: argparse.Namespace) -> str:
+    """What can be done about an engine that runs already, where no screen is."""
+    named = [] if args.file is None else ["-f", args.file]
+    attach = shlex.join(["devloop", "up", *named, "-d", *args.services])
+    does = "starts them in it" if args.services else "shows its services"
+    return f"`{attach}` {does}, `{shlex.join(['devloop', 'down', *named])}` ends it"
 
 
 def why_no_screen(environ: Mapping[str, str]) -> str:

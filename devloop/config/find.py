@@ -6,11 +6,11 @@ A devloop.toml that is a link stands for the file that it leads to: the project'
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from devloop.errors import ConfigError
+from devloop.paths import kind
 
 FILE_NAME = "devloop.toml"
 
@@ -67,13 +67,3 @@ def the_file(path: Path) -> Path:
 def real(path: Path) -> Path:
     """The path with its links followed as far as they lead, in a circle or nowhere too."""
     return Path(os.path.realpath(path))
-
-
-def kind(path: Path) -> str:
-    """What is there, links followed, in words; empty if nothing is, or nothing that may be seen."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):  # ValueError: a null character
-        return ""
-    kinds = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode), "a device")

@@ -33,7 +33,8 @@ def load(file: Path, environ: Mapping[str, str]) -> Project:
     except FileNotFoundError:
         raise ConfigError("the file does not exist", where=str(file), hint="devloop init writes one") from None
     except OSError as error:
-        raise ConfigError(f"can't be read: {error.strerror}", where=str(file)) from error
+        hint = "see to its owner and mode: ls -l" if isinstance(error, PermissionError) else None
+        raise ConfigError(f"can't be read: {error.strerror}", where=str(file), hint=hint) from error
     env_files = EnvFiles(environ, sources.variables, findings)
     project = _project(file, sources, env_files, findings)
     if findings:

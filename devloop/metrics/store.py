@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from devloop.errors import DevloopError
+from devloop.paths import kind
 from devloop.protocol import Cause, Loop, Notice, Outcome
 
 SCHEMA = 1
@@ -155,10 +156,10 @@ class LoopStore:
         return self._memory("it can't be opened")
 
     def _memory(self, why: object) -> sqlite3.Connection:
-        self._say(
-            f"The history of loops can't be kept: {why}",
-            hint=f"see to the disk and the rights of {self.path}, then restart devloop",
-        )
+        hint = f"see to the disk and the rights of {self.path}, then restart devloop"
+        if what := _no_file(self.path):
+            why, hint = f"{self.path} is {what}, and no file", "remove it, then restart devloop"
+        self._say(f"The history of loops can't be kept: {why}", hint=hint)
         return _prepare(_connect(None))
 
     def _set_aside(self, why: str, suffix: str) -> None:
@@ -245,6 +246,12 @@ def read_loops(path: Path, since: int = 0, service: str | None = None) -> list[L
     """
     if not path.exists():
         return []
+    if what := _no_file(path):
+        raise DevloopError(
+            f"the history of loops can't be read: this is {what}, and no file",
+            where=str(path),
+            hint="remove it; an engine that runs has to be restarted then",
+        )
     query, *values = _selection(since, service)
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY)) as database:
@@ -264,6 +271,12 @@ def read_loops(path: Path, since: int = 0, service: str | None = None) -> list[L
             where=str(path),
             hint="`devloop up` sets a damaged file aside and begins a new one",
         ) from None
+
+
+def _no_file(path: Path) -> str:
+    """What is there in place of a file, in words; empty if it is one, or nothing is there."""
+    what = kind(path)
+    return "" if what == "a file" else what
 
 
 class _NewerError(Exception):

@@ -117,7 +117,7 @@ def test_no_home_and_no_variables_at_all(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "words"),
     [
-        (".devloop", Path.touch, "this is no folder"),
+        (".devloop", Path.touch, "this is a file, and devloop's state folder has to be there"),
         (".devloop/engine.lock", Path.mkdir, "can't make engine.lock"),
         (".devloop/control.sock", Path.mkdir, "can't make the control socket"),
     ],

@@ -129,6 +129,39 @@ def test_a_state_folder_that_was_removed_comes_back(root: Path) -> None:
     terminal.down()
 
 
+def test_what_lies_in_the_place_of_the_state_folder_is_named(root: Path) -> None:
+    terminal, state = Terminal(root / "p"), root / "p/.devloop"
+    state.symlink_to("nowhere")
+    assert "this is a link that leads nowhere" in terminal("up", "--detach", code=1)
+    state.unlink()
+    terminal.up()
+    for obstacle, lay in (
+        ("a file", lambda: state.write_text("x")),
+        ("a link that leads nowhere", lambda: state.symlink_to("nowhere")),
+    ):
+        shutil.rmtree(state)
+        lay()
+        for command in ("status", "logs", "down"):
+            told = terminal(command, code=1)
+            assert f"{state} is {obstacle}" in told and f"remove {obstacle}" in told and "engine.log" not in told
+        state.unlink()
+        assert terminal.is_up()
+    shutil.rmtree(state)
+    state.write_text("x")
+    assert "were ended" in terminal("down", "--force")
+
+
+def test_beside_an_engine_up_without_a_screen_names_what_works(root: Path) -> None:
+    terminal = Terminal(root / "p")
+    terminal.up()
+    for command in (["up", "api"], ["up", "--headless", "api"]):
+        assert "`devloop up -d api` starts them in it" in terminal(*command, code=1)
+    assert "`devloop up -d` shows its services" in terminal("up", code=1)
+    assert "`devloop -f" not in terminal("-f", "devloop.toml", "up", code=1)
+    assert "ready" in terminal("up", "-d", "api", "--wait", str(DEADLINE))
+    terminal.down()
+
+
 def test_an_engine_whose_project_was_removed_ends(root: Path) -> None:
     Terminal(root / "p").up()
     pid = StateFolder(root / "p").engine_pid()

@@ -359,3 +359,15 @@ def test_a_file_that_is_not_there_is_said_without_a_traceback(tmp_path: Path) ->
 def test_a_file_with_windows_line_ends_and_a_byte_order_mark(folder: Folder) -> None:
     (folder.root / "devloop.toml").write_bytes(b'\xef\xbb\xbf[services.x]\r\ncommand = "true"\r\n')
     assert load(folder.root / "devloop.toml", {}).services["x"].command.text == "true"
+
+
+def test_a_file_that_may_not_be_read_is_told_with_what_to_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")  # as an ordinary user gets it; root may read everything
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigError, match="can't be read: Permission denied") as told:
+        load(tmp_path / "devloop.toml", {})
+    assert "ls -l" in (told.value.hint or "")

@@ -285,6 +285,15 @@ def test_add_does_not_wait_for_the_disk(store: LoopStore, loop: Make) -> None:
     assert len(store.loops()) == len(kept) == 100
 
 
+def test_a_folder_in_its_place_is_named(path: Path, told: list[Notice]) -> None:
+    path.mkdir()
+    with closing(open_store(path, told)):
+        pass
+    assert [notice.text for notice in told] == [f"The history of loops can't be kept: {path} is a folder, and no file"]
+    with pytest.raises(DevloopError, match="this is a folder, and no file"):
+        read_loops(path)
+
+
 def test_the_schema_is_stamped(path: Path, store: LoopStore) -> None:
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("pragma user_version").fetchone() == (SCHEMA,)

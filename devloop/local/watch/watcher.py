@@ -192,11 +192,12 @@ class Watcher:
 
     def _survey_all(self) -> Iterator[Finding | None]:
         """Look at everything, and from now on at what the named paths and links lead to now."""
-        before = {root for scope in self._scopes for root in scope.roots}
+        # Copies, here and below: a look of the poller's, in its thread, may find a link and add what it leads to.
+        before = {root for scope in self._scopes for root in tuple(scope.roots)}
         mounts = Mounts()
         for scope in self._scopes:
             scope.reset(mounts)
-        roots = {root: None for scope in self._scopes for root in scope.roots}
+        roots = {root: None for scope in self._scopes for root in tuple(scope.roots)}
         yield from survey([*roots, *(before - set(roots))], self._scopes, self._prints, self._arm)
         for root in sorted(before):
             if not any(scope.owner(root) for scope in self._scopes):
@@ -206,7 +207,7 @@ class Watcher:
         single = {path: None for scope in self._scopes for path in (*scope.files, *scope.points)}
         # To see them come and go, the folder above is watched: the nearest one that there is.
         folders: dict[str, None] = {}
-        for path in (*single, *(root for scope in self._scopes for root in scope.roots)):
+        for path in (*single, *(root for scope in self._scopes for root in tuple(scope.roots))):
             folder = os.path.dirname(path)
             while not os.path.isdir(folder) and folder != "/":
                 folder = os.path.dirname(folder)
@@ -255,14 +256,14 @@ class Watcher:
         for name, scope in self._by_name.items():
             if not name:
                 continue
-            for path, why in scope.refused.items():
+            for path, why in tuple(scope.refused.items()):
                 self._tell(name, f"{self._shown(path)} can't be watched: {why}", "watch takes folders and files")
             for path in scope.missing:
                 hint = "it is watched as soon as it is there; if the name is wrong, mend `watch`"
                 self._tell(name, f"watch: there is no {self._shown(path)}", hint)
             if not self._poller.everything:
                 every = self._poller.interval(scope) / 1e9
-                for folder, what in scope.silent.items():
+                for folder, what in tuple(scope.silent.items()):
                     text = f"{self._shown(folder)} is on {what}, which does not report all changes"
                     hint = '`poll = "1s"` sets another time, `watch_mode = "events"` switches it off'
                     self._tell(name, f"{text}: it is polled every {every:g} s", hint)

@@ -16,6 +16,7 @@ from devloop.local.watch.mounts import Mounts
 from devloop.local.watch.patterns import Patterns
 from devloop.local.watch.scope import Scope, WatchSpec
 from devloop.local.watch.survey import Found, survey
+from devloop.local.watch.watcher import Watcher
 
 
 class TestIgnore:
@@ -211,3 +212,19 @@ class TestPatterns:
                     continue  # it is not asked about
                 expected = spec.check_file(path + "/" * folder).include
                 assert ours.verdict(path, folder=folder) is expected, (path, folder)
+
+
+async def test_what_a_poll_finds_while_it_is_told_does_not_disturb(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def on_trouble(_: str, text: str, __: str) -> None:
+        scope.silent[f"{tmp_path}/{len(told)}"] = "a disk"  # as the poller's thread does, at any moment
+        scope.refused[f"{tmp_path}/r{len(told)}"] = "why"
+        told.append(text)
+
+    watcher = Watcher(tmp_path, lambda *_: None, on_trouble)
+    watcher._take([WatchSpec("api", tmp_path, (tmp_path,))], [])
+    scope = watcher._by_name["api"]
+    scope.silent[str(tmp_path)], scope.refused[f"{tmp_path}/x"] = "a disk", "why"
+    watcher._tell_all()
+    assert len(told) == 3

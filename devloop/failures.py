@@ -20,7 +20,7 @@ _HINTS = {
     errno.EPERM: "see to its owner and mode: ls -ld; who started devloop with sudo once may have to chown .devloop",
     errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
     errno.ENFILE: "the machine has as many open files as it may: sysctl fs.file-max",
-    errno.EAGAIN: "this user may have no more processes: ulimit -u tells how many",
+    errno.EAGAIN: "this user may have no more processes and threads: end some, or raise the limit, ulimit -u",
     errno.ENOMEM: "the machine is out of memory: end something",
     errno.ENAMETOOLONG: "a name or path is too long for this file system",
     errno.EIO: "the disk or terminal has failed; dmesg may tell more",
@@ -33,10 +33,23 @@ THE_MACHINES = frozenset(_HINTS) - {errno.ENOENT, errno.EAGAIN}
 """Errors that say something of the machine, and nothing of devloop."""
 
 
+_NO_THREAD = "can't start new thread"
+"""What Python raises as a RuntimeError where the system gives EAGAIN (pthread_create(3))."""
+
+
+def is_the_machines(error: object) -> bool:
+    """Whether an error says something of the machine, its limits for instance, and nothing of devloop."""
+    if isinstance(error, RuntimeError):
+        return str(error) == _NO_THREAD
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in THE_MACHINES)
+
+
 def explained(error: BaseException) -> DevloopError:
     """The same as an error for the user."""
     if isinstance(error, MemoryError):
         return DevloopError("out of memory", hint=_HINTS[errno.ENOMEM])
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+        return DevloopError("no thread can be started", hint=_HINTS[errno.EAGAIN])
     if isinstance(error, RecursionError):
         return DevloopError("something is nested too deeply to be read", hint="look for an endless row of brackets")
     assert isinstance(error, OSError)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from devloop.failures import THE_MACHINES, explained
+from devloop.failures import explained, is_the_machines
 from devloop.protocol import Notice
 from devloop.streams import tell
 
@@ -46,7 +46,7 @@ class Notices:
     def fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that nobody caught: said to the user, and in full in the engine's log."""
         what = context.get("exception") or context["message"]
-        if isinstance(what, OSError) and what.errno in THE_MACHINES:
+        if is_the_machines(what):
             # A full disk, no more descriptors: no fault of devloop's, and told once, however often it comes.
             error = explained(what)
             text = f"{error.where}: {error.what}" if error.where else error.what

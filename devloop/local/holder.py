@@ -60,10 +60,15 @@ def _prctl(option: int, value: Any) -> None:
         _libc.prctl(option, value, 0, 0, 0)
 
 
-def send(sock: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
-    """One message, whole. Raises OSError if the other end is gone."""
+def framed(message: dict[str, Any]) -> bytes:
+    """A message as it is sent: its length in four bytes, then JSON."""
     data = json.dumps(message).encode()
-    frame = len(data).to_bytes(4, "big") + data
+    return len(data).to_bytes(4, "big") + data
+
+
+def send(sock: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+    """One message, whole, over a socket that blocks. Raises OSError if the other end is gone."""
+    frame = framed(message)
     sent = socket.send_fds(sock, [frame], fds) if fds else sock.send(frame)
     if sent < len(frame):
         sock.sendall(frame[sent:])
@@ -575,7 +580,12 @@ class Root:
                 if message["op"] == "namespaces":
                     _namespaces()  # once for all: holders share it
                     continue
-                pid = os.fork()
+                try:
+                    pid = os.fork()
+                except OSError as error:  # no more processes, or no memory: this service has no holder
+                    with socket.socket(fileno=fds[0]) as refused, contextlib.suppress(OSError):
+                        send(refused, {"ev": "unheld", "errno": error.errno})
+                    continue
                 if pid == 0:
                     self.engine.close()
                     os.close(wakeup)

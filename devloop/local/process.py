@@ -14,12 +14,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from devloop.errors import EngineError
+from devloop.failures import explained
 from devloop.local import holder
 
 RUN_VARIABLE = "DEVLOOP_RUN"
@@ -60,8 +62,10 @@ class Holder:
         self._lost = lost
         self._jobs: dict[str, tuple[JobListener, Sequence[str], Path]] = {}
         self._buffer = bytearray()
+        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        """What the socket did not take yet, in order, each with descriptors of its own that go with it."""
         sock.setblocking(False)
-        # Large environments do not fit the default buffer, and a send must not block the loop.
+        # Most environments fit; what does not is sent as the holder reads, for a send must not block the loop.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 1024 * 1024)
         asyncio.get_running_loop().add_reader(sock, self._readable)
 
@@ -84,7 +88,7 @@ class Holder:
         tty: bool = False,
         keep: bool = False,
     ) -> None:
-        """Start a process in a session of its own.
+        """Start a process in a session of its own. Raises EngineError if this process has no descriptors left for it.
 
         `output` are descriptors for its stdout and stderr, `stdin` one for its input (/dev/null without); the caller
         keeps and closes its own. `main` marks the service's own process, to which orphans are counted that can't be
@@ -102,7 +106,11 @@ class Holder:
             "tty": tty,
             "keep": keep,
         }
-        self._send(message, output if stdin is None else (*output, stdin))
+        try:
+            self._send(message, output if stdin is None else (*output, stdin))
+        except EngineError:
+            del self._jobs[job]
+            raise
 
     def namespace(self, sock: socket.socket) -> None:
         """Have it speak as a `devloop.net.namespace.Namespace` over this socket, which the caller closes."""
@@ -129,12 +137,62 @@ class Holder:
     def close(self) -> None:
         """Let go: the holder ends what it still holds, and itself."""
         asyncio.get_running_loop().remove_reader(self._sock)
+        self._drop_unsent()
         self._sock.close()
 
     def _send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
-        # A holder that is gone is noticed by the reader, which tells every listener.
-        with contextlib.suppress(OSError):
-            holder.send(self._sock, message, fds)
+        """Send it whole: at once as far as the socket takes it, the rest as the holder reads.
+
+        Raises EngineError if its descriptors can't be kept until then.
+        """
+        data = holder.framed(message)
+        if not self._unsent:
+            sent = self._take(data, fds)
+            if sent == len(data):
+                return
+            data, fds = data[sent:], fds if not sent else ()  # they go with the first byte
+            asyncio.get_running_loop().add_writer(self._sock, self._writable)
+        kept: list[int] = []
+        try:
+            kept.extend(map(os.dup, fds))  # the caller closes its own
+        except OSError as error:
+            for fd in kept:
+                os.close(fd)
+            if not self._unsent:
+                asyncio.get_running_loop().remove_writer(self._sock)
+            told = explained(error)
+            raise EngineError(told.what, hint=told.hint) from None
+        self._unsent.append((data, tuple(kept)))
+
+    def _take(self, data: bytes, fds: tuple[int, ...]) -> int:
+        """How many bytes the socket has taken, and the descriptors with the first of them."""
+        try:
+            return socket.send_fds(self._sock, [data], fds) if fds else self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(data)  # it is gone: the reader notices, and tells every listener
+
+    def _writable(self) -> None:
+        while self._unsent:
+            data, fds = self._unsent[0]
+            sent = self._take(data, fds)
+            if not sent:
+                return
+            for fd in fds:
+                os.close(fd)
+            if sent < len(data):
+                self._unsent[0] = data[sent:], ()
+                return
+            self._unsent.popleft()
+        self._drop_unsent()
+
+    def _drop_unsent(self) -> None:
+        asyncio.get_running_loop().remove_writer(self._sock)
+        for _, fds in self._unsent:
+            for fd in fds:
+                os.close(fd)
+        self._unsent.clear()
 
     def _readable(self) -> None:
         try:
@@ -151,6 +209,11 @@ class Holder:
             self._told(message)
 
     def _told(self, message: dict[str, Any]) -> None:
+        if message["ev"] == "unheld":
+            jobs, self._jobs = self._jobs, {}
+            for each, _, _ in jobs.values():
+                each.job_failed(*_refused("the process that is to hold it can't be started", message["errno"]))
+            return
         name = message["job"]
         listener, argv, cwd = self._jobs[name]
         match message["ev"]:
@@ -175,6 +238,13 @@ class Holder:
 def _explain(message: Mapping[str, Any], argv: Sequence[str], cwd: Path) -> tuple[str, str]:
     if message["cwd"]:
         return f"its folder is gone: {cwd}", "mend `cwd`, or the `cd` that its command begins with"
+    if message["errno"] == errno.E2BIG:
+        return (
+            f"can't run {argv[0]}: its arguments and environment are larger than the system takes",
+            "hand it large values in a file; one may have 128 KB, and all a quarter of the stack (ulimit -s)",
+        )
+    if message["errno"] in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        return _refused(f"can't run {argv[0]}", message["errno"])
     if message["errno"] != errno.ENOENT:
         return f"can't run {argv[0]}: {message['error']}", "is it an executable file?"
     interpreter = _interpreter(message["file"])
@@ -186,6 +256,12 @@ def _explain(message: Mapping[str, Any], argv: Sequence[str], cwd: Path) -> tupl
     if interpreter:
         return f"can't run {argv[0]}: there is no {interpreter}, which its first line names", "is it installed?"
     return f"no such program: {argv[0]}", "is it installed, and on PATH? A path is taken from `cwd`"
+
+
+def _refused(what: str, number: int) -> tuple[str, str]:
+    """What a limit of the machine's has prevented, and what to do."""
+    told = explained(OSError(number, os.strerror(number)))
+    return f"{what}: {os.strerror(number)}", told.hint or ""
 
 
 def _interpreter(file: str) -> str:

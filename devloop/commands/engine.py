@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -41,6 +42,15 @@ def engine(args: argparse.Namespace) -> int:
         except OSError:
             raise error from None  # it was up already: the log gets it
         return error.exit_code
+    except (OSError, RuntimeError) as error:
+        from devloop.failures import explained, is_the_machines
+
+        if not is_the_machines(error) and not isinstance(error, BlockingIOError):
+            raise
+        told = explained(error)
+        with contextlib.suppress(OSError):
+            report({"error": f"the engine can't start: {told}", "exit_code": told.exit_code})
+        raise told from None
     return 0
 
 

@@ -32,7 +32,7 @@ from devloop.engine.listening import Listening
 from devloop.engine.notices import Notices
 from devloop.engine.requests import Requests, expand
 from devloop.engine.schedules import Schedules
-from devloop.errors import ConfigError, DevloopError, UsageError
+from devloop.errors import ConfigError, DevloopError, EngineError, UsageError
 from devloop.local import environment, sweep
 from devloop.local.logs import LogBook, Sink
 from devloop.local.process import RUN_VARIABLE, Holders
@@ -60,6 +60,10 @@ class LogSink(Sink, Protocol):
 
     def attach(self, book: LogBook) -> None:
         """Called in the event loop, before the first line."""
+
+
+SPARE = 16
+"""Descriptors that an engine must have left once it is up: for a client, and a service or two."""
 
 
 class Engine:
@@ -153,6 +157,7 @@ class Engine:
                 self.remote.start(connect=not self._idle)
             if swept:
                 self.notice("warning", f"ended {swept} processes that an engine which was killed had left")
+            _check_descriptors()
             up()
             if self._idle:
                 await self._finished.wait()
@@ -550,6 +555,21 @@ def _raise_descriptor_limit() -> None:
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # macOS refuses what is above OPEN_MAX
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _check_descriptors() -> None:
+    """Raises EngineError if clients and services would find no descriptor left."""
+    spare: list[int] = []
+    try:
+        spare.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(SPARE))
+    except OSError:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        raise EngineError(
+            f"the limit of open files is too low for an engine: {limit}", hint="raise it: ulimit -n 4096"
+        ) from None
+    finally:
+        for fd in spare:
+            os.close(fd)
 
 
 def load_project(file: Path, environ: Mapping[str, str], services: Sequence[str]) -> Project:

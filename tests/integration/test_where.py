@@ -278,3 +278,12 @@ def test_an_engine_is_found_however_often_it_was_asked_for(root: Path, monkeypat
     assert presence.engine_of(root) == os.getpid()
     held.close()
     held.hang_up()
+
+
+def test_too_few_open_files_are_told_and_leave_no_engine(root: Path) -> None:
+    for limit in (16, 24):
+        command = f"ulimit -n {limit}; exec {sys.executable} -m devloop.cli up -d"
+        result = subprocess.run(["sh", "-c", command], cwd=root / "p", capture_output=True, text=True, timeout=60)
+        told = result.stdout + result.stderr
+        assert result.returncode == 1 and "ulimit -n" in told and "Traceback" not in told, told
+        assert "nothing runs" in Terminal(root / "p")("down")

@@ -261,6 +261,13 @@ def _main(argv: Sequence[str] | None) -> int:
 
         streams.tell(f"devloop: {explained(error)}")
         code = 1
+    except RuntimeError as error:
+        from devloop.failures import explained, is_the_machines
+
+        if not is_the_machines(error):
+            raise
+        streams.tell(f"devloop: {explained(error)}")
+        code = 1
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

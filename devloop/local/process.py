@@ -319,11 +319,18 @@ class Holders:
                     holder.send(self._sock, {"op": "hold", "service": service}, (theirs.fileno(),))
                 except OSError:
                     ours.close()
-                    raise EngineError(
-                        "the process that holds the services was killed", hint="restart devloop"
-                    ) from None
+                    raise self._no_root() from None
             found = self._holders[service] = Holder(service, ours, self._lost)
         return found
+
+    def _no_root(self) -> EngineError:
+        code = self._process.poll() if self._process is not None else None
+        if code is None or code < 0:
+            return EngineError("the process that holds the services was killed", hint="restart devloop")
+        return EngineError(
+            f"the process that holds the services has ended (exit code {code})",
+            hint="its last words are in the engine's own output; restart devloop",
+        )
 
     def release(self, service: str) -> None:
         """The service is gone for good: so goes its holder."""

@@ -12,7 +12,7 @@ import pytest
 
 from devloop.errors import EngineError
 from devloop.local import holder
-from devloop.local.process import Ended, Holder
+from devloop.local.process import Ended, Holder, Holders
 
 
 class Listener:
@@ -111,3 +111,19 @@ def test_a_root_holder_that_can_not_fork_says_so_and_lives_on(monkeypatch: pytes
     assert received is not None and received[0] == {"ev": "unheld", "errno": errno.EAGAIN}
     ours.close()
     engine.close()
+
+
+@pytest.mark.parametrize(("code", "said"), [(-9, "was killed"), (1, "has ended (exit code 1)")])
+def test_how_the_root_holder_has_ended_is_told(code: int, said: str) -> None:
+    class Process:
+        def poll(self) -> int:
+            return code
+
+    holders = Holders()
+    holders._sock, theirs = socket.socketpair()
+    holders._process = Process()  # type: ignore[assignment]
+    theirs.close()
+    with pytest.raises(EngineError) as told:
+        holders.get("api")
+    assert said in told.value.what
+    holders._sock.close()

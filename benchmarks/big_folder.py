@@ -37,8 +37,8 @@ REST = 1.5
 """Seconds without work after which a tool has come to rest."""
 BUSY = 0.3
 """Of a core: less is no work. What devloop is asked meanwhile takes some of it."""
-LONGEST = 60.0
-"""Seconds after which it is no longer waited for."""
+LONGEST, QUICK = 60.0, 5.0
+"""Seconds after which it is no longer waited for; in a quick round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +123,11 @@ class Asking(threading.Thread):
 
 
 def processor(pid: int) -> float:
-    """Seconds that the tool and its other processes have taken, without the service."""
-    service, total = Path(stub()).name, 0.0
-    for each in [psutil.Process(pid), *family_of(pid)]:
+    """Seconds that the tool and its other processes have taken, also those that have ended, without the service."""
+    tool = psutil.Process(pid)
+    ended = tool.cpu_times()
+    service, total = Path(stub()).name, ended.children_user + ended.children_system
+    for each in [tool, *family_of(pid)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             if each.name() != service:
                 times = each.cpu_times()
@@ -133,9 +135,9 @@ def processor(pid: int) -> float:
     return total
 
 
-def rest(pid: int) -> float:
-    """Wait until the tool has come to rest; its processor time then."""
-    end = time.monotonic() + LONGEST
+def rest(pid: int, longest: float) -> float:
+    """Wait until the tool has come to rest, at most so many seconds; its processor time then."""
+    end = time.monotonic() + longest
     last, since = processor(pid), time.monotonic()
     while time.monotonic() < end and time.monotonic() - since < REST:
         time.sleep(0.25)
@@ -161,7 +163,7 @@ def deeds(folder: Path, folders: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(tool: Tool, folders: int) -> dict[str, dict[str, int]]:
+def measure(tool: Tool, folders: int, longest: float) -> dict[str, dict[str, int]]:
     folder = workspace() / f"big-{time.monotonic_ns()}"
     plant(folder / "src" / "big", folders)
     (folder / "src" / "main.py").write_text("1\n")
@@ -172,7 +174,7 @@ def measure(tool: Tool, folders: int) -> dict[str, dict[str, int]]:
         if fifo.read(60) is None:
             raise SystemExit(f"{tool.name} did not start its service: {(folder / 'tool.log').read_text()[-2000:]}")
         time.sleep(3)
-        rest(process.pid)
+        rest(process.pid, longest)
         with load():
             for name, deed in deeds(folder, folders).items():
                 fifo.drain()
@@ -181,7 +183,7 @@ def measure(tool: Tool, folders: int) -> dict[str, dict[str, int]]:
                 if asking is not None:
                     asking.start()
                 deed()
-                after = rest(process.pid)
+                after = rest(process.pid, longest)
                 found[name] = {"ns": int((after - before) * 1000) * MS, "starts": len(fifo.drain())}
                 if asking is not None:
                     found[name]["unanswered"] = asking.stop()
@@ -206,10 +208,10 @@ def table(results: dict[str, dict[str, dict[str, int]]], names: Sequence[str], f
 
 
 def run(*, quick: bool) -> Result:
-    folders = 40 if quick else FOLDERS
+    folders, longest = (10, QUICK) if quick else (FOLDERS, LONGEST)
     results: dict[str, dict[str, dict[str, int]]] = {}
     for tool in tools():
         name = tool.name if tool.is_devloop else peers.version(tool.name)
-        results[name] = measure(tool, folders)
+        results[name] = measure(tool, folders, longest)
     raw: dict[str, Any] = {"files": folders * FILES, "tools": results}
     return Result("big_folder", [table(results, list(deeds(Path(), 0)), folders)], raw)

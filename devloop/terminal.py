@@ -17,12 +17,13 @@ def wants_colour(stream: TextIO, environ: Mapping[str, str] = os.environ) -> boo
         return False
     if environ.get("FORCE_COLOR"):
         return environ["FORCE_COLOR"] not in ("0", "false")
-    return stream.isatty()
+    return stream.isatty() and environ.get("TERM") != "dumb"
 
 
 def keeps_colour(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the colours of services are kept there: as they wrote them, unless NO_COLOR is set."""
-    return not environ.get("NO_COLOR") or wants_colour(stream, environ)
+    """Whether the colours of services are kept there: as written, unless NO_COLOR or TERM=dumb asks for none."""
+    plain = environ.get("NO_COLOR") or (environ.get("TERM") == "dumb" and stream.isatty())
+    return not plain or wants_colour(stream, environ)
 
 
 class _Guarded:

@@ -78,7 +78,7 @@ class StartProbes:
 
 @dataclass(frozen=True, slots=True)
 class HoldProbes:
-    """Failures do not count until ReleaseProbes, which begins every grace anew; a success does. Not answered."""
+    """Nothing is asked until ReleaseProbes, which begins all graces anew; a success on its way counts. Not answered."""
 
     service: str
 

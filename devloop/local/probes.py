@@ -109,7 +109,7 @@ async def until_ready(
     waiting: Callable[[str], None] = lambda _: None,
     held: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Return when the check passes for the first time. The grace begins anew when it is not `held` any more.
+    """Return when the check passes for the first time. While it is `held` nothing is asked; the grace begins anew then.
 
     `waiting` is told why it does not pass, after a moment and whenever that changes; `late` once, when the grace is
     over.
@@ -120,12 +120,15 @@ async def until_ready(
     told, said = False, ""
     while True:
         await asyncio.sleep(pause / SECOND)
+        if held():  # what is asked might run into the very breakpoint
+            began, pause = time.monotonic_ns(), FIRST_EXEC
+            continue
         try:
             await check_once(probe.check, probe.timeout / SECOND, run, connect)
             return
         except CheckFailed as failure:
             if held():
-                began = time.monotonic_ns()
+                continue
             waited = time.monotonic_ns() - began
             if not told and waited >= probe.grace:
                 told, said = True, str(failure)
@@ -139,12 +142,15 @@ async def until_ready(
 async def until_dead(
     probe: Probe, run: RunCommand, connect: Connect | None = None, held: Callable[[], bool] = lambda: False
 ) -> str:
-    """Return, with the reason, when the check has failed `failures` times in a row, none of them while it is `held`."""
+    """Return, with the reason, when the check has failed `failures` times in a row; not asked while it is `held`."""
     assert not isinstance(probe.check, LogCheck)
     began = time.monotonic_ns()
     failures = 0
     while True:
         await asyncio.sleep(probe.period / SECOND)
+        if held():
+            began, failures = time.monotonic_ns(), 0
+            continue
         try:
             await check_once(probe.check, probe.timeout / SECOND, run, connect)
             failures = 0

@@ -109,3 +109,28 @@ async def test_dead_after_so_many_failures_in_a_row() -> None:
 
     assert await until_dead(probe(EXEC), command) == "`test` exited with 1"
     assert next(codes, None) is None
+
+
+@pytest.mark.parametrize("which", ["ready", "live"])
+async def test_nothing_is_asked_while_it_is_held(which: str) -> None:
+    """A probe's own request would run into the breakpoint that a person stands at."""
+    asked = 0
+    left = 20
+
+    async def command(_: ExecCheck, __: float) -> int:
+        nonlocal asked
+        asked += 1
+        return 1 if which == "live" else 0
+
+    def held() -> bool:
+        nonlocal left
+        left -= 1
+        assert asked == 0 or left < 0
+        return left >= 0
+
+    if which == "ready":
+        await until_ready(probe(EXEC), command, lambda _: pytest.fail("it is not late"), None, lambda _: None, held)
+        assert asked == 1
+    else:
+        await until_dead(probe(EXEC), command, None, held)
+        assert asked == 3

@@ -127,6 +127,8 @@ def test_a_terminal_s_output_and_one_with_a_small_alphabet(monkeypatch: pytest.M
         ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, True, False, False),
         ({"FORCE_COLOR": "1"}, False, True, True),
         ({"FORCE_COLOR": "0"}, True, False, True),
+        ({"TERM": "dumb"}, True, False, False),
+        ({"TERM": "dumb"}, False, False, True),
     ],
 )
 def test_when_there_are_colours(environ: dict[str, str], terminal: bool, wants: bool, keeps: bool) -> None:

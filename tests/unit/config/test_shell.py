@@ -273,7 +273,7 @@ class TestSetting:
     def test_one_that_is_no_posix_shell_gets_every_line(self, folder: Folder) -> None:
         (folder.root / "fish").write_text("#!/bin/sh\n")
         (folder.root / "fish").chmod(0o755)
-        text = f'[services.a]\ncommand = "x (y)"\nbuild = "x y"\nshell = "{folder.root}/fish"\n'
+        text = f'[services.a]\ncommand = "x (y)"\nbuild = "x y"\nshell = ["{folder.root}/fish", "-c"]\n'
         service = folder.load(text).services["a"]
         assert service.build is not None
         assert service.build.argv == (f"{folder.root}/fish", "-c", "x y")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from devloop.remote.imports import imported
+from tests import needs
 
 PLAIN = "import looks"
 OURS = "import asyncio; from devloop.remote.imports import imported; asyncio.run(imported('looks'))"
@@ -42,5 +43,6 @@ def test_no_compiler_is_run_to_look_for_a_library(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", program], env={**os.environ, **paths}, check=True, timeout=60)
         return (tmp_path / "ran").exists()
 
+    needs.program("gcc")  # without one there is nothing to run, and nothing to be told from
     assert runs_a_compiler(PLAIN)
     assert not runs_a_compiler(OURS)

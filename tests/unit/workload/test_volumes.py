@@ -205,7 +205,9 @@ def test_what_a_killed_run_has_left_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_others_can_reach_is_refused(tmp_path: Path) -> None:
-    (tmp_path / f"devloop-{os.getuid()}").mkdir(mode=0o755)
+    folder = tmp_path / f"devloop-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o755)  # whatever the umask is
     with pytest.raises(DevloopError, match="not a folder that is private"), RunFolder(tmp_path):
         pass
 

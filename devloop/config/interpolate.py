@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from devloop.config.problems import Findings, Place
+from devloop.config.substitute import closing
 from devloop.config.words import Path_, dotted, nearest, quoted
 
 _SPECIAL = re.compile(r"\$\$|\$\{")
@@ -45,7 +46,7 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
 
 def _variable(text: str, start: int, variables: Mapping[str, str]) -> tuple[str, int]:
     """The value of the `${…}` that starts at `start`, and where the text goes on."""
-    end = _closing(text, start + 1)
+    end = closing(text, start + 1)
     if end is None:
         raise UnresolvedError(
             'a "${" has no closing brace',
@@ -70,19 +71,6 @@ def _variable(text: str, start: int, variables: Mapping[str, str]) -> tuple[str,
             hint = f"did you mean {close}? Or {hint}"
         raise UnresolvedError(f"the variable {name.group()} is not set", "${" + name.group(), hint)
     return value, end + 1
-
-
-def _closing(text: str, start: int) -> int | None:
-    """The brace that closes the one at `start`; braces in between count, so a default may hold JSON."""
-    depth = 0
-    for position in range(start, len(text)):
-        if text[position] == "{":
-            depth += 1
-        elif text[position] == "}":
-            depth -= 1
-            if depth == 0:
-                return position
-    return None
 
 
 def interpolated(value: Any, variables: Mapping[str, str], place: Place, findings: Findings, field: int) -> Any:

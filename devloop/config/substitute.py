@@ -43,7 +43,7 @@ def pieces(text: str) -> Iterator[str | Reference]:
         elif found["name"]:
             yield Reference(found["name"])
         else:
-            end = _closing(text, found.end() - 1)
+            end = closing(text, found.end() - 1)
             body = _BODY.fullmatch(text, found.end(), end) if end is not None else None
             if end is None or body is None:
                 shown = text[found.start() : found.start() + 30]
@@ -81,8 +81,8 @@ def substitute(text: str, lookup: Callable[[str], str | None], depth: int = 0) -
     return "".join(done)
 
 
-def _closing(text: str, start: int) -> int | None:
-    """The brace that closes the one at `start`."""
+def closing(text: str, start: int) -> int | None:
+    """The brace that closes the one at `start`; braces in between count, so a default may hold JSON."""
     depth = 0
     for position in range(start, len(text)):
         if text[position] == "{":

@@ -369,6 +369,8 @@ class TerminalOutput(_Wire):
     """The bytes, in base64."""
     missed: int = 0
     """Bytes before these that were passed over because the client read too slowly."""
+    starts: bool = False
+    """Another process has started since the bytes before: these, if there are any, are its first."""
 
 
 @dataclass(frozen=True, slots=True)

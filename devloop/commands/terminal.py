@@ -127,13 +127,16 @@ class Attached:
 
     def _print(self, output: TerminalOutput) -> None:
         data = base64.b64decode(output.data)
+        if output.starts:
+            self._say(f"{self._service} has ended and starts again; this terminal stays")
         if output.missed:
             self._say(f"{output.missed} bytes came too quickly to be shown")
         if self._raw and not self._status.tty:
             data = data.replace(b"\n", b"\r\n")
-        self._column_zero = data.endswith(b"\n")
-        self._write(data)
-        self._printed.set()
+        if data:
+            self._column_zero = data.endswith(b"\n")
+            self._write(data)
+            self._printed.set()
 
     def _write(self, data: bytes) -> None:
         sys.stdout.buffer.write(data)
@@ -141,12 +144,10 @@ class Attached:
 
     def _changed(self, status: ServiceStatus) -> int | None:
         """The exit code, if no process follows by itself."""
-        before, self._status = self._status, status
+        self._status = status
         if status.state in _OVER:
             self._say(f"{self._service} is {status.state}{f': {status.reason}' if status.reason else ''}")
             return int(status.state in (State.FAILED, State.CRASH_LOOP))
-        if before.pid is not None and status.pid != before.pid:
-            self._say(f"{self._service} has ended and starts again; this terminal stays")
         return None
 
     def _say(self, text: str) -> None:

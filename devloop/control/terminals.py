@@ -43,7 +43,15 @@ class Terminal(Protocol):
 
     @property
     def output(self) -> Output:
-        """What its process has printed."""
+        """What its processes have printed."""
+
+    @property
+    def runs(self) -> int:
+        """How many processes it has had."""
+
+    @property
+    def began(self) -> int:
+        """Where in `output` the newest of them begins."""
 
     async def type(self, data: bytes) -> None:
         """Give it input; waits while too much waits already. Raises ServiceError if nothing could read it."""
@@ -67,6 +75,8 @@ class Terminals:
         self._positions: dict[str, int] = {}
         self._past: dict[str, int] = {}
         """Service → the position up to which output is older than this client."""
+        self._runs: dict[str, int] = {}
+        """Service → how many of its processes this client knows of."""
         self._open: dict[str, Terminal] = {}
 
     def shows(self, service: str) -> bool:
@@ -85,6 +95,7 @@ class Terminals:
                 tail = params.get("tail")
                 self._positions[service] = max(0, terminal.output.end - tail) if isinstance(tail, int) else 0
                 self._past[service] = terminal.output.end
+                self._runs[service] = terminal.runs
                 terminal.resize(self, *_size(params))
                 self._wake()
                 return {"tty": terminal.tty}
@@ -103,15 +114,23 @@ class Terminals:
     def pending(self) -> Iterator[TerminalOutput]:
         """What there is to send; wakes the writer again if that was not all."""
         for service, terminal in self._open.items():
-            position = self._positions[service]
-            data, self._positions[service], missed = terminal.output.since(position, PER_FLUSH)
-            if len(data) == PER_FLUSH:
+            position, limit = self._positions[service], PER_FLUSH
+            starts = False
+            if terminal.runs != self._runs[service]:
+                before = terminal.began - position
+                if before > 0:  # what the one before has printed comes first
+                    limit = min(limit, before)
+                else:
+                    starts = True
+                    self._runs[service] = terminal.runs
+            data, self._positions[service], missed = terminal.output.since(position, limit)
+            if len(data) == limit:
                 self._wake()
             if position < self._past[service]:
                 data = _QUESTION.sub(b"", data)  # the program has its answers already
-            if data:
+            if data or starts:
                 # Of what was printed before it came, a client does not count what it did not see.
-                yield TerminalOutput(service, base64.b64encode(data).decode(), missed if position else 0)
+                yield TerminalOutput(service, base64.b64encode(data).decode(), missed if position else 0, starts)
 
     def close(self) -> None:
         """The client has hung up."""
@@ -122,6 +141,7 @@ class Terminals:
         terminal = self._open.pop(service, None)
         self._positions.pop(service, None)
         self._past.pop(service, None)
+        self._runs.pop(service, None)
         if terminal is not None:
             terminal.leave(self)
 

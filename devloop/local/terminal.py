@@ -234,6 +234,10 @@ class ServiceTerminal:
         self.tty = False
         """Whether the process that runs, or ran last, has a terminal."""
         self.output = Output()
+        self.runs = 0
+        """How many processes it has had."""
+        self.began = 0
+        """Where in `output` the process that runs, or ran last, begins."""
         self.reads_nothing = False
         """It is a task without a terminal."""
         self.on_interrupt: Callable[[], None] = lambda: None
@@ -251,6 +255,9 @@ class ServiceTerminal:
         """A process is about to start."""
         self._wiring = wiring
         self.tty = tty
+        self.began = self.output.end
+        self.runs += 1
+        self._arrived(self.service)
         wiring.resize(*self._size)
 
     def feed(self, stream: str, data: bytes) -> None:

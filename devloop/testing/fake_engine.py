@@ -114,6 +114,7 @@ class FakeTerminal:
     def __init__(self, tty: bool) -> None:
         self.tty = tty
         self.output = FakeOutput()
+        self.runs, self.began = 1, 0
         self.typed = b""
         self.interrupts = 0
         self.size: tuple[int, int] | None = None

@@ -19,7 +19,7 @@ from devloop.control.client import ControlClient
 from devloop.control.server import LOG_LINES_PER_FLUSH, ControlServer
 from devloop.errors import DevloopError, EngineError, ServiceError, UsageError
 from devloop.local.logs import LogBook
-from devloop.local.terminal import KEPT, ServiceTerminal
+from devloop.local.terminal import KEPT, ServiceTerminal, Wiring
 from devloop.protocol import (
     AttachmentStatus,
     LogBatch,
@@ -332,3 +332,31 @@ async def test_old_output_asks_the_new_clients_terminal_nothing(tmp_path: Path) 
         second = await anext(events)
         assert isinstance(second, TerminalOutput)
         assert base64.b64decode(second.data) == b"\x1b[6n"
+
+
+async def test_a_clients_terminal_learns_of_another_process_between_its_bytes_and_those_before(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (backend, path), await ControlClient.connect(path) as client:
+        terminal, book = backend.terminal("a"), backend.logs
+        first = Wiring(terminal, book, ("out", "err"), tty=False)
+        terminal.feed("out", b"older")
+        await client.call("terminal_open", service="a", columns=80, rows=24)
+        terminal.feed("out", b", old")
+        first.close()
+        second = Wiring(terminal, book, ("out", "err"), tty=False)
+        terminal.feed("out", b"new")
+        second.close()
+        third = Wiring(terminal, book, ("out", "err"), tty=False)
+        seen: list[tuple[bytes, bool]] = []
+        async for event in client.events():
+            assert isinstance(event, TerminalOutput)
+            seen.append((base64.b64decode(event.data), event.starts))
+            if event.starts:
+                break
+        assert (b"".join(data for data, _ in seen), seen[-1]) == (b"older, oldnew", (b"", True))
+        third.close()
+        fourth = Wiring(terminal, book, ("out", "err"), tty=False)
+        terminal.feed("out", b"newest")
+        event = await anext(client.events())
+        assert isinstance(event, TerminalOutput)
+        assert (base64.b64decode(event.data), event.starts) == (b"newest", True)
+        fourth.close()

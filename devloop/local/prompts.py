@@ -19,7 +19,7 @@ GONE = 0.3
 """Seconds after an answer in which the next prompt may come: a step leaves the debugger for a moment only."""
 _LINE = 1024
 """Bytes kept of an unfinished line."""
-_ENTERED = re.compile(rb"[\r\n\x03\x04]")
+_ENTERED = re.compile(rb"\r\n|[\r\n\x03\x04]")
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()].|[=>78cDEHMNOZ])")
 _TO_THE_LEFT = re.compile(r"\x1b\[1?G")
 _PROMPT = re.compile(
@@ -77,6 +77,8 @@ class PromptWatch:
         self._told = ""
         self._seen = ""
         """The prompt that has come since something was entered."""
+        self._ahead = 0
+        """Lines that were entered before the prompts that they answer: a paste, or a quick hand."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -87,14 +89,25 @@ class PromptWatch:
         self._lines[stream] = line
         if self._attaching is not None:
             self._attach(before + data)
+        if self._ahead:
+            for each in (before + data).split(b"\n")[:-1]:
+                self._ahead -= bool(self._ahead and prompt_of(each.decode(errors="replace")))
         if line and (prompt := prompt_of(line.decode(errors="replace"))):
+            if self._ahead:  # it has its answer already, and may go on without a word
+                self._ahead -= 1
+                self._lines[stream] = b""
+                return
             self._seen = prompt
             if self._told != prompt and self._timer is None:
                 self._timer = self._loop.call_later(SETTLE, self._settled)
 
     def typed(self, data: bytes) -> None:
         """Somebody has typed this."""
-        if _ENTERED.search(data):
+        if entered := _ENTERED.findall(data):
+            if self._seen or self._told:
+                self._ahead += len(entered) - bool(self._seen)
+            if b"\x03" in entered:  # drops what was typed before
+                self._ahead = 0
             self._seen = ""
             self._lines = {}
             if self._timer is not None:
@@ -117,6 +130,7 @@ class PromptWatch:
         if self._told:
             self._shown(self._told)
         else:
+            self._ahead = 0
             self._gone()
 
     def _attach(self, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -224,7 +225,8 @@ async def test_nothing_is_left_when_the_holder_is_killed(cluster: Cluster) -> No
     pod.holder.kill()
     await asyncio.wait_for(pod.lost.wait(), DEADLINE)
     await asyncio.to_thread(pod.holder.wait)
-    psutil.wait_procs([psutil.Process(running.pid)] if psutil.pid_exists(running.pid) else [], timeout=DEADLINE)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(running.pid).wait(DEADLINE)
     assert namespace not in _network_namespaces()
 
 

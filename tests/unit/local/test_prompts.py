@@ -94,6 +94,21 @@ async def test_a_prompt_is_told_until_what_is_typed_leaves_it(monkeypatch: pytes
     assert await watched.prints("(Pdb) ") == ["(Pdb)", "", "(Pdb)"]
 
 
+async def test_lines_entered_ahead_answer_the_prompts_that_come_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    assert await watched.prints("(Pdb) ") == ["(Pdb)"]
+    watched.watch.typed(b"p 1+1\n")
+    watched.watch.printed("out", b"2\n")
+    watched.watch.typed(b"c\n")
+    watched.watch.printed("out", b"(Pdb) ")
+    assert await watched.prints("went on") == ["(Pdb)", ""], "a pipe echoes nothing, and the rest stands behind it"
+    assert await watched.prints("\n(Pdb) ") == ["(Pdb)", "", "(Pdb)"]
+    pasted = await watched.types("p 1\r\np 2\r\nc\r\n", then="1\n(Pdb) 2\n(Pdb) ")
+    assert pasted == ["(Pdb)", "", "(Pdb)", ""]
+    assert await watched.prints("\n(Pdb) ") == ["(Pdb)", "", "(Pdb)", "", "(Pdb)"]
+    assert (await watched.types("p 1\np 2\n", then="1\n(Pdb) 2\n(Pdb) "))[4:] == ["(Pdb)"], "it stands at the third"
+
+
 async def test_what_others_print_meanwhile_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch)
     assert await watched.prints("(Pdb) ", "GET / 200\n") == ["(Pdb)"]

@@ -35,7 +35,7 @@ quicken()
 
 
 class TcpChannel(asyncssh.SSHTCPChannel[bytes]):
-    """A "direct-tcpip" channel (RFC 4254, 7.2), at either end.
+    """A "direct-tcpip" channel (RFC 4254, 7.2), at either end; or one for what has come to an intercept's socket.
 
     Its window is what its owner has yet to take. asyncssh opens the window in full as soon as one packet is taken,
     whatever else lies in its buffer: an owner that pauses and resumes, as all that relay do, would let another window
@@ -63,15 +63,26 @@ class TcpChannel(asyncssh.SSHTCPChannel[bytes]):
         It is asyncssh's `connect` without its two tasks. Cancelling the future closes the channel as soon as the other
         end has opened it; otherwise its exception is a ChannelOpenError.
         """
+        return self._open_for(session, b"direct-tcpip", String(host) + UInt32(port) + String("") + UInt32(number))
+
+    def hand_over(self, session: asyncssh.SSHTCPSession[bytes], path: str) -> asyncio.Future[Any]:
+        """Give the other end a connection that has come to a path of its (OpenSSH's PROTOCOL, 2.4), in the same way.
+
+        asyncssh tells a session in a task of its own that the channel is open. What the other end says and how it ends
+        may be there before that; then the end of a short answer is lost, and how it has ended.
+        """
+        return self._open_for(session, b"forwarded-streamlocal@openssh.com", String(path) + String(""))
+
+    def _open_for(self, session: asyncssh.SSHTCPSession[bytes], kind: bytes, about: bytes) -> asyncio.Future[Any]:
         assert self._conn is not None and self._recv_chan is not None
         self._asks = session
         waiter: asyncio.Future[Any] = self._loop.create_future()
         self._open_waiter = waiter
         self._conn.send_packet(
             asyncssh.constants.MSG_CHANNEL_OPEN,
-            String(b"direct-tcpip"),
+            String(kind),
             UInt32(self._recv_chan) + UInt32(self._recv_window) + UInt32(self._recv_pktsize),
-            String(host) + UInt32(port) + String("") + UInt32(number),
+            about,
             handler=self,
         )
         return waiter

@@ -24,10 +24,12 @@ class Side(asyncio.Protocol):
         self.early: list[bytes] = []
         self.finished = False
         self.lost = False
+        self.problem: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected, and quiet for now."""
+        """Connected, and quiet for now. A first try at dialling may have been given up just when it was made."""
         self.transport = cast(asyncio.Transport, transport)
+        self.early, self.finished, self.lost = [], False, False
         if connected := transport.get_extra_info("socket"):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.transport.pause_reading()
@@ -68,13 +70,16 @@ class Side(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has ended: so does the other one, in the same way."""
-        self.lost = True
-        if self.other is None or self.other.lost:
-            return
-        if exc is None:
-            self.other.transport.close()
+        self.lost, self.problem = True, exc
+        if self.other is not None and not self.other.lost:
+            self.other.close(exc)
+
+    def close(self, problem: Exception | None) -> None:
+        """End, as the other one has."""
+        if problem is None:
+            self.transport.close()
         else:
-            self.other.transport.abort()
+            self.transport.abort()
 
 
 class Onward(Side):
@@ -104,18 +109,22 @@ class Inward(Side):
         except (OSError, TimeoutError):
             self.transport.abort()
             return
-        if self.lost or onward.lost:
-            onward.transport.abort()
-            self.transport.abort()
-            return
         self.other, onward.other = onward, self
         for one, two in ((self, onward), (onward, self)):
+            # What one has said before it went is still the other's.
             for data in one.early:
-                two.transport.write(data)
+                if not two.transport.is_closing():
+                    two.transport.write(data)
             one.early.clear()
-            if one.finished:
+            if one.finished and not two.transport.is_closing():
                 two.transport.write_eof()
-            if not one.transport.is_closing():
+        if self.finished and onward.finished:
+            self.close(None)
+            onward.close(None)
+        for one, two in ((self, onward), (onward, self)):
+            if one.lost and not two.lost:
+                two.close(one.problem)
+            elif not one.lost and not one.transport.is_closing():
                 one.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:

@@ -18,8 +18,7 @@ from typing import Any, cast
 
 import asyncssh
 
-from .forward import WINDOW_BYTES, Connection, Far, Near
-from .packets import PACKET_BYTES
+from .forward import Connection, Far, Near, TcpChannel
 from .tasks import background
 from .turns import LOST, REFUSED_H2, Turns, is_h2
 
@@ -44,6 +43,12 @@ class FromEnvoy(Far, asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.quiet()
         self.uplink.begin(self)
+
+    def opened(self) -> None:
+        """The developer is there: what came before goes on."""
+        for data in self._early:
+            self.turns.asked(data)
+        super().opened()
 
     def data_received(self, data: bytes | memoryview) -> None:
         """On to the developer; before the channel is open, it is kept, and nobody has been asked anything."""
@@ -144,21 +149,14 @@ class Uplink:
     async def _join(self, far: FromEnvoy) -> None:
         near = ToDeveloper(self._connection, far)
         try:
-            await self._connection.ssh.create_unix_connection(
-                lambda: cast(Any, near), self._target, window=WINDOW_BYTES, max_pktsize=PACKET_BYTES
-            )
+            await TcpChannel.of(self._connection.ssh).hand_over(near, self._target)
         except (asyncssh.Error, OSError) as problem:
             log.debug("%s: %s", self._target, problem)
             if self._fallback is None or not await self._original(far):
                 far.refuse()
-            return
-        except asyncio.CancelledError:
+        except BaseException:
             far.transport.abort()
             raise
-        if far.over:  # Envoy has gone meanwhile
-            channel = near.channel
-            if channel is not None:
-                channel.close()
 
     async def _original(self, far: FromEnvoy) -> bool:
         """Let an original pod have the connection; False if none takes it."""
@@ -197,17 +195,19 @@ class _Pod(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+        if self.far.transport.is_closing():  # Envoy has gone meanwhile, and nobody would end this
+            self.transport.abort()
+            return
         self.far.transport.set_protocol(_Client(self))
         for data in self.far.kept():
             self.transport.write(data)
         self.far.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        self.far.transport.write(data)
+        _write(self.far.transport, data)
 
     def eof_received(self) -> bool:
-        if self.far.transport.can_write_eof():
-            self.far.transport.write_eof()
+        _write_eof(self.far.transport)
         return True
 
     def pause_writing(self) -> None:
@@ -217,7 +217,10 @@ class _Pod(asyncio.Protocol):
         self.far.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.far.transport.close()
+        if exc is None:
+            self.far.transport.close()
+        else:
+            self.far.transport.abort()
 
 
 class _Client(asyncio.Protocol):
@@ -227,10 +230,10 @@ class _Client(asyncio.Protocol):
         self.pod = pod
 
     def data_received(self, data: bytes) -> None:
-        self.pod.transport.write(data)
+        _write(self.pod.transport, data)
 
     def eof_received(self) -> bool:
-        self.pod.transport.write_eof()
+        _write_eof(self.pod.transport)
         return True
 
     def pause_writing(self) -> None:
@@ -242,4 +245,17 @@ class _Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.pod.far.over = True
         self.pod.far.uplink.ended(self.pod.far)
-        self.pod.transport.close()
+        if exc is None:
+            self.pod.transport.close()
+        else:
+            self.pod.transport.abort()
+
+
+def _write(transport: Any, data: bytes) -> None:
+    if not transport.is_closing():  # uvloop raises
+        transport.write(data)
+
+
+def _write_eof(transport: Any) -> None:
+    if not transport.is_closing() and transport.can_write_eof():
+        transport.write_eof()

@@ -10,6 +10,9 @@ unanswered is given to the new one where that is safe:
 
 Otherwise it is answered with 502, and never given to anybody else. What was not given to any process ends without an
 answer, and Envoy asks the original pods.
+
+HTTP/2 can't be handed from process to process: its connection ends with the process, in a way that tells Envoy which
+requests nobody has seen (`http2.py`).
 """
 
 from __future__ import annotations
@@ -20,37 +23,102 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from devloop.agent.tasks import background
-from devloop.agent.turns import LOST, begins
+from devloop.agent.turns import LOST, begins, is_h2
 from devloop.errors import DevloopError
 
 from .http1 import KEPT_BYTES, Exchange, Where
+from .http2 import GREETING_BYTES, Streams, greets
 
 Connect = Callable[[Callable[[], "Near"]], Awaitable[tuple[asyncio.Transport, "Near"]]]
 """Connects to the local service, waiting while it reloads."""
 REPEATS = 2
 """How often one request is given to another process: a request that kills its process must not kill the next ones."""
+FIRST_SECONDS = 0.25
+"""Envoy connects when it has a request, which is on its way then. If the process ends meanwhile, and has said nothing
+that needs an answer, the request is waited for so long: the next process may have it."""
 
 
 class Near(asyncio.Protocol):
-    """The local service's side: one connection to one process of it."""
+    """The local service's side: one connection to one process of it.
+
+    A process may speak first, and end, before anybody can be told. It is not read from before `begin`, and what it has
+    said until then is kept, in order.
+    """
 
     def __init__(self, far: Far) -> None:
         self.far = far
         self.transport: asyncio.Transport | None = None
         self.finished = False
+        self.given = False
+        """It was sent something."""
+        self._begun = False
+        self._early: list[bytes] = []
+        self._lost = False
+        self._problem: Exception | None = None
+
+    @property
+    def usable(self) -> bool:
+        """What is written may arrive."""
+        return self.transport is not None and not self._lost and not self.transport.is_closing()
+
+    @property
+    def silent_loss(self) -> bool:
+        """It was lost before anybody has looked, and has said nothing."""
+        return self._lost and not self._early and not self._begun
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """Connected, and quiet for now."""
         self.transport = cast(asyncio.Transport, transport)
+        self._quiet()
+        # uvloop begins to read when connection_made is through, whatever that has said.
+        asyncio.get_running_loop().call_soon(self._quiet)
+
+    def _quiet(self) -> None:
+        if not self._begun and self.usable:
+            cast(asyncio.Transport, self.transport).pause_reading()
+
+    def begin(self) -> None:
+        """The channel is open, and this is its process: hand on what was kept, and whatever comes."""
+        self._begun = True
+        early, self._early = self._early, []
+        for data in early:
+            self.far.answered(self, data)
+        stays = self.far.near_finished(self) if self.finished else True
+        if self._lost:
+            self.far.near_lost(self, self._problem)
+        elif self.transport is not None and not self.transport.is_closing():
+            if not stays:
+                self.transport.close()
+            elif not self.far.full:
+                self.transport.resume_reading()
+
+    def give(self, data: bytes) -> None:
+        """A request, or more of it."""
+        if self.usable:
+            self.given = True
+            cast(asyncio.Transport, self.transport).write(data)
+
+    def drop(self) -> None:
+        """Nobody has a use for it."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def give_end(self) -> None:
+        """Envoy sends no more."""
+        if self.usable and cast(asyncio.Transport, self.transport).can_write_eof():
+            cast(asyncio.Transport, self.transport).write_eof()
 
     def data_received(self, data: bytes) -> None:
         """Its answer."""
-        self.far.answered(self, data)
+        if self._begun:
+            self.far.answered(self, data)
+        else:
+            self._early.append(data)
 
     def eof_received(self) -> bool:
         """It sends no more."""
         self.finished = True
-        return self.far.near_finished(self)
+        return self.far.near_finished(self) if self._begun else True
 
     def pause_writing(self) -> None:
         """It reads slowly."""
@@ -64,7 +132,9 @@ class Near(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has ended."""
-        self.far.near_lost(self, exc)
+        self._lost, self._problem = True, exc
+        if self._begun:
+            self.far.near_lost(self, exc)
 
 
 class Far(asyncio.Protocol):
@@ -73,10 +143,16 @@ class Far(asyncio.Protocol):
     def __init__(self, connect: Connect, served: Callable[[], None]) -> None:
         self.transport: asyncio.Transport | None = None
         self.near: Near | None = None
+        self.full = False
+        """The channel takes no more for now."""
         self._connect = connect
         self._served = served
         self._exchange: Exchange | None = None
+        self._streams: Streams | None = None
         self._started = False
+        self._said = b""
+        """How the process has begun, before it was asked anything; as much as tells HTTP/2."""
+        self._unasked = Streams()
         self._finished = False
         self._lost = False
         self._waiting: list[bytes] = []
@@ -92,56 +168,81 @@ class Far(asyncio.Protocol):
         )
 
     async def join(self) -> None:
-        """Connect to the local service, before the channel is open. OSError, RemoteError."""
+        """Connect to the local service, before the channel is open. OSError, RemoteError.
+
+        `connection_made` has to follow in the same turn of the event loop; if it does not, there is no channel.
+        """
         _, self.near = await self._connect(lambda: Near(self))
+        asyncio.get_running_loop().call_soon(self._unclaimed)
+
+    def _unclaimed(self) -> None:
+        """Leave no connection behind if the way to the agent was lost meanwhile."""
+        if self.transport is None and self.near is not None:
+            self._lost = True
+            self.near.drop()
 
     # --- From Envoy ------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The channel is open."""
         self.transport = cast(asyncio.Transport, transport)
+        if self.near is not None:
+            self.near.begin()
 
     def data_received(self, data: bytes) -> None:
         """A request, or more of it."""
-        if not self._started:
+        first = not self._started
+        if first:
             self._started = True
             if begins(data):
                 self._exchange = Exchange()
+            elif is_h2(data):
+                self._streams = self._unasked
         if self._exchange is not None:
             if self._exchange.where is Where.IDLE:
                 self._repeats = 0
             self._exchange.asked(data)
         near = self.near
-        if near is not None and near.transport is not None and not near.transport.is_closing():
-            near.transport.write(data)
-        elif self._exchange is None or self._exchange.where is Where.RAW:
-            self._abort()
-        else:
+        if first and near is not None and near.finished and near.usable and (greets(self._said) or not self._said):
+            near.drop()  # it has ended before it was asked anything
+            near = self.near = None
+        if near is not None and near.usable and self._joining is None:
+            if self._streams is not None:
+                self._streams.asked(data)
+            near.give(data)
+        elif self._joining is not None or (first and not self._said) or self._between():
+            self.near = None  # it is given nothing of this, and its end is nobody's any more
             self._waiting.append(data)
             if sum(map(len, self._waiting)) > KEPT_BYTES and self.transport is not None:
                 self.transport.pause_reading()  # an upload waits where it is
             self._again()
+        elif near is None:
+            self._give_up(unread=False)
+
+    def _between(self) -> bool:
+        """HTTP/1.1, of which the next process may have the next request."""
+        return self._exchange is not None and self._exchange.where is not Where.RAW
 
     def eof_received(self) -> bool:
         """Envoy sends no more."""
         self._finished = True
         near = self.near
-        if near is None or near.transport is None:
+        if near is None or near.transport is None or self._joining is not None:
             return self._joining is not None
-        if near.transport.can_write_eof() and not near.transport.is_closing():
-            near.transport.write_eof()
+        near.give_end()
         return not near.finished
 
     def pause_writing(self) -> None:
         """The channel is full."""
-        if self.near is not None and self.near.transport is not None:
-            self.near.transport.pause_reading()
+        self.full = True
+        if self.near is not None and self.near.usable:
+            cast(asyncio.Transport, self.near.transport).pause_reading()
 
     def resume_writing(self) -> None:
         """There is room."""
-        near = self.near
-        if near is not None and near.transport is not None and not near.transport.is_closing():
-            near.transport.resume_reading()
+        self.full = False
+        if self.near is not None and self.near.usable:
+            cast(asyncio.Transport, self.near.transport).resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Envoy has closed it, or the way to the agent is lost."""
@@ -167,6 +268,11 @@ class Far(asyncio.Protocol):
             if exchange.where is Where.WAITING:
                 self._served()
             exchange.answered(data)
+        if self._streams is not None:
+            self._streams.answered(data)
+        elif not self._started and (len(self._said) < GREETING_BYTES or greets(self._said)):
+            self._said = (self._said + data[:GREETING_BYTES])[:GREETING_BYTES]
+            self._unasked.answered(data)
         self.transport.write(data)
 
     def near_finished(self, near: Near) -> bool:
@@ -176,6 +282,11 @@ class Far(asyncio.Protocol):
         exchange = self._exchange
         if exchange is not None and exchange.where is not Where.RAW and not exchange.closes:
             return False  # near_lost follows, and sees what is to be done
+        if self._streams is not None:
+            return False
+        if self._may_wait():
+            asyncio.get_running_loop().call_later(FIRST_SECONDS, self._silent_end, near)
+            return True
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         return not self._finished
@@ -186,7 +297,13 @@ class Far(asyncio.Protocol):
             return
         self.near = None
         exchange = self._exchange
-        if exchange is None or exchange.where is Where.RAW:
+        if self._may_wait():
+            asyncio.get_running_loop().call_later(FIRST_SECONDS, self._silent_loss, problem)
+        elif self._streams is not None:
+            reset = problem is not None or was_reset(near)
+            unread = not near.given or (reset and self._streams.pieces == 1 and not self._streams.greeted)
+            self._give_up(unread=unread)
+        elif exchange is None or exchange.where is Where.RAW:
             if problem is None:
                 self.transport.close()
             else:
@@ -200,7 +317,26 @@ class Far(asyncio.Protocol):
             else:
                 self._abort()
         else:
-            self._unanswered(exchange, unread=problem is not None or was_reset(near))
+            self._unanswered(exchange, unread=not near.given or problem is not None or was_reset(near))
+
+    def _may_wait(self) -> bool:
+        """Nothing was asked, and what was said is no more than how a server of HTTP/2 begins."""
+        return not self._started and (not self._said or greets(self._said))
+
+    def _silent_end(self, near: Near) -> None:
+        """No request came after all: a process that half-closes at once means it."""
+        if near is self.near and not self._started and self.transport is not None and not self.transport.is_closing():
+            self.transport.write_eof()
+            if self._finished:
+                self.transport.close()
+
+    def _silent_loss(self, problem: Exception | None) -> None:
+        """No request came after all."""
+        if not self._started and not self._lost and self.transport is not None:
+            if problem is None:
+                self.transport.close()
+            else:
+                self._abort()
 
     def _unanswered(self, exchange: Exchange, *, unread: bool) -> None:
         """A process has left a request without an answer."""
@@ -223,19 +359,37 @@ class Far(asyncio.Protocol):
 
     async def _rejoin(self) -> None:
         try:
-            transport, self.near = await self._connect(lambda: Near(self))
+            for _ in range(REPEATS + 1):
+                _, near = await self._connect(lambda: Near(self))
+                if not near.silent_loss:
+                    break
         except (OSError, DevloopError, TimeoutError):
             self._joining = None
-            self._abort()  # no process has it: Envoy asks the original
+            self._give_up(unread=True)  # no process has it: Envoy asks the original
             return
         self._joining = None
+        self.near = near
         waiting, self._waiting = self._waiting, []
         for each in waiting:
-            transport.write(each)
+            if self._streams is not None:
+                self._streams.asked(each)
+            near.give(each)
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
-        if self._finished and transport.can_write_eof():
-            transport.write_eof()
+        if self._finished:
+            near.give_end()
+        near.begin()
+
+    def _give_up(self, *, unread: bool) -> None:
+        """There is no process for this. On HTTP/2 Envoy is told which requests nobody has seen."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        said = self._streams.goaway(unread=unread) if self._streams is not None else None
+        if said is not None:
+            self.transport.write(said)
+            self.transport.close()
+        else:
+            self._abort()
 
     def _abort(self) -> None:
         if self.transport is not None:

@@ -15,7 +15,9 @@ from devloop.remote.life import Dial, LiveLink
 
 
 @asynccontextmanager
-async def an_agent(folder: Path, *, direct: int | None = None) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+async def an_agent(
+    folder: Path, *, direct: int | None = None, envoy: str = ""
+) -> AsyncIterator[tuple[int, dict[str, Any]]]:
     """A server with one developer's key: its port, and how asyncssh connects to it."""
     host, ada = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     (folder / "host_key").write_bytes(host.export_private_key("openssh"))
@@ -29,7 +31,7 @@ async def an_agent(folder: Path, *, direct: int | None = None) -> AsyncIterator[
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "cluster_api", lambda: None)
-        async with server.serve(folder, 0, direct=direct) as port:
+        async with server.serve(folder, 0, direct=direct, state=folder / "state", envoy=envoy) as port:
             yield port, options
 
 

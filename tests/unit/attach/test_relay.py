@@ -6,13 +6,30 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
+
 from devloop.agent.turns import LOST
+from devloop.attach import relay
 from devloop.attach.http1 import KEPT_BYTES
 from devloop.attach.relay import REPEATS, Far, Near
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """RFC 9113, 4.1."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def goaway(last: int) -> bytes:
+    return frame(7, 0, 0, last.to_bytes(4, "big") + bytes(4))
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0)
+HEADERS = frame(1, 4, 1, b"first")
+SETTINGS = frame(4, 0, 0, bytes(6))
 
 
 class Wire:
@@ -22,12 +39,13 @@ class Wire:
         self.sent = b""
         self.done: list[str] = []
         self.paused = False
+        self.lost = False
 
     def write(self, data: bytes) -> None:
         self.sent += data
 
     def is_closing(self) -> bool:
-        return bool({"close", "abort"} & set(self.done))
+        return self.lost or bool({"close", "abort"} & set(self.done))
 
     def can_write_eof(self) -> bool:
         return True
@@ -52,6 +70,9 @@ class Rig:
         self.up.set()
         self.refused = False
         self.served = 0
+        self.at_once: list[bytes] = []
+        """What a process says before anybody has learned that it is connected, and how it ends then."""
+        self.at_once_ends: str | None = None
         self.envoy = Wire()
         self.far = Far(self.connect, self.answered)
 
@@ -65,6 +86,14 @@ class Rig:
         near, wire = factory(), Wire()
         near.connection_made(cast(asyncio.Transport, wire))
         self.processes.append((wire, near))
+        for data in self.at_once:
+            near.data_received(data)
+        if self.at_once_ends is not None:
+            problem = ConnectionResetError() if self.at_once_ends == "reset" else None
+            stays = near.eof_received() if problem is None else False
+            assert stays == (problem is None)
+            near.connection_lost(problem)
+            wire.lost = True
         return cast(asyncio.Transport, wire), near
 
     @classmethod
@@ -171,9 +200,125 @@ async def test_half_an_answer_is_cut_and_a_closing_one_is_closed() -> None:
 
 
 async def test_what_is_no_http1_ends_with_its_process() -> None:
-    rig = await Rig.open(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    rig = await Rig.open(b"EHLO x\r\n")
     rig.ends(ConnectionResetError())
     assert rig.envoy.done == ["abort"]
+
+
+# --- What a process says before anybody has looked ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ends", [None, "close", "reset"])
+async def test_what_a_process_says_at_once_is_said_to_envoy(ends: str | None) -> None:
+    rig = Rig()
+    rig.at_once = [b"220 ", b"hello\r\n"]
+    rig.at_once_ends = ends
+    await rig.far.join()
+    assert rig.wire.paused  # what else it says waits in its socket
+    rig.far.connection_made(cast(asyncio.Transport, rig.envoy))
+    assert rig.envoy.sent == b"220 hello\r\n"
+    assert rig.envoy.done == {None: [], "close": ["write_eof", "close"], "reset": ["abort"]}[ends]
+    assert rig.wire.paused == (ends is not None)
+
+
+async def test_what_the_next_process_says_at_once_is_said_after_it_was_asked() -> None:
+    rig = await Rig.open(GET)
+    rig.far.answered(rig.processes[-1][1], OK)
+    rig.ends()
+    rig.at_once = [OK]  # a process that answers within the same turn
+    rig.far.data_received(POST)
+    await rig.settle()
+    assert (rig.wire.sent, rig.envoy.sent, rig.envoy.done) == (POST, OK + OK, [])
+
+
+async def test_a_process_that_ends_before_it_was_asked_anything_is_followed_by_the_next_one() -> None:
+    for first in (GET, POST, PREFACE + HEADERS, b"EHLO x\r\n"):
+        rig = Rig()
+        await rig.far.join()
+        rig.far.connection_made(cast(asyncio.Transport, rig.envoy))
+        rig.ends()
+        assert rig.envoy.done == []
+        rig.far.data_received(first)
+        await rig.settle()
+        assert rig.wire.sent == first and len(rig.processes) == 2
+        rig.far.answered(rig.processes[-1][1], b"answer")
+        assert (rig.envoy.sent, rig.envoy.done) == (b"answer", [])
+
+
+async def test_nobody_asks_and_the_process_ends_so_the_connection_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "FIRST_SECONDS", 0)
+    for problem, done in ((None, ["write_eof", "close"]), (ConnectionResetError(), ["abort"])):
+        rig = Rig()
+        await rig.far.join()
+        rig.far.connection_made(cast(asyncio.Transport, rig.envoy))
+        rig.ends(problem)
+        await rig.settle()
+        if problem is None:  # a half-close, which is handed on as that
+            assert rig.envoy.done == ["write_eof"]
+            rig.processes[-1][1].connection_lost(None)
+            await rig.settle()
+        assert rig.envoy.done == done
+
+
+async def test_a_channel_that_is_never_opened_leaves_no_connection_behind() -> None:
+    rig = Rig()
+    await rig.far.join()
+    await rig.settle()
+    assert rig.wire.done == ["abort"]
+
+
+async def test_a_request_meets_a_connection_that_is_just_being_closed() -> None:
+    rig = await Rig.open(GET)
+    rig.far.answered(rig.processes[-1][1], OK)
+    rig.wire.close()  # its connection_lost comes in the next turn
+    first = rig.processes[-1][1]
+    rig.far.data_received(POST)
+    first.connection_lost(None)
+    await rig.settle()
+    assert (rig.wire.sent, rig.envoy.sent, rig.envoy.done) == (POST, OK, [])
+
+
+# --- HTTP/2 --------------------------------------------------------------------------------------------------------
+
+
+async def test_http2_ends_with_its_process_and_says_which_requests_it_was_given() -> None:
+    rig = await Rig.open(PREFACE + HEADERS)
+    near = rig.processes[-1][1]
+    rig.far.answered(near, SETTINGS)
+    rig.far.data_received(frame(1, 4, 3, b"second"))
+    rig.ends()
+    rig.far.data_received(frame(1, 4, 5, b"third"))  # on its way when the process ended
+    await rig.settle()
+    assert (rig.envoy.sent, rig.envoy.done) == (SETTINGS + goaway(3), ["close"])
+    assert len(rig.processes) == 1
+
+
+async def test_http2_that_no_process_has_read_is_refused_as_a_whole() -> None:
+    rig = await Rig.open(PREFACE + HEADERS)
+    rig.ends(ConnectionResetError())
+    assert (rig.envoy.sent, rig.envoy.done) == (frame(4, 0, 0) + goaway(0), ["close"])
+
+
+async def test_http2_that_ends_within_a_frame_is_cut() -> None:
+    rig = await Rig.open(PREFACE + HEADERS)
+    rig.far.answered(rig.processes[-1][1], SETTINGS + frame(0, 0, 1, b"half an answer")[:-3])
+    rig.ends()
+    assert rig.envoy.done == ["abort"]
+    rig = await Rig.open(PREFACE + HEADERS)
+    rig.far.answered(rig.processes[-1][1], SETTINGS + frame(1, 0, 1, b"half a head"))
+    rig.ends()
+    assert rig.envoy.done == ["abort"]
+
+
+async def test_a_server_of_http2_that_ends_before_it_was_asked_refuses_what_comes() -> None:
+    rig = Rig()
+    rig.at_once = [SETTINGS[:4], SETTINGS[4:]]
+    await rig.far.join()
+    rig.far.connection_made(cast(asyncio.Transport, rig.envoy))
+    rig.ends()
+    rig.far.data_received(PREFACE + HEADERS)
+    await rig.settle()
+    assert (rig.envoy.sent, rig.envoy.done) == (SETTINGS + goaway(0), ["close"])
 
 
 async def test_an_upload_that_waits_is_not_read() -> None:

@@ -114,7 +114,10 @@ def snapshot(api: ClusterApi) -> Snapshot:
                 sizes[spec.workload] = int(size["spec"].get("replicas", 0))
             except urllib.error.HTTPError as problem:
                 problem.close()
-                sizes[spec.workload] = None
+                if problem.code == HTTPStatus.NOT_FOUND:
+                    sizes[spec.workload] = None
+                else:
+                    log.warning("the size of %s can't be read: %s", spec.workload, problem)
     return Snapshot(tuple(found), tuple(held), sizes)
 
 

@@ -289,12 +289,13 @@ def is_whole(service: Document, holder: str) -> bool:
     return all(each.get("targetPort") in kept.targets for each in service["spec"].get("ports", []))
 
 
-def changed_by(found: Document) -> str:
-    """Who has changed an object's selector last, as the API server notes it (managedFields); empty: it doesn't say."""
+def changed_by(found: Document, field: str = "selector") -> str:
+    """Who has changed a field of an object's spec last, as the API server notes it (managedFields); empty: it doesn't
+    say."""
     entries = [
         each
         for each in found["metadata"].get("managedFields") or []
-        if "f:selector" in (each.get("fieldsV1") or {}).get("f:spec", {})
+        if f"f:{field}" in (each.get("fieldsV1") or {}).get("f:spec", {})
     ]
     entries.sort(key=lambda each: str(each.get("time") or ""))
     return str(entries[-1].get("manager") or "") if entries else ""
@@ -380,7 +381,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a namespace holds. `replicas` has the size of each workload that a lease replaces (None: it has gone)."""
+    """What a namespace holds. `replicas` has the size of each workload that a lease replaces (None: it has gone).
+
+    One whose size can't be read now is missing there: its lease stays for who can.
+    """
 
     services: tuple[Document, ...]
     leases: tuple[Document, ...]
@@ -430,6 +434,10 @@ def next_step(snapshot: Snapshot, dead: Collection[str]) -> Call | None:
         if owner is not None and owner not in used and not service["metadata"].get("deletionTimestamp"):
             return delete("services", service, "nobody needs the shadow")
     for each in gone:
+        spec = spec_of(each)
+        sized = spec is not None and spec.workload and REPLICAS in (each["metadata"].get("annotations") or {})
+        if sized and spec is not None and spec.workload not in snapshot.replicas:
+            continue  # whether it is to be started again can't be told now
         return delete("leases", each, "all that it stood for is put back")
     return None
 

@@ -23,9 +23,18 @@ def slices(namespace: str) -> str:
     return f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 
 
+GROUPS = {"rollouts": "argoproj.io/v1alpha1"}
+"""Where in the API workloads are that have a size and are not Kubernetes' own."""
+
+
+def workloads(namespace: str, kind: str) -> str:
+    """The path of workloads that have a size; `kind` as deployments."""
+    return f"/apis/{GROUPS.get(kind, 'apps/v1')}/namespaces/{namespace}/{kind}"
+
+
 def scale(namespace: str, kind: str, name: str) -> str:
     """The path of a workload's size; `kind` as deployments."""
-    return f"/apis/apps/v1/namespaces/{namespace}/{kind}/{name}/scale"
+    return f"{workloads(namespace, kind)}/{name}/scale"
 
 
 def listen_path(attachment: str, port: int) -> str:

@@ -42,6 +42,8 @@ class Attachment:
         """Something has to be looked at anew."""
         self.version = 0
         """The Service's resourceVersion when it was last led to the agent."""
+        self.sized = 0
+        """The workload's resourceVersion when it was last set to zero (`sizes.py`)."""
         self.reverts: list[float] = []
         self.gone = False
         """The Service was deleted."""

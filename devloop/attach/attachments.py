@@ -34,6 +34,7 @@ from .draft import drafted
 from .hearers import Hearers
 from .seam import AttachError, Holding, LocalEnd, Phase, Wanted
 from .session import Session, SessionLostError
+from .sizes import Sizes
 
 if TYPE_CHECKING:
     from devloop.remote.kubernetes.agent import KubernetesLink
@@ -69,6 +70,7 @@ class Attachments(Hearers):
         self._claims = Claims(api, lease_seconds)
         self._held: dict[str, Attachment] = {}
         self._doors = Doors(api, self._claims, self._held.values)
+        self._sizes = Sizes(api, self._claims, self._started)
         self._leaving: set[Attachment] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._session: Session | None = None
@@ -177,6 +179,8 @@ class Attachments(Hearers):
             raise
         found.stop = found.local.subscribe(found.dirty.set)
         found.task = background(self._keep(found), name=f"attachment {began.id}")
+        if began.kind == "replace":
+            self._hold(background(self._sizes.watching(found), name=f"size of {began.workload}"))
         return found
 
     async def _draft(self, wanted: Wanted) -> Spec:
@@ -208,10 +212,9 @@ class Attachments(Hearers):
                     found.version = 0
                 found.gone = False
             if spec.kind == "replace":
-                old = await self._claims.resize(spec.workload, 0)
-                selector = str(old["status"].get("selector") or "")
-                if selector:
-                    await replace.until_gone(self.api, selector, spec.workload)
+                await self._sizes.stop(found)
+                if not spec.service:
+                    found.version = 0
         self._stands(found)
 
     async def _agent_ready(self, session: Session) -> None:
@@ -250,12 +253,12 @@ class Attachments(Hearers):
         """The size that a replaced workload is to have again; None if nothing is replaced."""
         if found.spec.kind != "replace":
             return None
-        for each in leases:
-            if each["metadata"]["name"] == found.lease:
-                said = (each["metadata"].get("annotations") or {}).get(objects.REPLICAS, "")
-                if said.isdecimal():  # ours, from before: the workload is at zero by now
-                    return int(said)
-        replicas, found.notes = await replace.look(self.api, found.spec, despite_budget=found.wanted.despite_budget)
+        ours = next((each for each in leases if each["metadata"]["name"] == found.lease), None)
+        said = (ours["metadata"].get("annotations") or {}).get(objects.REPLICAS, "") if ours else ""
+        before = int(said) if said.isdecimal() else None
+        replicas, found.notes = await replace.look(
+            self.api, found.spec, before=before, despite_budget=found.wanted.despite_budget
+        )
         return replicas
 
     async def _told(self, found: Attachment, session: Session) -> None:
@@ -343,13 +346,17 @@ class Attachments(Hearers):
                 text = f"{who or 'somebody'} has changed the Service"
                 self._hold(background(self._undone(found, text, ours=ours), name="undone"))
 
+    def _started(self, found: Attachment, what: str, ours: bool) -> None:
+        """Somebody has started a workload that is replaced: its pods work beside the local service."""
+        self._hold(background(self._undone(found, what, ours=ours, wait=False), name="started"))
+
     def _deleted(self, found: Attachment, what: str) -> None:
         """The watch tells it, or a call that meets nothing: the shadow Service goes too, and that is told as well."""
         if not found.gone:
             found.gone = True
             self._hold(background(self._undone(found, what), name="deleted"))
 
-    async def _undone(self, found: Attachment, what: str, *, ours: bool = False) -> None:
+    async def _undone(self, found: Attachment, what: str, *, ours: bool = False, wait: bool = True) -> None:
         """Do it again after a moment, a few times; then leave it to them."""
         found.version = -1
         if not ours:
@@ -357,7 +364,8 @@ class Attachments(Hearers):
                 self._give_up(found, Phase.CONTESTED, f"{what} again and again; devloop has given way")
                 return
             found.become(Phase.OPEN, f"{what}; it is attached again in a moment")
-            await asyncio.sleep(0.2 * 2 ** len(found.reverts))
+            if wait:
+                await asyncio.sleep(0.2 * 2 ** len(found.reverts))
         if found.gone:
             if not await self._comes_again(found.spec.service):
                 self._give_up(found, Phase.CONTESTED, what)
@@ -396,10 +404,11 @@ class Attachments(Hearers):
 
     # --- Leaving ------------------------------------------------------------------------------------------------------
 
-    async def leave(self, found: Attachment) -> None:
+    async def leave(self, found: Attachment, *, stop: bool = True) -> None:
         """Put all back; returns when it is, and what the local service was answering is answered.
 
-        RemoteError if the cluster can't be reached: then the agent does it when the lease is over.
+        What stands in for a workload is stopped before that starts again, unless `stop` is false: it goes on beside it,
+        as an intercept. RemoteError if the cluster can't be reached: then the agent does it when the lease is over.
         """
         if self._held.pop(found.spec.id, None) is None:
             return
@@ -410,15 +419,23 @@ class Attachments(Hearers):
                 await found.task
         self._leaving.add(found)
         try:
-            await self._release(found)
+            await self._release(found, stop=stop)
         finally:
             self._leaving.discard(found)
             found.become(Phase.LEFT)
 
-    async def _release(self, found: Attachment) -> None:
-        """Undo, in the order that leaves no request unanswered."""
-        spec, session = found.spec, self._session
+    async def _release(self, found: Attachment, *, stop: bool = True) -> None:
+        """Undo, in the order that leaves no request unanswered, and no queue with two consumers."""
         found.stop()
+        handed_over = await found.local.stop() if stop and found.spec.kind == "replace" and found.task else None
+        try:
+            await self._undo(found, handed_over)
+        finally:
+            if handed_over is not None:
+                handed_over()
+
+    async def _undo(self, found: Attachment, handed_over: Callable[[], None] | None) -> None:
+        spec, session = found.spec, self._session
         async with self._locks[spec.service or spec.workload]:
             if spec.kind == "replace" and spec.service:
                 await self._back_to_size(found)
@@ -428,6 +445,8 @@ class Attachments(Hearers):
             # A replaced workload's lease has the workload's name, and may be somebody else's by now.
             if spec.kind != "replace" or await self._is_ours(found):
                 await self._claims.restore({found.lease})
+            if handed_over is not None:
+                handed_over()  # what waits goes to the pods now, which are ready
             if session is not None and not session.lost and spec.service:
                 await session.drained(spec, DRAIN_SECONDS)
                 await session.forget(spec)

@@ -216,7 +216,7 @@ class Claims:
         return int(found["spec"].get("replicas", 0)) if found is not None else None
 
     async def resize(self, workload: str, replicas: int, *, only_from: int | None = None) -> Document:
-        """Give it another size, if it has the size `only_from`; what its scale was then."""
+        """Give it another size, if it has the size `only_from`; what its scale is then."""
         path = self._scale(workload)
         for _ in range(TRIES):
             found = await self.api.get(path)
@@ -225,8 +225,7 @@ class Claims:
                 return found
             try:
                 body = {**found, "spec": {**found["spec"], "replicas": replicas}}
-                await self.api.request("PUT", path, body)
-                return found
+                return {**found, **await self.api.request("PUT", path, body)}
             except ApiError as problem:
                 if problem.status != HTTPStatus.CONFLICT:
                     raise refused(problem, f"changing the size of {workload}", self.api.where) from problem

@@ -23,7 +23,7 @@ from devloop.remote.kubernetes.install import SELECTOR, running
 from . import pods
 from .attachment import Attachment
 from .claims import Claims, GoneError, gone
-from .replace import selects
+from .scalers import selects
 from .seam import AttachError
 from .session import Session
 

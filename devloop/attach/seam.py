@@ -30,6 +30,13 @@ class LocalEnd(Protocol):
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` when `running` may have changed, until what this returns is called."""
 
+    async def stop(self) -> Callable[[], None]:
+        """Stop it: the workload that it stands in for is about to come back. Nothing of it runs when this returns.
+
+        From then on `running` stays as it was and connections wait, until what this returns is called: the workload is
+        there, and they are refused.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

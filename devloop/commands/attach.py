@@ -23,9 +23,7 @@ OVER = ("refused", "contested", "left")
 def attach(args: argparse.Namespace) -> int:
     """`devloop attach`. RemoteError (exit code 3) if somebody else holds it: who, what and since when."""
     socket = engine_socket(args)
-    status = _service(socket, args.service)
-    if (args.kind or args.routes) and _held(status):
-        client.call(socket, "leave", service=args.service)  # another way than now
+    _service(socket, args.service)
     client.call(socket, "attach", service=args.service, kind=args.kind, routes=args.routes, take_over=args.take_over)
     for each in _held(_service(socket, args.service)):
         print(f"{args.service}: {in_words(each)}")
@@ -39,11 +37,16 @@ def leave(args: argparse.Namespace) -> int:
     socket = engine_socket(args)
     found = Snapshot.from_json(client.call(socket, "status")).services
     services = args.services or [each.name for each in found if each.attachments]
+    held = {each.name: each.attachments for each in found}
     if not services:
         print("nothing is attached")
     for name in services:
+        replaced = [each for each in held.get(name, ()) if each.kind == "replace" and each.phase not in OVER]
         client.call(socket, "leave", service=name)
-        print(f"{name}: the original has all of its traffic again")
+        if replaced:
+            print(f"{name}: stopped here, and what it replaced runs again")
+        else:
+            print(f"{name}: the original has all of its traffic again")
     return 0
 
 

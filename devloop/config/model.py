@@ -293,6 +293,11 @@ class Attach:
     way: str = "service"
     """`service`, or `pods` for clients that go by the pods' addresses."""
 
+    @property
+    def takes_all(self) -> bool:
+        """One of its routes takes every request."""
+        return RouteRule() in self.routes
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:

@@ -404,7 +404,23 @@ def _attach(scope: Scope) -> Attach:
         place = scope.place.at("attach")
         what = f"{dotted(place.path)}: this project has no remote to be attached to"
         scope.findings.add(place, what, "add a [remote] table, or remove this")
+    elif attach.kind is AttachKind.REPLACE:
+        _check_replace(scope, attach)
     return attach
+
+
+def _check_replace(scope: Scope, attach: Attach) -> None:
+    """While a workload is replaced, it has no pods: nobody would answer what a route does not take."""
+    table = scope.table.attach
+    assert table is not None
+    if table.routes is not None and not attach.takes_all:
+        place = scope.place.at("attach", "routes")
+        what = f"{dotted(place.path)}: a replace takes all requests, for nobody else is there to answer the rest"
+        scope.findings.add(place, what, 'remove routes, or use kind = "intercept": the workload goes on')
+    if attach.way == "pods":
+        place = scope.place.at("attach", "way")
+        what = f"{dotted(place.path)}: while its workload is replaced, it has no pods in which traffic could be taken"
+        scope.findings.add(place, what, 'remove way, or use kind = "intercept"')
 
 
 def _matching(table: Mapping[str, str]) -> Matching:

@@ -7,7 +7,7 @@ import getpass
 import socket
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -37,15 +37,25 @@ RATE_SECONDS = 5.0
 class Local:
     """One service as its traffic sees it: `devloop.attach.LocalEnd`."""
 
-    def __init__(self, ports: Callable[[], Any]) -> None:
+    def __init__(self, ports: Callable[[], Any], end: Callable[[], Awaitable[None]]) -> None:
+        """`end` stops its process, for good."""
         self._ports = ports
+        self._end = end
+        self._handing_over: asyncio.Event | None = None
         self._running = False
         self._listeners: list[Callable[[], None]] = []
 
     async def connect(self, factory: Callable[[], P], port: int) -> tuple[asyncio.Transport, P]:
         """See `LocalEnd`."""
-        found: Ports = await self._ports()
-        sock = await found.open(port)
+        try:
+            found: Ports = await self._ports()
+            sock = await found.open(port)
+        except (OSError, DevloopError):
+            if self._handing_over is None:
+                raise
+        if self._handing_over is not None:
+            await self._handing_over.wait()  # its caller knows for how long
+            raise ConnectionRefusedError("its workload runs again")
         try:
             return await asyncio.get_running_loop().create_connection(factory, sock=sock)
         except BaseException:
@@ -59,7 +69,7 @@ class Local:
 
     def set_running(self, running: bool) -> None:
         """Say whether it runs, or will in a moment."""
-        if running is not self._running:
+        if running is not self._running and self._handing_over is None:
             self._running = running
             for each in tuple(self._listeners):
                 each()
@@ -68,6 +78,29 @@ class Local:
         """See `LocalEnd`."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def hand_over(self) -> asyncio.Event:
+        """Its process is about to stop, and its workload to come back: connections wait for that, until this is set."""
+        if self._handing_over is None:
+            self._handing_over = asyncio.Event()
+        return self._handing_over
+
+    async def stop(self) -> Callable[[], None]:
+        """See `LocalEnd`."""
+        waiting = self.hand_over()
+
+        def over() -> None:
+            waiting.set()
+            if self._handing_over is waiting:
+                self._handing_over = None
+                self.set_running(False)
+
+        try:
+            await self._end()
+        except BaseException:
+            over()
+            raise
+        return over
 
 
 class Attaching:
@@ -81,15 +114,18 @@ class Attaching:
         changed: Callable[[str], None],
         requests: Callable[[Sequence[RequestRecord]], None],
         served: Callable[[str, int], None],
+        end: Callable[[str], Awaitable[None]],
     ) -> None:
         """`ports` gives a service's ports; `changed` is told of a service whose attachments are news; `served` of a
-        service that has answered a request, with the monotonic nanoseconds."""
+        service that has answered a request, with the monotonic nanoseconds. `end` stops one for good: its workload is
+        about to come back."""
         self._user = getpass.getuser()
         self._attachments = Attachments(link, link.api, user=self._user, host=socket.gethostname(), instance=project)
         self._ports = ports
         self._changed = changed
         self._requests = requests
         self._served = served
+        self._end = end
         self._locals: dict[str, Local] = {}
         self._of: dict[str, dict[str, Attachment]] = defaultdict(dict)
         self._refused: dict[str, dict[str, AttachmentStatus]] = defaultdict(dict)
@@ -128,6 +164,9 @@ class Attaching:
         headless = {each.name for each in standing.counterparts if not each.addresses}
         async with self._locks[spec.name]:
             every = wants(spec, standing, attach, self._user)
+            held = self._of[spec.name]
+            for target in held.keys() - {each.service or each.workload for each in every}:
+                await self._attachments.leave(held.pop(target), stop=False)
             # What takes rights in the pods is no reason to give up what comes by an address.
             optional = headless if any(each.service not in headless for each in every) else set[str]()
             for wanted in every:
@@ -150,8 +189,13 @@ class Attaching:
             if (held := self._of[service].get(target)) is not None:
                 if held.wanted == wanted:
                     return
+                if held.wanted.kind == wanted.kind == "replace":
+                    raise UsageError(
+                        f"{service} replaces {held.wanted.workload} already, in another way",
+                        hint=f"`devloop leave {service}` first: its workload can't come back while it runs here",
+                    )
                 del self._of[service][target]
-                await self._attachments.leave(held)
+                await self._attachments.leave(held, stop=False)
             self._coming[service][target] = status(Phase.ATTACHING)
             self._changed(service)
             if take_over:
@@ -167,23 +211,29 @@ class Attaching:
             self._coming[service].pop(target, None)
             self._changed(service)
 
-    async def leave(self, service: str) -> None:
-        """The original pods have all of its traffic again. Raises DevloopError if the cluster can't be reached."""
+    async def leave(self, service: str, *, stop: bool = True) -> None:
+        """The original pods have all of its traffic again. Raises DevloopError if the cluster can't be reached.
+
+        What stands in for a workload is stopped first, unless `stop` is false."""
         async with self._locks[service]:
             self._refused.pop(service, None)
             try:
                 for found in tuple(self._of.pop(service, {}).values()):
-                    await self._attachments.leave(found)
+                    await self._attachments.leave(found, stop=stop)
             finally:
                 self._changed(service)
 
     async def leave_all(self, but_for: str = "") -> None:
-        """Services leave, but for those with an attachment of one kind; what fails now is the agent's to do."""
-        services = [
-            name
-            for name, found in self._of.items()
-            if found and not any(each.spec.kind == but_for for each in found.values())
-        ]
+        """Services leave, but for those with an attachment of one kind: their requests wait for what comes after.
+
+        What fails now is the agent's to do.
+        """
+        services = []
+        for name, found in self._of.items():
+            if any(each.spec.kind == but_for for each in found.values()):
+                self._local(name).hand_over()
+            elif found:
+                services.append(name)
         await asyncio.gather(*(self.leave(name) for name in services), return_exceptions=True)
 
     def attached(self, service: str) -> bool:
@@ -218,7 +268,7 @@ class Attaching:
     def _local(self, service: str) -> Local:
         found = self._locals.get(service)
         if found is None:
-            found = self._locals[service] = Local(lambda: self._ports(service))
+            found = self._locals[service] = Local(lambda: self._ports(service), lambda: self._end(service))
         return found
 
     def _owner(self, attachment: Attachment) -> str | None:
@@ -316,6 +366,12 @@ def wants(spec: Service, standing: Standing, attach: Attach, user: str) -> list[
         way="pods" if attach.way == "pods" else None,
         workload=workload if attach.kind is AttachKind.REPLACE else "",
     )
+    if attach.kind is AttachKind.REPLACE and attach.routes and not attach.takes_all:
+        raise UsageError(
+            f"a replace takes all requests of {spec.name}, and its routes take some",
+            where=where,
+            hint=f"`devloop attach {spec.name} --kind replace --routes all`; or intercept it: the workload goes on",
+        )
     if attach.kind is AttachKind.REPLACE and not workload:
         raise UsageError(f"{spec.name} stands for no workload that could be replaced", where=where)
     found = []

@@ -49,6 +49,8 @@ class Passthrough:
         self._link: Link | None = None
         self._attaching: Attaching | None = None
         self._making = asyncio.Lock()
+        self._afterwards: dict[str, Mode] = {}
+        """The modes of services that are about to be left."""
 
     def start(self, *, connect: bool) -> None:
         """Begin to connect; without `connect` only when something is to go through the link, and nothing is local."""
@@ -171,10 +173,31 @@ class Passthrough:
             )
         await self._attach(service, attach, take_over=take_over)
 
-    async def leave(self, service: str) -> None:
-        """Give a service's traffic back. Raises DevloopError if the cluster can't be reached."""
+    async def leave(self, service: str, mode: Mode | None = None) -> None:
+        """Give a service's traffic back. Raises DevloopError if the cluster can't be reached.
+
+        What stands in for a workload is stopped first (a queue never has two consumers), and is then in this mode;
+        None: remote, if it can be.
+        """
         if self._attaching is not None:
-            await self._attaching.leave(service)
+            self._afterwards[service] = mode or Mode(self.modes(service)[1])
+            try:
+                await self._attaching.leave(service)
+            finally:
+                self._afterwards.pop(service, None)
+
+    async def _end_stand_in(self, service: str) -> None:
+        """Nothing of a service runs here when this returns."""
+        engine = self._engine
+        life = engine.supervisor.services.get(service)
+        if life is None or engine.supervisor.stopping:  # the shutdown has ended it
+            return
+        if service not in self._afterwards:  # nobody has asked for it
+            text = f"{service} is stopped here, for the workload that it stood in for runs again"
+            engine.notice("warning", text, hint=f"`devloop toggle {service} local` replaces it again", service=service)
+        if life.mode is Mode.LOCAL:
+            engine.dispatch(ev.ModeRequested(service, self._afterwards.get(service) or Mode(self.modes(service)[1])))
+        await engine.until_gone(service)
 
     async def _attach(self, service: str, attach: Attach, *, take_over: bool = False) -> None:
         found = await self._ready_to_attach()
@@ -203,6 +226,7 @@ class Passthrough:
                     engine.publish_one,
                     lambda requests: engine.publish(RequestBatch(tuple(requests))),
                     engine.served,
+                    self._end_stand_in,
                 )
                 self._attaching.start()
                 for life in engine.supervisor.services.values():
@@ -219,10 +243,21 @@ class Passthrough:
             self._engine.notice("error", f"not attached: {error.what}", hint=error.hint or "", service=service)
 
     async def _attach_anew(self, service: str) -> None:
+        again = self.replaced(service) and self._replaces(service) and self._is_local(service)
         try:
-            await self.leave(service)
+            if again or self._attaching is None:
+                await self.leave(service)
+            else:
+                await self._attaching.leave(service, stop=False)
         except DevloopError as error:
             self._engine.notice("warning", error.what, hint=error.hint or "", service=service)
+        if again:
+            try:
+                await self.before_local(service)
+            except DevloopError as error:
+                self._engine.notice("error", f"not attached: {error.what}", hint=error.hint or "", service=service)
+                return
+            self._engine.dispatch(ev.ModeRequested(service, Mode.LOCAL))
         await self._attach_by_itself(service)
 
     # What the remote tells.

@@ -102,12 +102,9 @@ class Requests:
             await remote.before_local(name)
             self._engine.dispatch(ev.ModeRequested(name, mode))
             remote.moved(name)
-        elif remote.replaced(name):
-            self._engine.dispatch(ev.ModeRequested(name, mode))
-            await self._engine.until_gone(name)  # a queue never has two consumers
-            await self._leave(name)
         else:
-            await self._leave(name)  # its traffic first, then its process
+            # Its traffic first, then its process; what stands in for a workload stops before that comes back.
+            await self._leave(name, mode)
             self._engine.dispatch(ev.ModeRequested(name, mode))
         return mode.value
 
@@ -125,10 +122,10 @@ class Requests:
             raise UsageError("this project has no remote", where=str(self._engine.project.file))
         return self._engine.remote
 
-    async def _leave(self, name: str) -> None:
+    async def _leave(self, name: str, mode: Mode) -> None:
         """Give its traffic back; where that fails, the agent does it in time, and the toggle goes on."""
         try:
-            await self._remote().leave(name)
+            await self._remote().leave(name, mode)
         except RemoteError as error:
             self._engine.notice("warning", error.what, hint=error.hint or "", service=name)
 

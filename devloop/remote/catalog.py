@@ -13,8 +13,16 @@ from devloop.remote.workload.cluster import AbsentError, Cluster
 from devloop.remote.workload.model import Object
 from devloop.remote.workload.references import Kind
 
-_KINDS = (kinds.DEPLOYMENT, kinds.STATEFUL_SET, kinds.DAEMON_SET, kinds.JOB, kinds.CRON_JOB)
-"""In the order in which a workload is looked for by its name alone."""
+_KINDS = (
+    kinds.ROLLOUT,
+    kinds.DEPLOYMENT,
+    kinds.STATEFUL_SET,
+    kinds.DAEMON_SET,
+    kinds.JOB,
+    kinds.CRON_JOB,
+)
+"""In the order in which a workload is looked for by its name alone. A Rollout may lend the template of a Deployment of
+the same name, and its pods are the ones that run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +97,13 @@ async def survey(cluster: Cluster) -> Catalog:
         _listed(cluster, kinds.SERVICE), *(_listed(cluster, kind) for kind in _KINDS)
     )
     workloads = {}
+    deployments = {each["metadata"]["name"]: each for each in listings[_KINDS.index(kinds.DEPLOYMENT)]}
     for kind, items in zip(_KINDS, listings, strict=True):
         for item in items:
-            found = _workload(kind, item)
-            workloads[found.reference] = found
+            lender = (item["spec"].get("workloadRef") or {}).get("name") if kind is kinds.ROLLOUT else None
+            found = _workload(kind, deployments.get(lender, item) if lender else item, item["metadata"]["name"])
+            if found is not None:
+                workloads[found.reference] = found
     # An intercepted Service leads to the agent; what counts is what it is without that.
     own = [objects.owners(dict(item)) for item in services if not objects.shadows(dict(item))]
     return Catalog(cluster.namespace, tuple(map(_service, own)), workloads)
@@ -123,11 +134,14 @@ def _service(item: Object) -> ClusterService:
     )
 
 
-def _workload(kind: Kind, item: Object) -> ListedWorkload:
+def _workload(kind: Kind, item: Object, name: str) -> ListedWorkload | None:
+    """None: it has no template."""
     spec: Any = item["spec"]
     if kind is kinds.CRON_JOB:
         spec = spec["jobTemplate"]["spec"]
-    template = spec["template"]
+    template = spec.get("template")
+    if template is None:
+        return None
     ports = {
         port["name"]: port["containerPort"]
         for container in template["spec"]["containers"]
@@ -135,4 +149,4 @@ def _workload(kind: Kind, item: Object) -> ListedWorkload:
         if port.get("name")
     }
     labels = (template.get("metadata") or {}).get("labels") or {}
-    return ListedWorkload(f"{kind.name.lower()}/{item['metadata']['name']}", labels, ports)
+    return ListedWorkload(f"{kind.name.lower()}/{name}", labels, ports)

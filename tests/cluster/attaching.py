@@ -140,6 +140,7 @@ class Here:
         self.name = name
         self.seen: list[Any] = []
         self.running = True
+        self.stopped = False
         self.reloading = asyncio.Event()
         self.reloading.set()  # set: there
         self.port = 0
@@ -198,6 +199,11 @@ class Here:
         """See LocalEnd."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    async def stop(self) -> Callable[[], None]:
+        """See LocalEnd."""
+        self.stopped = True
+        return lambda: None
 
 
 class Engine:

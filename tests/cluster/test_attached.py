@@ -228,3 +228,41 @@ async def test_a_replaced_workload_ends_before_its_stand_in_starts_and_comes_bac
         assert await pods() == 0
     await kit.eventually(replicas, 1)
     await kit.eventually(partial(pods), 1)
+
+
+async def test_a_replaced_workload_that_is_applied_anew_is_stopped_again_and_in_the_end_its_stand_in(
+    admin: ApiClient, shop: Namespace, project: Project
+) -> None:
+    attach(project, "worker", '"replace"')
+    apps = client.AppsV1Api(admin)
+
+    async def replicas() -> int:
+        return int((await apps.read_namespaced_deployment("worker", shop.name)).spec.replicas)
+
+    async def apply(size: int) -> None:
+        await apps.patch_namespaced_deployment(
+            "worker",
+            shop.name,
+            {"spec": {"replicas": size}},
+            field_manager="argocd-controller",
+            _content_type="application/merge-patch+json",
+        )
+
+    try:
+        async with project.up() as running:
+            await attached(running, "worker")
+            for _ in range(3):
+                await apply(2)
+                await attached(running, "worker", "failed open")
+                await kit.eventually(replicas, 0)
+                await attached(running, "worker")
+                assert running.services["worker"].state is State.READY
+            await apply(2)
+            await attached(running, "worker", "contested")
+            (status,) = running.services["worker"].attachments
+            assert "argocd-controller has set the size of deployment/worker to 2" in status.reason
+            await running.until(lambda: running.services["worker"].mode == "remote", "its stand-in is stopped")
+            assert await replicas() == 2
+    finally:
+        await apply(1)
+    await kit.eventually(replicas, 1)

@@ -116,6 +116,16 @@ NEEDS = (
             ),
         ),
     ),
+    Need(
+        "Stand for Argo Rollouts, and know KEDA",
+        "where there are any: Rollouts are no workloads for devloop, and what KEDA may start from zero is known by its "
+        "autoscaler alone",
+        (
+            ("argoproj.io", "rollouts", READ, ""),
+            ("argoproj.io", "rollouts/scale", ("get", "update", "patch"), ""),
+            ("keda.sh", "scaledobjects", READ, ""),
+        ),
+    ),
 )
 
 

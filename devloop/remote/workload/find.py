@@ -13,7 +13,7 @@ from .model import Absence, Object, Workload
 from .references import Kind, nearest
 
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
-_REVISION = "deployment.kubernetes.io/revision"
+_REVISIONS = ("deployment.kubernetes.io/revision", "rollout.argoproj.io/revision")
 
 
 async def find(cluster: Cluster, reference: str, container: str | None = None) -> Workload:
@@ -57,7 +57,7 @@ async def running_pod(cluster: Cluster, kind: Kind, owner: Object) -> Object | N
     """The pod of a workload to take as its example; None if none runs."""
     owners: dict[str, int] = {owner["metadata"]["uid"]: 0}
     selector: Mapping[str, Any] | None = owner["spec"].get("selector")
-    if kind is kinds.DEPLOYMENT:
+    if kind in (kinds.DEPLOYMENT, kinds.ROLLOUT):
         owners = await _owned(cluster, kinds.REPLICA_SET, owner, selector)
     elif kind is kinds.CRON_JOB:
         owners, selector = await _owned(cluster, kinds.JOB, owner, None), None
@@ -84,7 +84,8 @@ def is_ready(pod: Object) -> bool:
 
 async def _read(cluster: Cluster, kind: Kind, name: str) -> Object:
     try:
-        return await cluster.get(kind, name)
+        found = await cluster.get(kind, name)
+        return found if kind is not kinds.ROLLOUT else await _with_template(cluster, found)
     except AbsentError as absent:
         if absent.absence is Absence.FORBIDDEN:
             raise
@@ -106,12 +107,24 @@ async def _read(cluster: Cluster, kind: Kind, name: str) -> Object:
     raise UsageError(f"{reference} does not exist in namespace {cluster.namespace}", hint=hint)
 
 
+async def _with_template(cluster: Cluster, rollout: Object) -> Object:
+    """A Rollout may take its pods' template from a Deployment (`workloadRef`)."""
+    spec = rollout["spec"]
+    reference = spec.get("workloadRef") or {}
+    if "template" in spec or reference.get("kind") != kinds.DEPLOYMENT.name:
+        return rollout
+    deployment = (await cluster.get(kinds.DEPLOYMENT, str(reference["name"])))["spec"]
+    lent = {key: deployment[key] for key in ("template", "selector")}
+    return {**rollout, "spec": {**lent, **spec}}
+
+
 async def _owned(cluster: Cluster, kind: Kind, owner: Object, selector: Mapping[str, Any] | None) -> dict[str, int]:
     """The objects of a kind that an object controls: uid → revision, the higher the newer."""
     found: dict[str, int] = {}
     for each in (await cluster.listing(kind, labels=selector)).items:
         if _controller(each) == owner["metadata"]["uid"]:
-            revision = (each["metadata"].get("annotations") or {}).get(_REVISION, "0")
+            annotations = each["metadata"].get("annotations") or {}
+            revision = next((annotations[key] for key in _REVISIONS if key in annotations), "0")
             found[each["metadata"]["uid"]] = int(revision) if revision.isdecimal() else 0
     return found
 

@@ -38,10 +38,13 @@ DAEMON_SET = Kind("DaemonSet", "daemonsets", _APPS, ("ds",))
 REPLICA_SET = Kind("ReplicaSet", "replicasets", _APPS, ("rs",))
 JOB = Kind("Job", "jobs", _BATCH)
 CRON_JOB = Kind("CronJob", "cronjobs", _BATCH, ("cj",))
+ROLLOUT = Kind("Rollout", "rollouts", "apis/argoproj.io/v1alpha1", ("ro",))
+"""Of Argo Rollouts: a Deployment that is rolled out otherwise. Most clusters have none."""
 TRUST_BUNDLE = Kind("ClusterTrustBundle", "clustertrustbundles", "apis/certificates.k8s.io/v1beta1")
 
 WORKLOADS = (DEPLOYMENT, STATEFUL_SET, DAEMON_SET, REPLICA_SET, JOB, CRON_JOB, POD)
-_BY_WORD = {word: kind for kind in WORKLOADS for word in (kind.name.lower(), kind.plural, *kind.short) if word}
+_NAMED = (*WORKLOADS, ROLLOUT)
+_BY_WORD = {word: kind for kind in _NAMED for word in (kind.name.lower(), kind.plural, *kind.short) if word}
 
 
 def parse(reference: str) -> tuple[Kind, str]:
@@ -51,7 +54,7 @@ def parse(reference: str) -> tuple[Kind, str]:
     """
     word, slash, name = reference.partition("/")
     kind = _BY_WORD.get(word.lower().split(".")[0])
-    kinds = ", ".join(each.name.lower() for each in WORKLOADS)
+    kinds = ", ".join(each.name.lower() for each in _NAMED)
     if not slash or not name or "/" in name:
         raise UsageError(
             f"{reference!r} is no workload",

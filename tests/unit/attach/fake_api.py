@@ -38,6 +38,8 @@ class FakeApi:
         self.crash_after: int | None = None
         self.before: Callable[[str, str], None] = lambda method, path: None
         self._versions = itertools.count(1)
+        self.sized = 0
+        """The version of the size that was set last."""
         for each in services:
             self._store(f"/api/v1/namespaces/space/services/{each['metadata']['name']}", each)
 
@@ -65,7 +67,8 @@ class FakeApi:
         self.before("GET", path)
         if path.endswith("/scale"):
             size = self.sizes.get(path.split("/")[-3] + "/" + path.split("/")[-2])
-            return None if size is None else {"spec": {"replicas": size}, "status": {}}
+            version = {"resourceVersion": str(self.sized)}
+            return None if size is None else {"metadata": version, "spec": {"replicas": size}, "status": {}}
         if path.endswith(("/services", "/leases")):
             return {"items": [copy.deepcopy(each) for key, each in self.objects.items() if key.startswith(f"{path}/")]}
         found = self.objects.get(path)
@@ -77,8 +80,9 @@ class FakeApi:
             raise CrashError
         self.calls.append(f"{method} {path.rsplit('/namespaces/space/')[1]}")
         if path.endswith("/scale"):
+            self.sized = next(self._versions)
             self.sizes[path.split("/")[-3] + "/" + path.split("/")[-2]] = body["spec"]["replicas"]
-            return {}
+            return {**body, "metadata": {"resourceVersion": str(self.sized)}}
         target = f"{path}/{body['metadata']['name']}" if method == "POST" else path
         found = self.objects.get(target)
         if method == "POST":

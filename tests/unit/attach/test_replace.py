@@ -6,7 +6,7 @@ import pytest
 
 from devloop.attach.attachment import Attachment, identifier
 from devloop.attach.draft import fitting
-from devloop.attach.replace import budget, selects
+from devloop.attach.scalers import budget, selects
 from devloop.attach.seam import AttachError, Wanted
 
 from .fake_api import service

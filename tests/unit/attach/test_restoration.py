@@ -218,3 +218,17 @@ def test_a_lease_is_over_when_it_was_not_renewed_for_its_duration_on_the_observe
     assert expiry.over(1050.0) == {lease_of(spec())}
     expiry.see([], 1051.0)
     assert expiry.over(2000.0) == set() and expiry.next(2000.0) is None
+
+
+async def test_a_workload_whose_size_can_not_be_read_keeps_its_lease() -> None:
+    """By an agent without the right, say: deleting the lease would leave the workload at zero for good."""
+    api = FakeApi(workloads={"deployments/worker": 3})
+    wanted = spec(kind="replace", workload="deployment/worker", service="")
+    await attach(api, wanted, 3)
+    leases = tuple((await Claims(api).snapshot()).leases)  # type: ignore[arg-type]
+    dead = {lease_of(wanted)}
+    assert objects.next_step(objects.Snapshot((), leases, {}), dead) is None
+    step = objects.next_step(objects.Snapshot((), leases, {"deployment/worker": None}), dead)
+    assert step is not None and step.verb == "DELETE"
+    step = objects.next_step(objects.Snapshot((), leases, {"deployment/worker": 0}), dead)
+    assert step is not None and (step.verb, step.replicas) == ("SCALE", 3)

@@ -139,3 +139,46 @@ def test_what_may_not_be_listed_is_missing_and_the_rest_is_there() -> None:
     found = catalog(cluster)
     assert found.services == ()
     assert found.by_name("api") is not None
+
+
+def a_rollout(name: str, **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name, "uid": f"rollout-{name}"}, "spec": spec}
+
+
+def test_a_rollout_stands_before_the_deployment_that_lends_it_its_template() -> None:
+    cluster = surveyed(api={"web": 8080})
+    own = a_workload("own")["spec"]["template"]
+
+    async def roll() -> None:
+        lent = {"kind": "Deployment", "name": "api"}
+        await cluster.put(kinds.ROLLOUT, a_rollout("api", workloadRef=lent))
+        await cluster.put(kinds.ROLLOUT, a_rollout("lost", workloadRef={**lent, "name": "gone"}))
+        await cluster.put(kinds.ROLLOUT, a_rollout("own", template=own))
+
+    asyncio.run(roll())
+    found = catalog(cluster, a_service("api", "10.96.0.5", HTTP))
+    (api,) = Standings([service("api")], {"shop": found}, DOMAIN).by_service.values()
+    assert api.workload is not None and api.workload.reference == "rollout/api"
+    assert api.workload.ports == {"web": 8080} and [each.name for each in api.counterparts] == ["api"]
+    assert found.by_reference("rollouts.argoproj.io/own") is not None and found.by_reference("ro/lost") is None
+
+
+async def test_a_rollout_s_running_pod_is_that_of_its_newest_revision() -> None:
+    from devloop.remote.workload.find import find
+
+    cluster = FakeCluster("shop")
+    deployment = a_workload("api")
+    deployment["spec"]["selector"] = {"matchLabels": {"app": "api"}}
+    await cluster.put(kinds.DEPLOYMENT, deployment)
+    await cluster.put(kinds.ROLLOUT, a_rollout("api", workloadRef={"kind": "Deployment", "name": "api"}))
+    owner = [{"kind": "Rollout", "name": "api", "uid": "rollout-api", "controller": True}]
+    template = deployment["spec"]["template"]
+    for revision, name in ((2, "api-old"), (10, "api-new")):
+        meta = {"name": name, "uid": name, "labels": {"app": "api"}, "ownerReferences": owner}
+        meta["annotations"] = {"rollout.argoproj.io/revision": str(revision)}
+        await cluster.put(kinds.REPLICA_SET, {"metadata": meta, "spec": {}})
+        by = [{"kind": "ReplicaSet", "name": name, "uid": name, "controller": True}]
+        pod = {"name": f"{name}-1", "uid": f"{name}-1", "labels": {"app": "api"}, "ownerReferences": by}
+        await cluster.put(kinds.POD, {"metadata": pod, "spec": template["spec"], "status": {"phase": "Running"}})
+    found = await find(cluster, "rollout/api")
+    assert found.pod["metadata"]["name"] == "api-new-1"

@@ -19,7 +19,6 @@ from devloop.agent.tasks import background
 from devloop.control.client import ControlClient
 from devloop.errors import DevloopError, EngineError, UnansweredError, UsageError
 from devloop.protocol import LogBatch, Loop, Mounted, RequestRecord, Snapshot, TerminalOutput, Variable
-from tui import attachments
 from tui.board import Board, Event
 
 HEARTBEAT = 1.0
@@ -199,10 +198,7 @@ class Session:
     async def attach(
         self, service: str, kind: str | None = None, routes: str | None = None, *, take_over: bool = False
     ) -> None:
-        """Attach a service; None is what devloop.toml says. What it holds otherwise is given back first."""
-        status = self.board.services.get(service)
-        if kind is not None and status is not None and attachments.holds(status):
-            await self.call("leave", service=service)
+        """Attach a service; None is what devloop.toml says. What it holds otherwise the engine gives back."""
         await self.call("attach", service=service, kind=kind, routes=routes, take_over=take_over)
 
 

@@ -447,7 +447,7 @@ class FakeEngine:
             raise UsageError("this project has no remote", hint="[remote] in devloop.toml names one")
         if status.mode != "local":
             raise UsageError(f"{name} is not local, so there is nothing to lead its traffic to")
-        if any(each.phase not in ("refused", "contested") for each in status.attachments):
+        if not (kind or routes) and any(each.phase not in ("refused", "contested") for each in status.attachments):
             return  # what is attached stays
         chosen = kind or "intercept"
         taken = PERSONAL if chosen == "intercept" and routes != "all" else "all requests"

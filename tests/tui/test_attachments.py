@@ -161,14 +161,14 @@ async def test_the_palette_leaves(opened: Open) -> None:
         await screen.hides("int refused")
 
 
-async def test_another_way_to_attach_gives_back_what_is_held(opened: Open) -> None:
+async def test_another_way_to_attach_is_the_engine_s_to_change(opened: Open) -> None:
     async with opened(on="web") as screen:
         await screen.press("colon")
         await screen.type("intercept web all")
         await screen.shows("every request is answered here")
         await screen.press("enter", "enter")
         await screen.asked("attach", service="web", kind="intercept", routes="all", take_over=False)
-        assert [call[0] for call in screen.engine.calls] == ["leave", "attach"]
+        assert [call[0] for call in screen.engine.calls] == ["attach"]
         await screen.shows("● attached  intercept: all requests")
 
 

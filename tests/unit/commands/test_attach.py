@@ -74,13 +74,14 @@ def test_attach_asks_for_it_and_says_what_is_held_then(
     assert f"api: {words}" in capsys.readouterr().out
 
 
-def test_attach_in_another_way_gives_back_what_is_held(
+def test_attach_in_another_way_is_the_engine_s_to_change(
     devloop: Run, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert devloop("attach", "web") == 0
     assert [call[0] for call in asked(engine)] == ["attach"]
     assert devloop("attach", "web", "--all") == 0
-    assert [call[0] for call in asked(engine)] == ["attach", "leave", "attach"]
+    # A `leave` of its own would stop what stands in for a workload.
+    assert [call[0] for call in asked(engine)] == ["attach", "attach"]
     assert capsys.readouterr().out.endswith("web: intercept of web: all requests, attached\n")
 
 
@@ -107,7 +108,9 @@ def test_leave_is_for_those_that_are_named_or_all_that_hold_something(
     assert asked(engine) == [("leave", {"service": "web"})]
     assert devloop("leave") == 0
     assert [params["service"] for _, params in asked(engine)] == ["web", "worker", "search"]
-    assert "worker: the original has all of its traffic again" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "search: the original has all of its traffic again" in out
+    assert "worker: stopped here, and what it replaced runs again" in out
     assert devloop("leave") == 0
     assert capsys.readouterr().out == "nothing is attached\n"
 

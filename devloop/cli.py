@@ -114,6 +114,9 @@ def parser() -> Parser:
     )
     attach.add_argument("--take-over", action="store_true", help="put back first what a dead devloop holds of it")
 
+    move = add("move", "attach", "end connections that still lead to where a service was")
+    move.add_argument("service", metavar="SERVICE")
+
     leave = add("leave", "attach", "give traffic back to the original pods")
     leave.add_argument("services", nargs="*", metavar="SERVICE", help="default: all that hold something")
     leave.add_argument(

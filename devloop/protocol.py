@@ -10,7 +10,7 @@ All times are in nanoseconds. `*_at` are Unix times; stamps of a loop count from
 from __future__ import annotations
 
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
@@ -135,6 +135,30 @@ class Loop(_Wire):
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierConnections(_Wire):
+    """Connections that a client made before a service moved, and that still lead to where it was."""
+
+    client: str
+    """A service of the project, "localhost" for other programs of this machine, or a pod."""
+    count: int
+    leads_to: str
+    """local (the process that was here), remote, or original: the pods whose traffic is attached."""
+
+
+def earlier_in_words(found: Collection[EarlierConnections]) -> tuple[str, ...]:
+    """A sentence for each place that they lead to: how many, and whose."""
+    places = {"local": "the process that was here", "remote": "the remote", "original": "the original"}
+    said = []
+    for place in dict.fromkeys(each.leads_to for each in found):
+        here = sorted((each for each in found if each.leads_to == place), key=lambda each: (-each.count, each.client))
+        number = sum(each.count for each in here)
+        lead = "1 connection from before still leads" if number == 1 else f"{number} connections from before still lead"
+        whose = ", ".join(f"{each.count} from {each.client}" for each in here)
+        said.append(f"{lead} to {places.get(place, place)}: {whose}")
+    return tuple(said)
+
+
+@dataclass(frozen=True, slots=True)
 class AttachmentStatus(_Wire):
     """How a local service holds a Service's traffic, or a workload's place."""
 
@@ -228,6 +252,8 @@ class ServiceStatus(_Wire):
     """How its environment and files differ from its pod's, a sentence each."""
     attachments: tuple[AttachmentStatus, ...] = ()
     """What it holds of the remote's traffic; one for each Service."""
+    earlier: tuple[EarlierConnections, ...] = ()
+    """Connections of this machine's clients that were made before it was toggled and don't lead to where it is now."""
     stuck: str = ""
     """While it waits: the service that keeps it from ever starting, having failed or been stopped."""
     next_at: int | None = None
@@ -421,6 +447,8 @@ METHODS: Mapping[str, str] = {
     "pid is null where the network is the host's",
     "attach": "{service, kind: intercept|replace|wiretap|null, routes: 'personal'|'all'|null, take_over: bool} → {}; "
     "null is what devloop.toml says; take_over puts back what a dead developer's devloop holds",
+    "move": "{service} → {ended: number}; ends connections that lead to where the service was before it was toggled, "
+    "so that their clients make others",
     "leave": "{service} → {}; the original pods have all the traffic again",
     "requests": "{service, limit} → {requests: [RequestRecord]}, oldest first, of those that were seen lately",
     "reconnect": "→ {}; looks at once whether the connection to the remote lives, and tries again if not",

@@ -4,6 +4,10 @@ A side is an asyncio protocol; its transport may be anything with asyncio's tran
 asyncssh too. That keeps one copy of each chunk in user space and no task per direction.
 
 This stands below `net` and `remote`, which both relay: a service's connections out, and what the remote sends in.
+
+Clients keep connections. When what a connection leads to has moved, it is led there too, as far as nothing is lost by
+it (`Relay.leave`): HTTP/1.1 between two requests, and its client notices nothing; HTTP/2 by asking its client for
+another connection; any other as long as neither side has said a word. All else stays where it is, and is counted.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
+from devloop import http1, http2
 from devloop.agent.tasks import background
 from devloop.errors import DevloopError, ServiceError
 
@@ -118,10 +123,14 @@ class Side(asyncio.Protocol):
 class Relay:
     """A client, which is there, and its target, which is being connected to."""
 
-    def __init__(self, made: Callable[[Relay], None], done: Callable[[Relay], None]) -> None:
-        """`made` is called when the client is connected, `done` when both sides are closed for good."""
+    def __init__(
+        self, made: Callable[[Relay], None], done: Callable[[Relay], None], start: Callable[[Relay], None]
+    ) -> None:
+        """`made` is called when the client is connected, `done` when both sides are closed for good. `start` is to
+        find a target for `Relay.target`, in place of one that is looked for already."""
         self._made = made
         self._done = done
+        self._start = start
         self.client = Side(self)
         self.target = Side(self)
         self.address: Any = None
@@ -131,6 +140,16 @@ class Relay:
         self.again: Callable[[Relay], bool] | None = None
         """Asked when the target is lost before it said anything: True if it sees to a new one (`fresh_target`)."""
         self.answered = False
+        """The target has said something to what the client has said last: to this request, if it is HTTP/1.1."""
+        self.leads_to: Target | None = None
+        """What `target` was connected to, or is being."""
+        self._talk: http1.Conversation | http2.Conversation | None = None
+        self._spoken = False
+        """One side has said something to the other, so that what it speaks is known, or can't be."""
+        self._parted = False
+        """There is no target until the client says something."""
+        self._left: Callable[[], None] | None = None
+        """Set while it leads to where it should lead no more."""
         self._early: list[bytes] = []
         self._early_size = 0
         self._paused = False
@@ -145,10 +164,67 @@ class Relay:
         """Whether a new target can be given everything that the client has sent."""
         return not self.answered and self._early_size <= EARLY and not self.client.lost
 
+    @property
+    def between(self) -> bool:
+        """It is HTTP/1.1, and nothing is under way: the next request may go to another target."""
+        talk = self._talk
+        return isinstance(talk, http1.Conversation) and talk.idle and not talk.closes and not self.client.ended
+
+    @property
+    def leaving(self) -> bool:
+        """It still leads to where it should lead no more."""
+        return self._left is not None
+
+    @property
+    def busy(self) -> bool:
+        """Something is under way that is known to end: a request, or streams of HTTP/2."""
+        return self._talk is not None and not self._talk.raw and not self._talk.idle
+
     def fresh_target(self) -> Side:
         """A side for a new target in place of one that was lost; it is sent everything again."""
         self.target = Side(self)
         return self.target
+
+    def leave(self, left: Callable[[], None]) -> None:
+        """What it leads to has moved: have it led there, now or as soon as that loses nothing.
+
+        `left` is called when that is done, or when the connection has ended.
+        """
+        self._left = left
+        if self._parted or self.client.lost:
+            self._has_left()
+        elif self.target.transport is None or not self._spoken:
+            old, self.leads_to = self.target, None
+            self._start(self)
+            old.reset()
+            self._has_left()
+        elif self.between:
+            self.part()
+        elif isinstance(self._talk, http2.Conversation) and not self.client.closing:
+            self.client.transport.write(self._talk.leave())
+            self._close_if_over(self._talk)
+
+    def stay(self) -> None:
+        """What it leads to is right again. A client that was asked for another connection makes one all the same."""
+        self._left = None
+
+    def part(self) -> None:
+        """Close the target. There is another one when the client says something, wherever it leads by then."""
+        old, self.target = self.target, Side(self)
+        self._parted = True
+        self.leads_to = None
+        self.answered = False
+        self._forget_early()
+        if old.full and not self.client.lost:
+            self.client.transport.resume_reading()
+        if not old.lost:
+            old.close()
+        self._has_left()
+
+    def _has_left(self) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            left()
 
     def reset(self) -> None:
         """Break both."""
@@ -167,18 +243,27 @@ class Relay:
             return
         for data in self._early:
             side.transport.write(data)
+        if self.client.full:
+            side.transport.pause_reading()
         if self.again is None:
             self._forget_early()
         if self.client.ended:
             _write_eof(side)
         self._resume_client()
 
-    def side_sent(self, side: Side, data: bytes) -> None:
+    def side_sent(self, side: Side, data: http1.Bytes) -> None:
         """Bytes came in."""
         if side is self.client:
+            if not self._spoken:
+                self._spoken, self._talk = True, _conversation(bytes(data))
+            if self._talk is not None:
+                data = self._heard(self._talk, self._talk.asked(data))
+            if self._parted:
+                self._parted = False
+                self._start(self)
             if not self.answered and self._early_size <= EARLY and (self.again or self.target.transport is None):
                 self._early_size += len(data)
-                self._early.append(data)
+                self._early.append(bytes(data))
             if self.target.transport is None:
                 if self._early_size >= EARLY and not self._paused:
                     self._paused = True
@@ -186,16 +271,27 @@ class Relay:
                 return
             if self._early_size > EARLY:
                 self._early.clear()
-            if not self.target.lost:
+            if not self.target.lost and data:
                 self.target.transport.write(data)
             return
+        if side is not self.target:
+            return  # it was parted from
+        if not self._spoken:
+            self._spoken = True
+            self._talk = http2.Conversation() if http2.greets(bytes(data[:9])) else None
+        if self._talk is not None:
+            data = self._heard(self._talk, self._talk.answered(data))
         if not self.answered:
             self.answered = True
             self._forget_early()
             if self.told is not None:
                 self.told(self)
-        if not self.client.lost:
+        if not self.client.lost and data:
             self.client.transport.write(data)
+        if self.between:
+            self.answered = False
+            if self._left is not None:
+                self.part()
 
     def side_ended(self, side: Side) -> None:
         """A side will send no more."""
@@ -206,9 +302,27 @@ class Relay:
         other = self.target if side is self.client else self.client
         if other.transport is not None and not other.lost:
             _write_eof(other)
-        if self.client.ended and self.target.ended:
+        if self.client.ended and (self.target.ended or self._parted):
             self.client.close()
             self.target.close()
+
+    def _heard(self, talk: http1.Conversation | http2.Conversation, data: http1.Bytes) -> http1.Bytes:
+        """Bytes have passed."""
+        if talk.raw:
+            self._talk = None
+        elif isinstance(talk, http2.Conversation):
+            self._close_if_over(talk)
+        return data
+
+    def _close_if_over(self, talk: http2.Conversation) -> None:
+        if talk.over and self._left is not None:
+            asyncio.get_running_loop().call_soon(self._close_both, talk.farewell())  # what is passed on now goes first
+
+    def _close_both(self, farewell: bytes) -> None:
+        if not self.client.lost and not self.client.closing:
+            self.client.transport.write(farewell)
+        self.client.close()
+        self.target.close()
 
     def side_full(self, side: Side) -> None:
         """A side does not take more for now."""
@@ -237,6 +351,7 @@ class Relay:
                 other.close()
         if self.client.lost and (self.target.lost or self.target.transport is None):
             self._forget_early()
+            self._has_left()
             self._done(self)
 
     def _start_over(self, side: Side) -> bool:
@@ -253,6 +368,13 @@ class Relay:
         if self._paused and not self.target.full and not self.client.lost:
             self._paused = False
             self.client.transport.resume_reading()
+
+
+def _conversation(data: bytes) -> http1.Conversation | http2.Conversation | None:
+    """What follows a connection whose client begins with this; None: nothing can."""
+    if http2.begins(data):
+        return http2.Conversation()
+    return http1.Conversation() if http1.may_begin(data) else None
 
 
 def _write_eof(side: Side) -> None:
@@ -279,10 +401,29 @@ class Relays:
         self._tasks: dict[Relay, asyncio.Task[None]] = {}
         self._closed = False
         self._stopped = False
+        self._stale: Callable[[Target], bool] = lambda target: False
         self._empty = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._relays)
+
+    def __iter__(self) -> Iterator[Relay]:
+        return iter(tuple(self._relays))
+
+    def reroute(self, stale: Callable[[Target], bool], left: Callable[[], None]) -> None:
+        """Have all that leads to a stale target led to where its route is now (`Relay.leave`).
+
+        `left` is called for each that does so, or has ended. `stale` is asked about new ones from now on, too: their
+        route may have been found before and not be connected yet.
+        """
+        self._stale = stale
+        for relay in tuple(self._relays):
+            if relay.leads_to is None:
+                continue
+            if not stale(relay.leads_to):
+                relay.stay()
+            elif not relay.leaving:
+                relay.leave(left)
 
     async def listen(self, *socks: socket.socket, backlog: int = 4096) -> None:
         """Accept on these sockets. They are closed with the rest, and all of it if this fails or is cancelled.
@@ -324,10 +465,21 @@ class Relays:
         if self._tasks.get(relay) is task:
             del self._tasks[relay]
 
+    def _start_anew(self, relay: Relay) -> None:
+        side = relay.fresh_target()
+        task = self._tasks.pop(relay, None)
+        if task is not None:
+            task.cancel()
+        if not self._closed:
+            self._start(relay, side)
+
     def _repeat(self, relay: Relay, target: Repeatable) -> bool:
         if self._closed or not target.may_repeat(relay):
             return False
-        self._start(relay, relay.fresh_target())
+        if relay.between:
+            relay.part()  # nobody waits for an answer
+        else:
+            self._start(relay, relay.fresh_target())
         return True
 
     async def close(self) -> None:
@@ -347,7 +499,7 @@ class Relays:
                 await asyncio.wait_for(self._empty.wait(), 1)
 
     def _accept(self) -> Side:
-        return Relay(self._accepted, self._finished).client
+        return Relay(self._accepted, self._finished, self._start_anew).client
 
     def _accepted(self, relay: Relay) -> None:
         if self._closed:
@@ -368,6 +520,9 @@ class Relays:
         try:
             for tries in range(MOVES, -1, -1):
                 target = await self._route(relay)
+                if self._stale(target) and tries:
+                    continue
+                relay.leads_to = target
                 again: Repeatable | None = target if hasattr(target, "may_repeat") else None  # type: ignore[assignment]
                 # isinstance() of a protocol costs more than the rest of this function
                 relay.again = None if again is None else partial(self._repeat, target=again)
@@ -382,7 +537,8 @@ class Relays:
             relay.reset()
             self._failed(relay, error)
         except asyncio.CancelledError:
-            relay.reset()
+            if relay.target is side:  # and not another one in its place
+                relay.reset()
             raise
         except Exception as error:
             # Whatever a link raises must end this connection, not leave it open for ever.

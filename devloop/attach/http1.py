@@ -8,18 +8,12 @@ RFC 9112, 6 and 7. Requests are not: Envoy sends the next one when the last is a
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 
 from devloop.agent.turns import Turns, begins
+from devloop.http1 import HEAD_BYTES, STATUS, Body, answer_body, closes
 
 KEPT_BYTES = 64 * 1024
-HEAD_BYTES = 256 * 1024
-_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.I)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked[ \t]*\r\n", re.I)
-_CLOSE = re.compile(rb"\r\nconnection:[^\r\n]*\bclose\b", re.I)
-_KEEP = re.compile(rb"\r\nconnection:[^\r\n]*\bkeep-alive\b", re.I)
 
 
 class Where(Enum):
@@ -49,7 +43,7 @@ class Exchange:
         self._turns = Turns()
         self._head = False  # the request asked for a head alone
         self._buffer = b""
-        self._body: _Body | None = None
+        self._body: Body | None = None
 
     @property
     def repeatable(self) -> bool:
@@ -81,7 +75,7 @@ class Exchange:
             return
         self.where = Where.ANSWERING
         while data and self.where is Where.ANSWERING:
-            data = self._heading(data) if self._body is None else self._body.take(data)
+            data = self._heading(data) if self._body is None else data[self._body.take(data) :]
             if self._body is not None and self._body.done:
                 self.where = Where.IDLE
         if data and self.where is Where.IDLE:
@@ -96,7 +90,7 @@ class Exchange:
             return b""
         head, rest = self._buffer[: end + 2], self._buffer[end + 4 :]
         self._buffer = b""
-        found = _STATUS.match(head)
+        found = STATUS.match(head)
         if found is None:
             self.where = Where.RAW
             return b""
@@ -107,74 +101,7 @@ class Exchange:
             self._body = self._framing(head, status)
         return rest
 
-    def _framing(self, head: bytes, status: int) -> _Body:
-        self.closes = bool(_CLOSE.search(head)) or (head.startswith(b"HTTP/1.0") and not _KEEP.search(head))
-        if self._head or status in (204, 304):
-            return _Body(0)
-        if _CHUNKED.search(head):
-            return _Chunks()
-        if length := _LENGTH.search(head):
-            return _Body(int(length[1]))
-        self.closes = True
-        return _Body(None)
-
-
-class _Body:
-    """So many bytes; None: until the end of the connection."""
-
-    def __init__(self, left: int | None) -> None:
-        self._left = left
-
-    @property
-    def done(self) -> bool:
-        return self._left == 0
-
-    def take(self, data: bytes) -> bytes:
-        """What does not belong to it."""
-        if self._left is None:
-            return b""
-        taken = min(self._left, len(data))
-        self._left -= taken
-        return data[taken:]
-
-
-class _Chunks(_Body):
-    """Chunks, and trailers after the last one (RFC 9112, 7.1)."""
-
-    def __init__(self) -> None:
-        super().__init__(None)
-        self._line = b""
-        self._data = 0  # of this chunk, with the line's end after it
-        self._trailers = False
-        self._over = False
-
-    @property
-    def done(self) -> bool:
-        return self._over
-
-    def take(self, data: bytes) -> bytes:
-        while data and not self._over:
-            if self._data:
-                taken = min(self._data, len(data))
-                self._data -= taken
-                data = data[taken:]
-                continue
-            line, found, data = data.partition(b"\n")
-            self._line += line
-            if not found:
-                return b""
-            whole, self._line = self._line.rstrip(b"\r"), b""
-            if self._trailers:
-                self._over = not whole
-                continue
-            try:
-                size = int(whole.split(b";")[0], 16)
-            except ValueError:
-                size = -1
-            if size < 0:
-                self._data = 1 << 62  # nobody can tell where this ends
-            elif size:
-                self._data = size + 2
-            else:
-                self._trailers = True
-        return data
+    def _framing(self, head: bytes, status: int) -> Body:
+        body = answer_body(head, status, head_alone=self._head)
+        self.closes = closes(head) or body.endless
+        return body

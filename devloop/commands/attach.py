@@ -50,6 +50,16 @@ def leave(args: argparse.Namespace) -> int:
     return 0
 
 
+def move(args: argparse.Namespace) -> int:
+    """`devloop move`."""
+    number = client.call(engine_socket(args), "move", service=args.service)["ended"]
+    if number:
+        print(f"{args.service}: {number} connection{'s' * (number != 1)} ended, so that their clients make others")
+    else:
+        print(f"{args.service}: no connection leads to where it was")
+    return 0
+
+
 def requests(args: argparse.Namespace) -> int:
     """`devloop requests`."""
     printer = RequestPrinter(json=args.json)

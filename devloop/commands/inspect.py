@@ -23,7 +23,17 @@ from devloop.commands.common import (
 )
 from devloop.control import client
 from devloop.errors import EngineError, UnansweredError, UsageError
-from devloop.protocol import AttachmentStatus, LogBatch, LogLine, Loop, Outcome, ServiceStatus, Snapshot, State
+from devloop.protocol import (
+    AttachmentStatus,
+    LogBatch,
+    LogLine,
+    Loop,
+    Outcome,
+    ServiceStatus,
+    Snapshot,
+    State,
+    earlier_in_words,
+)
 
 if TYPE_CHECKING:
     from devloop.commands.lines import LinePrinter
@@ -57,6 +67,9 @@ def status(args: argparse.Namespace) -> int:
         print(status_table(services))
         if any(service.attachments for service in services):
             print(f"\n{attachment_table(services)}")
+        for service in services:
+            for text in earlier_in_words(service.earlier):
+                print(f"\n{service.name}: {text}. `devloop move {service.name}` ends them.")
         if snapshot.config_error:
             print(f"\nNot in force yet:\n{snapshot.config_error}")
     return int(any(service.state in (State.FAILED, State.CRASH_LOOP) for service in services))

@@ -8,7 +8,7 @@ from functools import partial
 from devloop.config.model import Service
 from devloop.local import ports
 from devloop.net.forward import Forwards
-from devloop.relay import Target
+from devloop.relay import Relays, Target
 
 
 class Fronts:
@@ -85,6 +85,11 @@ class Fronts:
         if not self._listens_itself(service):
             return found
         return {name: port for name, port in found.items() if ports.taken(port)}
+
+    @property
+    def relays(self) -> tuple[Relays, ...]:
+        """All connections that came by them."""
+        return self._forwards.relays
 
     async def close(self) -> None:
         """Stop all."""

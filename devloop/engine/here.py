@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devloop.config.model import SECOND, Service
 from devloop.engine.fronts import Fronts
+from devloop.engine.moving import Moving
 from devloop.errors import DevloopError, ServiceError
 from devloop.net.publish import Gate
 from devloop.protocol import Mounted, Variable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from devloop.engine.remote import Outside, Parts, RemoteSide
     from devloop.engine.worlds import Source, World
     from devloop.net.service import LocalNetwork
-    from devloop.relay import Target
+    from devloop.relay import Relays, Target
     from devloop.remote.workload import Change
 
 _FOREIGN = ("host", "devloop")
@@ -39,9 +40,11 @@ class Here:
         self._gates: dict[str, Gate] = {}
         self._ready: dict[str, asyncio.Event] = {}
         self.fronts = Fronts(self._front, outside.notice)
+        self.moving = Moving(self._relays, self._stale, outside.services)
 
     async def close(self) -> None:
         """End all of it."""
+        self.moving.close()
         for task in self._opening.values():
             task.cancel()
         await asyncio.gather(*self._opening.values(), return_exceptions=True)
@@ -76,6 +79,18 @@ class Here:
         """Its files and folders."""
         world = self._worlds.get(service)
         return world.mounts if world is not None else ()
+
+    def _relays(self) -> Iterator[tuple[str, Relays]]:
+        """What relays connections of this machine's clients to where services are, by client."""
+        for service, world in self._worlds.items():
+            yield from ((service, each) for each in world.network.relays)
+        parts = self._side.parts
+        for each in (*self.fronts.relays, *(parts.networks.relays if parts is not None else ())):
+            yield "localhost", each
+
+    def _stale(self, target: Target) -> bool:
+        parts = self._side.parts
+        return parts is not None and parts.routes.stale(target)
 
     # Variables.
 

@@ -17,6 +17,7 @@ from devloop.net.dns import Resolver
 from devloop.net.host import HostPorts
 from devloop.net.onhost import OnHost
 from devloop.net.service import LocalNetwork, ServiceNetwork
+from devloop.relay import Relays
 from devloop.remote.standing import Standings
 from devloop.state import StateFolder
 
@@ -124,6 +125,11 @@ class Networks:
         """What the way can't give a service."""
         spec = self.project.services.get(service)
         return self._way.notes(spec) if self._way is not None and spec is not None else ()
+
+    @property
+    def relays(self) -> tuple[Relays, ...]:
+        """Connections to dependencies that are no single service's: those by the ways for the host's network."""
+        return self._way.relays if self._way is not None else ()
 
     async def close(self) -> None:
         """Stop what is for all services."""

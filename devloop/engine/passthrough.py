@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 LEAVE_SECONDS = 10.0
 """How long the original pods may take to have their traffic again, before everything else stops."""
+
+
+DRAIN_SECONDS = 5.0
+"""How long what is under way to a local service may take before its process is stopped, as the remote has it now."""
 
 
 class Passthrough:
@@ -51,6 +56,10 @@ class Passthrough:
         self._making = asyncio.Lock()
         self._afterwards: dict[str, Mode] = {}
         """The modes of services that are about to be left."""
+        self._local: dict[str, bool] = {}
+        """Service → whether it was local when connections to it were looked at last."""
+        self._going: set[str] = set()
+        """Services that are to be local no more: new connections go to the remote already."""
 
     def start(self, *, connect: bool) -> None:
         """Begin to connect; without `connect` only when something is to go through the link, and nothing is local."""
@@ -101,6 +110,7 @@ class Passthrough:
             workload=standing.workload.reference if standing and standing.workload else "",
             notes=self.side.here.notes(name) if life.mode is Mode.LOCAL else (),
             attachments=self._attaching.statuses(name) if self._attaching else (),
+            earlier=self.side.here.moving.earlier(name),
         )
 
     def modes(self, service: str) -> tuple[str, ...]:
@@ -132,6 +142,7 @@ class Passthrough:
         over = not life.wanted or life.state in (State.FAILED, State.CRASH_LOOP, State.COMPLETED)
         ready = life.state is State.READY
         self.side.here.set_gate(life.spec.name, ready, not over, life.mode is Mode.LOCAL or not life.gone)
+        self._follow(life.spec.name)
         if self._attaching is not None:
             # One that has crashed is a gap that the original pods fill at once; a reload is none.
             self._attaching.set_running(life.spec.name, ready or not (over or life.state is State.BACKOFF))
@@ -148,6 +159,28 @@ class Passthrough:
         """The service is about to become local. Where it replaces its workload, that has to end first."""
         if self._replaces(service) and self.side.here.network(service) is not None:
             await self._attach(service, self._engine.project.services[service].attach)
+
+    def _follow(self, service: str) -> None:
+        """Connections that clients of this machine hold follow the service."""
+        local = self._is_local(service)
+        if self._local.setdefault(service, local) is not local:
+            self._local[service] = local
+            self.side.here.moving.toggled()
+
+    @contextlib.asynccontextmanager
+    async def going(self, service: str) -> AsyncIterator[None]:
+        """For who toggles a service away from here: its process is to be stopped within.
+
+        New connections go to the remote already, and what is under way on others has ended, or has had DRAIN_SECONDS.
+        """
+        self._going.add(service)
+        try:
+            self._follow(service)
+            await self.side.here.moving.drained(service, DRAIN_SECONDS)
+            yield
+        finally:
+            self._going.discard(service)
+            self._follow(service)
 
     def moved(self, service: str) -> None:
         """The service has become local: it is attached as devloop.toml says, once it has a world."""
@@ -198,6 +231,10 @@ class Passthrough:
         if life.mode is Mode.LOCAL:
             engine.dispatch(ev.ModeRequested(service, self._afterwards.get(service) or Mode(self.modes(service)[1])))
         await engine.until_gone(service)
+
+    async def move(self, service: str) -> int:
+        """End connections that lead to where a service was before it was toggled. Returns how many."""
+        return self.side.here.moving.end(service)
 
     async def _attach(self, service: str, attach: Attach, *, take_over: bool = False) -> None:
         found = await self._ready_to_attach()
@@ -264,7 +301,7 @@ class Passthrough:
 
     def _is_local(self, service: str) -> bool:
         life = self._engine.supervisor.services.get(service)
-        return self._connect and life is not None and life.mode is Mode.LOCAL
+        return self._connect and life is not None and life.mode is Mode.LOCAL and service not in self._going
 
     def _opened(self, service: str) -> None:
         if self._replaces(service) and self._is_local(service):

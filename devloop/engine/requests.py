@@ -67,6 +67,8 @@ class Requests:
                 await self._remote().attach(self._service(params), kind, routes, take_over=take_over)
             case "leave":
                 await self._remote().leave(self._service(params))
+            case "move":
+                return {"ended": await self._remote().move(self._service(params))}
             case "requests":
                 found = self._remote().recent_requests(self._service(params), int(params.get("limit", 100)))
                 return {"requests": [each.to_json() for each in found]}
@@ -105,7 +107,8 @@ class Requests:
         else:
             # Its traffic first, then its process; what stands in for a workload stops before that comes back.
             await self._leave(name, mode)
-            self._engine.dispatch(ev.ModeRequested(name, mode))
+            async with remote.going(name):
+                self._engine.dispatch(ev.ModeRequested(name, mode))
         return mode.value
 
     async def _env(self, name: str, reveal: bool) -> dict[str, Any]:

@@ -51,11 +51,11 @@ class Routes:
         if standing is not None and self._is_local(standing.service):
             here = standing.local_port(address, port)
             if here is not None:
-                return ToService(await self._ports(standing.service), here)
+                return await self._here(standing.service, here)
         if standing is not None and address == standing.virtual:
             return await self._there(standing, port)
         if self.through_link(address):
-            return ToLink(self._link, address, port)
+            return ToLink(self._link, address, port, _moves(standing, address, port))
         return Dial(address, port)
 
     async def cluster_service(self, name: str, namespace: str, port: int) -> Target:
@@ -69,10 +69,12 @@ class Routes:
         if standing is not None and self._is_local(standing.service):
             here = standing.local_port(service.addresses[0] if service.addresses else standing.virtual, port)
             if here is not None:
-                return ToService(await self._ports(standing.service), here)
+                return await self._here(standing.service, here)
+        address = service.addresses[0] if service.addresses else standing.virtual if standing is not None else ""
+        moves = _moves(standing, address, port)
         if service.addresses:
-            return ToLink(self._link, service.addresses[0], port)
-        return await self._to_name(standings.domain.full(name, namespace), port)
+            return ToLink(self._link, address, port, moves)
+        return await self._to_name(standings.domain.full(name, namespace), port, moves)
 
     async def name(self, name: str, port: int) -> Target:
         """Where a connection to a full name goes."""
@@ -80,9 +82,9 @@ class Routes:
         if standing is not None and self._is_local(standing.service):
             here = standing.local_port(standing.virtual, port)
             if here is not None:
-                return ToService(await self._ports(standing.service), here)
+                return await self._here(standing.service, here)
         try:
-            return await self._to_name(name, port)
+            return await self._to_name(name, port, _moves(standing, standing.virtual if standing else "", port))
         except (NameLookupError, RefusedError):
             if self._standings().domain.cluster:
                 raise
@@ -91,29 +93,37 @@ class Routes:
     async def front(self, service: str, port: int) -> Target:
         """Where a connection to a service's port on the host's loopback goes: here or there. Raises RefusedError."""
         if self._is_local(service):
-            return ToService(await self._ports(service), port)
+            return await self._here(service, port)
         standing = self._standings().by_service.get(service)
         found = standing.there(port) if standing else None
         if found is None:
             raise RefusedError(f"{service} is not here, and no Service of the remote leads to its port {port}")
         there, number = found
         if there.addresses:
-            return ToLink(self._link, there.addresses[0], number)
-        return await self._to_name(self._standings().domain.full(there.name, there.namespace), number)
+            return ToLink(self._link, there.addresses[0], number, service)
+        return await self._to_name(self._standings().domain.full(there.name, there.namespace), number, service)
+
+    def stale(self, target: Target) -> bool:
+        """Whether the service that this led to when it was found has moved since: here, or to the remote."""
+        service: str = getattr(target, "stands_for", "")
+        return bool(service) and isinstance(target, ToService) is not self._is_local(service)
+
+    async def _here(self, service: str, port: int) -> Target:
+        return ToService(await self._ports(service), port, service)
 
     async def _there(self, standing: Standing, port: int) -> Target:
         """A connection to a virtual address of a service that has moved to the remote since the name was asked for."""
         for name in sorted(standing.names):
-            return await self._to_name(name, port)
+            return await self._to_name(name, port, standing.service)
         for each in standing.counterparts:
-            return ToLink(self._link, each.addresses[0], port)
+            return ToLink(self._link, each.addresses[0], port, standing.service)
         raise RefusedError(f"{standing.service} is not here, and the remote does not have it")
 
-    async def _to_name(self, name: str, port: int) -> Target:
+    async def _to_name(self, name: str, port: int, moves: str = "") -> Target:
         found = await self._names.addresses(name)
         if not found:
             raise RefusedError(f"{name} has no address in the remote")
-        return ToLink(self._link, found[0], port)
+        return ToLink(self._link, found[0], port, moves)
 
     def through_link(self, address: str) -> bool:
         """Whether an address that is no local service's is reached through the link."""
@@ -124,6 +134,13 @@ class Routes:
             return True
         # Private, and this host would only hand it to its default gateway: a pod's address that was learned elsewhere.
         return ip.is_private and not ip.is_link_local and not self._routed(address)
+
+
+def _moves(standing: Standing | None, address: str, port: int) -> str:
+    """The service that answers at this address and port while it is here; empty if none does."""
+    if standing is None or standing.local_port(address, port) is None:
+        return ""
+    return standing.service
 
 
 def host_has_route(address: str) -> bool:

@@ -23,7 +23,7 @@ from devloop.net import hosts
 from devloop.net.forward import Forwards
 from devloop.net.ports import Dependency, OnDemand, Rewritten, rewrite
 from devloop.net.router import Destination
-from devloop.relay import Target
+from devloop.relay import Relays, Target
 from devloop.remote.standing import Standings
 
 _TRIES = 3
@@ -84,6 +84,11 @@ class Way:
     def notes(self, spec: Service) -> tuple[str, ...]:
         """What this way can't give a service, besides what is wrong in its environment; a sentence each."""
         return ()
+
+    @property
+    def relays(self) -> tuple[Relays, ...]:
+        """All connections to dependencies."""
+        return self._forwards.relays
 
     async def close(self) -> None:
         """Stop all of it."""

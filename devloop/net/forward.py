@@ -77,6 +77,11 @@ class Forwards:
         if failed and self._open.get(key) is forward:
             del self._open[key]
 
+    @property
+    def relays(self) -> tuple[Relays, ...]:
+        """Of every port, those that were let go of while connections were open too."""
+        return (*(each.relays for each in self._open.values()), *self._released)
+
     def port(self, name: str, port: int) -> int | None:
         """Where a dependency's port is here; None if there is no forward for it."""
         found = self._open.get((name, port))

@@ -17,6 +17,7 @@ from devloop.net.listeners import Listener, diag_socket, listeners, waiting
 from devloop.net.mounts import Bind
 from devloop.net.ports import Rewritten, rewrite_paths
 from devloop.net.publish import Gate, Publisher
+from devloop.relay import Relays
 
 VOLUMES = "DEVLOOP_VOLUMES"
 """The folder below which a service finds its volumes at their paths."""
@@ -86,6 +87,11 @@ class OnHost:
         self._rewrite = rewrite
         self._places: dict[str, str] = {}
         self._rewritten: tuple[str, ...] = ()
+
+    @property
+    def relays(self) -> tuple[Relays, ...]:
+        """See `LocalNetwork`. It goes by ports of the host's that are for all services."""
+        return ()
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -24,19 +24,19 @@ class Proxy:
         self._listener = listener
         self._router = router
         self._log = log
-        self._relays = Relays(self._route, self._failed)
+        self.relays = Relays(self._route, self._failed)
 
     def __len__(self) -> int:
         """Connections that are open."""
-        return len(self._relays)
+        return len(self.relays)
 
     async def start(self) -> None:
         """Accept from now on."""
-        await self._relays.listen(self._listener)
+        await self.relays.listen(self._listener)
 
     async def close(self) -> None:
         """Break every connection. Returns when all are closed."""
-        await self._relays.close()
+        await self.relays.close()
 
     async def _route(self, relay: Relay) -> Target:
         destination = _destination(relay)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from devloop.dial import connect
@@ -75,6 +75,8 @@ class ToLink:
     link: Link
     host: str
     port: int
+    stands_for: str = field(default="", compare=False)
+    """The project's service that this leads to while that is in the remote, if it is one."""
 
     async def connect(self, side: asyncio.Protocol) -> Any:
         """Part of `Target`."""
@@ -141,6 +143,8 @@ class ToService:
 
     service: Ports
     port: int
+    stands_for: str = field(default="", compare=False)
+    """The project's service that this leads to while that is here."""
 
     async def connect(self, side: asyncio.Protocol) -> Any:
         """Part of `Target`."""

@@ -17,6 +17,7 @@ from devloop.net.proxy import Proxy
 from devloop.net.publish import Gate, Publisher
 from devloop.net.router import Router
 from devloop.net.udp import RefusedUdp
+from devloop.relay import Relays
 
 if TYPE_CHECKING:
     from devloop.net.dns import DnsServer, Resolver
@@ -43,6 +44,10 @@ class LocalNetwork(Protocol):
     @property
     def publisher(self) -> Publisher:
         """Its ports, and what becomes of connections to them."""
+
+    @property
+    def relays(self) -> tuple[Relays, ...]:
+        """The connections that it has made, as far as they go through something of its own."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -135,6 +140,11 @@ class ServiceNetwork:
     def pid(self) -> int | None:
         """See `LocalNetwork`."""
         return self.inside.pid
+
+    @property
+    def relays(self) -> tuple[Relays, ...]:
+        """See `LocalNetwork`."""
+        return () if self._proxy is None else (self._proxy.relays,)
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """As it is: names, addresses and paths are what they are in the pod."""

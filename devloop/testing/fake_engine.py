@@ -298,6 +298,10 @@ class FakeEngine:
             case "leave":
                 self.status(params["service"])
                 self.update(params["service"], attachments=())
+            case "move":
+                ended = sum(each.count for each in self.status(params["service"]).earlier)
+                self.update(params["service"], earlier=())
+                return {"ended": ended}
             case "requests":
                 told = self.requests.get(params["service"], [])[-params.get("limit", 100) :]
                 return {"requests": [each.to_json() for each in told]}

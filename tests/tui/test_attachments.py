@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from devloop.errors import RemoteError
-from devloop.protocol import RequestRecord
+from devloop.protocol import EarlierConnections, RequestRecord
 from devloop.testing import shop, traffic
 from tests.tui.conftest import Open, Screen
 from tui.screens.requests import RequestsScreen
@@ -42,6 +42,19 @@ async def test_the_table_says_how_each_service_is_attached(opened: Open) -> None
         await screen.shows("↯ int failed open")
         screen.engine.attachment("web", "attached", kind="wiretap", local_rate=0.0, original_rate=340.0)
         await screen.shows("● tap 340/s")
+
+
+async def test_connections_from_before_are_shown_and_ended(opened: Open) -> None:
+    async with opened(size=(120, 40)) as screen:
+        await screen.shows("traffic")
+        screen.engine.update("api", earlier=(EarlierConnections("web", 2, "local"),))
+        await screen.shows("2 connections from before still lead to the process that was here: 2 from web")
+        await screen.press("colon")
+        await screen.type("move api")
+        await screen.shows("end connections that still lead to where it was")
+        await screen.press("enter", "enter")
+        await screen.asked("move", service="api")
+        await screen.hides("from before")
 
 
 async def test_i_attaches_and_leaves(opened: Open) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from textual import events
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from devloop.protocol import AttachmentStatus, ServiceStatus
+from devloop.protocol import AttachmentStatus, EarlierConnections, ServiceStatus, earlier_in_words
 from tui import attachments
 from tui.connection import NOTED
 from tui.formats import age, count
@@ -47,7 +49,9 @@ class AttachmentLines(Widget):
         status = self._status
         each = [_lines(found, status.name, self._now, width) for found in status.attachments] if status else []
         lines = [line for several in each for line in several]
-        if status and self.most == 1 and len(lines) > 1:
+        if status:
+            lines += _earlier(status.earlier, status.name, width)
+        if status and status.attachments and self.most == 1 and len(lines) > 1:
             lines = [each[status.attachments.index(found)][0] for found in (attachments.telling(status),) if found]
         elif len(lines) > self.most:
             hidden = len(lines) - self.most + 1
@@ -62,6 +66,15 @@ class AttachmentLines(Widget):
         return Content("\n").join(
             [Content.assemble(" ", line.truncate(width, ellipsis=True)) for line in self.lines[: self.size.height]]
         )
+
+
+def _earlier(found: Collection[EarlierConnections], service: str, width: int) -> list[Content]:
+    """Connections that don't lead to where a service is."""
+    lines: list[Content] = []
+    for text in earlier_in_words(found):
+        said = Content.assemble((text, "$text-warning"), (f" (: move {service} ends them)", "$text-muted"))
+        lines += hanging(Content.styled(f"{NOTED} ", "$text-warning"), said, width)
+    return lines
 
 
 def _lines(attachment: AttachmentStatus, service: str, now: int, width: int) -> list[Content]:

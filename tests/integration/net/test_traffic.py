@@ -318,6 +318,48 @@ async def test_no_connection_fails_while_it_reloads(cluster: Cluster, way: str) 
         await relays.close()
 
 
+async def test_kept_connections_outlive_a_reload(cluster: Cluster) -> None:
+    """20 connections that are never made anew, while the service is replaced three times by SIGKILL; idle ones too."""
+    pod = await cluster.pod()
+    port = (await pod.publisher.publish(8080)).host_port
+    running = await pod.serve(HTTP % ("api", 8080), 8080)
+    stop = asyncio.Event()
+    answers: list[str] = []
+    kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET / HTTP/1.1\r\nHost: api\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        answers.append((await reader.readexactly(int(head.split(b"Content-Length: ")[1].split()[0]))).decode())
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not stop.is_set():
+            await ask(reader, writer)
+
+    try:
+        for each in kept:
+            await ask(*each)
+        async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+            for each in kept[:10]:
+                group.create_task(client(*each))
+            for _ in range(3):
+                pod.publisher.set_gate(Gate.HELD)
+                running.signal(signal.SIGKILL)
+                await running.code
+                running = await pod.start(SYSTEM_PYTHON, "-c", HTTP % ("api", 8080))
+                pod.publisher.set_gate(Gate.OPEN)
+                before = len(answers)
+                await until(lambda before=before: len(answers) >= before + 50)
+            stop.set()
+        for each in kept:
+            await ask(*each)
+    finally:
+        for _, writer in kept:
+            writer.close()
+    assert len(set(answers)) == 4
+    assert pod.lines == []
+
+
 async def test_only_what_may_be_repeated_is_repeated(cluster: Cluster) -> None:
     """A POST that the old process has accepted is not given to the new one."""
     pod = await cluster.pod()

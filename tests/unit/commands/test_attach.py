@@ -17,6 +17,7 @@ from devloop.commands import common
 from devloop.commands.attach import put_back
 from devloop.control import client, wire
 from devloop.errors import DevloopError
+from devloop.protocol import EarlierConnections
 from devloop.testing import shop
 from devloop.testing.fake_engine import FakeEngine
 from tests.unit.attach.fake_api import FakeApi, service
@@ -113,6 +114,23 @@ def test_leave_is_for_those_that_are_named_or_all_that_hold_something(
     assert "worker: stopped here, and what it replaced runs again" in out
     assert devloop("leave") == 0
     assert capsys.readouterr().out == "nothing is attached\n"
+
+
+def test_connections_from_before_are_told_and_ended(
+    devloop: Run, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert devloop("move", "web") == 0
+    assert capsys.readouterr().out == "web: no connection leads to where it was\n"
+    found = (EarlierConnections("localhost", 1, "remote"), EarlierConnections("api", 2, "remote"))
+    engine.update("web", earlier=found)
+    devloop("status")
+    text = "web: 3 connections from before still lead to the remote: 2 from api, 1 from localhost. `devloop move web`"
+    assert text in capsys.readouterr().out
+    assert devloop("move", "web") == 0
+    assert asked(engine)[-1] == ("move", {"service": "web"})
+    assert capsys.readouterr().out == "web: 3 connections ended, so that their clients make others\n"
+    devloop("status")
+    assert "from before" not in capsys.readouterr().out
 
 
 def test_requests_come_as_a_table_or_as_json(

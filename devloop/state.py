@@ -153,7 +153,7 @@ class StateFolder:
                 break
             time.sleep(_LOOK)
         else:
-            raise taken(Running(self.path, *_noted(self.path)))
+            raise taken(Running(self.path, *noted(self.path)))
         _note(fd, file)
         self._lock = fd
         if not self._given:
@@ -212,7 +212,7 @@ class StateFolder:
         self.create()
         fd = self._locked()
         if fd is None:
-            raise taken(Running(self.path, *_noted(self.path)))
+            raise taken(Running(self.path, *noted(self.path)))
         _note(fd, file)
         if self._lock is not None:
             os.close(self._lock)
@@ -227,7 +227,7 @@ class StateFolder:
         """
         for path in (self.path,) if self._given else dict.fromkeys((self.path, self.home)):
             if _is_locked(path):
-                pid, file = _noted(path)
+                pid, file = noted(path)
                 self._same_project(path, file)
                 return Running(path, pid or (None if self._given else presence.engine_of(self.root)), file)
         if self._given:
@@ -319,7 +319,7 @@ def _note(lock: int, file: Path | None) -> None:
         os.pwrite(lock, b"%d\n%s\n" % (os.getpid(), os.fsencode(file or "")), 0)
 
 
-def _noted(path: Path) -> tuple[int | None, Path | None]:
+def noted(path: Path) -> tuple[int | None, Path | None]:
     """What an engine has written into its lock: pid and project file."""
     try:
         pid, _, rest = (path / LOCK).read_bytes().partition(b"\n")

@@ -113,5 +113,16 @@ class Fronts:
         self._open[service, port] = there
         if there != port and (service, port, there) not in self._told:
             self._told.add((service, port, there))
-            who, hint = ports.holder_of(port) if port not in spared else ("a service of this project", "")
-            self._notice("warning", f"port {port} is taken by {who}, so {service} is at localhost:{there}", hint)
+            other = next((name for (name, _), taken in self._open.items() if taken == port and name != service), "")
+            if other:
+                who, hint = f"{other} of this project", "each has its own port of localhost"
+            elif port in spared:
+                who, hint = "a service of this project", ""
+            else:
+                who, hint = ports.holder_of(port)
+            level = "info" if other else "warning"
+            self._notice(
+                level,
+                f"port {port} is taken by {who}, so {service} is at localhost:{there}",
+                hint,
+            )

@@ -310,8 +310,10 @@ async def test_w_shows_times_and_i_never_does(opened: Open) -> None:
 async def test_the_fake_attaches_as_an_engine(opened: Open) -> None:
     async with opened() as screen:
         engine = screen.engine
-        await engine.call("attach", {"service": "web", "kind": "wiretap"})
+        await engine.call("attach", {"service": "web"})
         assert engine.status("web").attachments[0].kind == "intercept"  # what is attached stays
+        await engine.call("attach", {"service": "web", "kind": "wiretap"})
+        assert [each.kind for each in engine.status("web").attachments] == ["wiretap"]
         await engine.call("toggle", {"service": "web", "mode": "remote"})
         assert not engine.status("web").attachments
         answer = await engine.call("requests", {"service": "web", "limit": 2})

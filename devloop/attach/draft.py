@@ -81,6 +81,13 @@ def way_of(service: Document, wanted: Wanted, where: str) -> Way:
             where=where,
             hint="`intercept` takes it in the pods; or `replace` the workload without this Service.",
         )
+    if wanted.way != "pods":
+        raise AttachError(
+            f"its traffic can't be taken at its address: {why}",
+            where=where,
+            hint='`way = "pods"` (`devloop attach --way pods`) takes it in each of its pods, by an ephemeral container '
+            "with NET_ADMIN, which stays in the pod's spec until the pod is replaced.",
+        )
     numbers = {key: each for each in service["spec"].get("ports") or [] for key in (each["port"], each.get("name"))}
     for port in wanted.ports:
         protocol = numbers.get(port, {}).get("protocol", "TCP")

@@ -54,8 +54,8 @@ class Wanted:
     despite_budget: bool = False
     """Replace it although a PodDisruptionBudget wants some of its pods to run."""
     way: Way | None = None
-    """`pods`: take what comes to the pods' own addresses, whatever the Service is. None: at the Service's address, and
-    in the pods where that doesn't do (a headless Service, one with UDP ports)."""
+    """`pods`: take what comes to the pods' own addresses, whatever the Service is: each gets a container that stays.
+    None: at the Service's address; where that doesn't do (a headless Service, one with UDP ports), it is refused."""
 
 
 class Phase(StrEnum):

@@ -199,8 +199,8 @@ class AttachTable(Table):
     )
     way: WayName | None = Field(
         None,
-        description="Where its traffic is taken: service (at the Service's address; in the pods of one that has none) "
-        "or pods (for clients that go by the pods' addresses). Default: service.",
+        description="Where its traffic is taken: service (at the Service's address) or pods (in each of them, by a "
+        "container with NET_ADMIN: for headless Services, and clients that go by pods' addresses). Default: service.",
     )
 
 

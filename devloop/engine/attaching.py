@@ -161,13 +161,13 @@ class Attaching:
 
         What is attached otherwise leaves first: other routes, another kind.
         """
-        headless = {each.name for each in standing.counterparts if not each.addresses}
         async with self._locks[spec.name]:
             every = wants(spec, standing, attach, self._user)
             held = self._of[spec.name]
             for target in held.keys() - {each.service or each.workload for each in every}:
                 await self._attachments.leave(held.pop(target), stop=False)
-            # What takes rights in the pods is no reason to give up what comes by an address.
+            # What would take a container in each pod is no reason to give up what comes by an address; it is told.
+            headless = {each.name for each in standing.counterparts if not each.addresses}
             optional = headless if any(each.service not in headless for each in every) else set[str]()
             for wanted in every:
                 try:
@@ -392,10 +392,33 @@ def wants(spec: Service, standing: Standing, attach: Attach, user: str) -> list[
     if not found:
         if attach.kind is AttachKind.REPLACE:
             return [plain]
-        hint = "an attachment takes the traffic of a Service; is its name another? `names` says which"
-        raise UsageError(f"no Service of the remote leads to {spec.name}", where=where, hint=hint)
+        raise _nothing_to_take(spec, standing, attach, where)
     # One workload is stopped once, however many Services lead to it.
     return [each if index == 0 else replace(each, kind="intercept", workload="") for index, each in enumerate(found)]
+
+
+def _nothing_to_take(spec: Service, standing: Standing, attach: Attach, where: str) -> UsageError:
+    """Why none of the Services that are there can be attached to."""
+    alias = next((each for each in standing.counterparts if each.external), None)
+    if alias is not None:
+        return UsageError(
+            f"the Service {alias.name} is an ExternalName: it is another name of {alias.external}, and has no traffic",
+            where=where,
+            hint=f"attach to what answers there, if that is in this cluster: `names = […]` of services.{spec.name}",
+        )
+    if not standing.counterparts:
+        hint = "an attachment takes the traffic of a Service; is its name another? `names` says which"
+        return UsageError(f"no Service of the remote leads to {spec.name}", where=where, hint=hint)
+    has = ", ".join(
+        f"{each.name} has " + (" and ".join(f"{port.name or 'a port'} ({port.port})" for port in each.ports) or "none")
+        for each in standing.counterparts
+    )
+    asked = f"`ports` names {', '.join(attach.ports)}; " if attach.ports else ""
+    return UsageError(
+        f"no port of its Services leads to one of {spec.name}'s: {asked}{has}",
+        where=where,
+        hint=f"`ports` of services.{spec.name} says which it listens on; that of `attach`, which is which",
+    )
 
 
 def _route(rule: Any) -> Route:

@@ -72,6 +72,6 @@ def _of_devloop(process: psutil.Process) -> tuple[str, str] | None:
     if project and service:
         return (
             f"{service} of devloop's project {project} (pid {process.pid})",
-            f"`devloop stop {service}` there, or change the port",
+            f"`devloop toggle {service} off` there, or change the port",
         )
     return None

@@ -45,6 +45,8 @@ class ClusterService:
     """Its cluster IPs; none if it is headless or an alias."""
     ports: tuple[ServicePort, ...]
     selector: Mapping[str, str]
+    external: str = ""
+    """Of an ExternalName: the name that it stands for."""
 
     def port(self, number: int) -> ServicePort | None:
         """The port of this number."""
@@ -131,6 +133,7 @@ def _service(item: Object) -> ClusterService:
         tuple(each for each in addresses if each not in ("", "None")),
         ports,
         spec.get("selector") or {},
+        str(spec.get("externalName") or "") if spec.get("type") == "ExternalName" else "",
     )
 
 

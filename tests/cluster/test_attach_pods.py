@@ -84,7 +84,7 @@ async def prepared(admin: ApiClient, space: Namespace, folder: Path, **more: Any
 
 
 def wanted(ada: Engine, here: Here, *routes: Route, **more: Any) -> Any:
-    return ada.wanted(here, service=WEB, routes=routes or (personal("ada"),), **more)
+    return ada.wanted(here, **{"service": WEB, "routes": routes or (personal("ada"),), "way": "pods", **more})
 
 
 async def answers(space: Namespace, who: dict[str, str], *arguments: str) -> None:
@@ -388,4 +388,4 @@ async def test_without_the_right_and_with_the_nodes_network_it_is_refused(
         )
         await client.CoreV1Api(admin).create_namespaced_service(space.name, service)
         with pytest.raises(AttachError, match="hostNetwork"):
-            await ada.attachments.attach(ada.wanted(here, service="node"), here)
+            await ada.attachments.attach(ada.wanted(here, service="node", way="pods"), here)

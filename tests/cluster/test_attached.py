@@ -140,7 +140,7 @@ async def test_a_personal_route_by_command_takes_the_developers_requests_alone(
 
 
 async def test_what_its_pods_do_not_allow_is_told_and_the_rest_is_attached(shop: Namespace, project: Project) -> None:
-    """The store has a Service with an address and a headless one, and its namespace lets no NET_ADMIN in."""
+    """The store has a Service with an address and a headless one; the pods' way was not asked for."""
     async with project.up() as running:
         await running.until_state("web", State.READY)
         await project("toggle", "store", "local")

@@ -141,7 +141,7 @@ def test_who_holds_a_port_is_told_as_what_it_is_to_devloop(tmp_path: Path, engin
         assert hint == f"`devloop -f {file} down` ends that project, or change the port"
     else:
         assert who == f"api of devloop's project shop (pid {process.pid})"
-        assert hint == "`devloop stop api` there, or change the port"
+        assert hint == "`devloop toggle api off` there, or change the port"
     assert "kill" not in hint
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,12 +37,18 @@ def spec(user: str = "ada", *routes: Route, **more: Any) -> Spec:
 
 def test_the_pods_are_the_way_where_a_services_address_is_none() -> None:
     wanted = Wanted("intercept", "api", {"http": 1})
+    asked = replace(wanted, way="pods")
     udp = {"ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}
     assert fitting(service(), wanted) == ({80: 1}, "service")
-    assert fitting(service(**HEADLESS), wanted) == ({80: 1}, "pods")
-    assert fitting(service(**udp), wanted) == ({80: 1}, "pods")
-    assert fitting(service(**HEADLESS), Wanted("wiretap", "api", {"http": 1})) == ({80: 1}, "pods")
-    assert fitting(service(), Wanted("intercept", "api", {"http": 1}, way="pods")) == ({80: 1}, "pods")
+    assert fitting(service(**HEADLESS), asked) == ({80: 1}, "pods")
+    assert fitting(service(**udp), asked) == ({80: 1}, "pods")
+    assert fitting(service(**HEADLESS), replace(asked, kind="wiretap")) == ({80: 1}, "pods")
+    assert fitting(service(), asked) == ({80: 1}, "pods")
+    # Nobody gets a container with NET_ADMIN into their pods who has not asked for it.
+    for fields in (HEADLESS, udp):
+        with pytest.raises(AttachError, match="can't be taken at its address") as problem:
+            fitting(service(**fields), wanted)
+        assert "--way pods" in str(problem.value.hint) and "NET_ADMIN" in str(problem.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +60,7 @@ def test_the_pods_are_the_way_where_a_services_address_is_none() -> None:
         ({"selector": {}}, Wanted("intercept", "api", {"http": 1}, way="pods"), "no selector"),
         (
             {"ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]},
-            Wanted("intercept", "api", {"dns": 1}),
+            Wanted("intercept", "api", {"dns": 1}, way="pods"),
             "port dns is UDP, and TCP alone",
         ),
     ],

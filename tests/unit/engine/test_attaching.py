@@ -39,6 +39,36 @@ def test_a_replace_with_routes_is_refused_for_nobody_would_answer_the_rest() -> 
         assert wanted.kind == "replace" and not wanted.routes[0].conditional
 
 
+def standing(*services: ClusterService) -> Standing:
+    return replace(WORKER, counterparts=services)
+
+
+SERVICE = WORKER.counterparts[0]
+NODES = replace(SERVICE, name="nodes", addresses=())
+INTERCEPT = Attach(AttachKind.INTERCEPT)
+
+
+def test_the_way_through_the_pods_is_asked_for() -> None:
+    spec = service("worker")
+    found = wants(spec, standing(SERVICE, NODES), INTERCEPT, "ada")
+    assert [(each.service, each.way) for each in found] == [("worker", None), ("nodes", None)]
+    asked = wants(spec, standing(SERVICE, NODES), replace(INTERCEPT, way="pods"), "ada")
+    assert [(each.service, each.way) for each in asked] == [("worker", "pods"), ("nodes", "pods")]
+
+
+def test_why_there_is_nothing_to_take() -> None:
+    spec = service("worker")
+    alias = ClusterService("worker", "shop", (), (), {}, "db.example.com")
+    for services, attach, words in (
+        ((), INTERCEPT, "no Service of the remote leads to worker"),
+        ((alias,), INTERCEPT, "the Service worker is an ExternalName: it is another name of db.example.com"),
+        ((replace(SERVICE, ports=()),), INTERCEPT, "leads to one of worker's: worker has none"),
+        ((SERVICE,), replace(INTERCEPT, ports={"grpc": None}), r"`ports` names grpc; worker has http \(80\)"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            wants(spec, standing(*services), attach, "ada")
+
+
 class Ports:
     """A service's ports; its process is there, or not."""
 

@@ -211,7 +211,12 @@ def parser() -> Parser:
 
 def _of_a_workload(sub: argparse.ArgumentParser) -> None:
     """The options of a command that takes a service of the project, or any workload."""
-    sub.add_argument("-w", "--workload", metavar="KIND/NAME", help="a workload of the cluster; needs no project")
+    sub.add_argument(
+        "-w",
+        "--workload",
+        metavar="KIND/NAME",
+        help="a workload (deploy/web, sts/db, web); needs no project",
+    )
     sub.add_argument("-c", "--container", metavar="NAME", help="with --workload: the container")
     _of_a_cluster(sub)
 

@@ -73,3 +73,30 @@ def _writable() -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def contained(problem: BaseException, what: str) -> DevloopError:
+    """Any exception of one service's as an error for the user, so that it stops nothing else.
+
+    One that is a fault in devloop goes to the event loop's exception handler, in full. `what` says what failed, as in
+    "api can't be opened". A group of one is that one.
+    """
+    while isinstance(problem, BaseExceptionGroup):
+        problem = next((each for each in problem.exceptions if not _is_told(each)), problem.exceptions[0])
+    if isinstance(problem, DevloopError):
+        return problem
+    if isinstance(problem, OSError) and not problem.filename:
+        return DevloopError(f"{what}: {problem.strerror or problem or type(problem).__name__}")
+    if isinstance(problem, OSError) or is_the_machines(problem):
+        return explained(problem)
+    import asyncio
+
+    asyncio.get_running_loop().call_exception_handler({"message": what, "exception": problem})
+    return DevloopError(
+        f"{what}, by a fault in devloop itself: {type(problem).__name__}: {problem}",
+        hint="please report it; the engine's log has more",
+    )
+
+
+def _is_told(problem: BaseException) -> bool:
+    return isinstance(problem, DevloopError | OSError)

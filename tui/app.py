@@ -157,7 +157,8 @@ class DevloopApp(App[Outcome]):
                 return
             self._look_again.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look_again.wait(), BEAT_INTERVAL)
+                async with asyncio.timeout(BEAT_INTERVAL):
+                    await self._look_again.wait()
 
     def _beat(self) -> None:
         before = self.session.silent, self.session.hidden

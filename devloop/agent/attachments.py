@@ -54,6 +54,7 @@ CHECK_SECONDS = 0.25
 ENDPOINT_SECONDS = 2.0
 FIRST_LISTENER = 20000
 RESTORE_PAUSE = 1.0
+AGAIN_SECONDS = 0.5
 LAST_SECONDS = 1.5
 """How long an agent that was told to end goes on serving, so that the nodes' rules lead elsewhere before it stops; and
 then how long it asks those who are still connected to come again."""
@@ -330,7 +331,10 @@ class Attachments:
                 await self.apply()
             except (GatewayError, TimeoutError, OSError) as problem:
                 log.warning("%s", problem)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(AGAIN_SECONDS)
+            except Exception:  # of one Service's; what comes next is to be taken up
+                log.exception("what is attached can't be made Envoy's")
+                await asyncio.sleep(AGAIN_SECONDS)
 
     # --- The watchdog ---------------------------------------------------------------------------------------------
 
@@ -378,8 +382,10 @@ class Attachments:
             await self._forget()
             left = self._expiry.next(time.monotonic())
             self._woken.clear()
+            # Not wait_for: until Python 3.12 it swallows a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), min(left, 60.0) + 0.05 if left is not None else 60.0)
+                async with asyncio.timeout(min(left, 60.0) + 0.05 if left is not None else 60.0):
+                    await self._woken.wait()
 
     async def _forget(self) -> None:
         """Drop members whose lease has gone: they were put back, or somebody else has taken over."""

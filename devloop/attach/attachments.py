@@ -21,6 +21,7 @@ from devloop.agent.overlap import conflicts
 from devloop.agent.spec import Spec
 from devloop.agent.tasks import background
 from devloop.errors import RemoteError
+from devloop.failures import contained
 from devloop.remote.kubernetes.api import Api, ApiError
 from devloop.remote.kubernetes.install import SELECTOR, running
 from devloop.remote.link import LinkState
@@ -125,11 +126,15 @@ class Attachments(Hearers):
                 found = await self.api.get(f"/api/v1/namespaces/{self.api.namespace}/pods", labelSelector=SELECTOR)
                 if not any(running(each) for each in found.get("items") or []):
                     names = {each.spec.service for each in self._held.values() if each.spec.service and not each.over}
-                    await asyncio.gather(*(self._claims.unlead(name) for name in names))
+                    led = await asyncio.gather(*map(self._claims.unlead, names), return_exceptions=True)
+                    for problem in led:  # each is tried again, and keeps no other from being led back
+                        if isinstance(problem, Exception):
+                            log.info("a Service is not led back: %s", contained(problem, "it can't be led back"))
             except RemoteError as problem:
                 log.info("the agent can't be looked for: %s", problem.what)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._connected.wait(), 0.5)
+                async with asyncio.timeout(0.5):
+                    await self._connected.wait()
 
     async def _desk(self) -> Session:
         """The connection to the agent's desk. AttachError if there is no agent; SessionLostError."""
@@ -289,11 +294,12 @@ class Attachments(Hearers):
             except AttachError as problem:
                 self._give_up(found, Phase.REFUSED, problem.what)
                 return
-            except (RemoteError, SessionLostError, OSError, TimeoutError) as problem:
-                what = problem.what if isinstance(problem, RemoteError) else str(problem)
-                found.become(Phase.OPEN, f"the original answers: {what}")
+            except Exception as problem:  # a fault of ours too: it is told, and tried again
+                error = contained(problem, f"{found.spec.id} can't be kept")
+                found.become(Phase.OPEN, f"the original answers: {error.what}")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(found.dirty.wait(), delay)
+                    async with asyncio.timeout(delay):
+                        await found.dirty.wait()
                 delay = min(delay * 2, RETRY_SECONDS[1])
                 found.dirty.set()
             else:
@@ -313,15 +319,19 @@ class Attachments(Hearers):
                         # It was over, and somebody has put all back: as if it was attached anew.
                         each.version = -1
                         each.dirty.set()
-                except (RemoteError, OSError, TimeoutError) as problem:
+                except Exception as problem:  # whatever it is, the other leases are to be renewed
                     log.info("the lease of %s is not renewed: %s", each.spec.id, problem)
+                    contained(problem, f"the lease of {each.spec.id} can't be renewed")
 
     async def _watching(self) -> None:
         """Notice what others do to our Services."""
         while True:
             try:
                 async for kind, service in self.api.watch(f"/api/v1/namespaces/{self.api.namespace}/services"):
-                    self._seen(kind, service)
+                    try:
+                        self._seen(kind, service)
+                    except Exception as problem:  # of one Service; the others are to be watched
+                        contained(problem, "a change of a Service can't be followed")
             except ApiError as problem:
                 log.info("Services can't be watched: %s", problem.what)
                 await asyncio.sleep(RETRY_SECONDS[1])
@@ -490,10 +500,8 @@ class Attachments(Hearers):
         leaving = (self.leave(each) for each in self.held)
         results = await asyncio.gather(*leaving, *self._giving_up, return_exceptions=True)
         for each in results:
-            if isinstance(each, BaseException) and not isinstance(each, (RemoteError, OSError, TimeoutError)):
-                raise each
-            if isinstance(each, BaseException):
-                log.warning("leaving: %s", each)
+            if isinstance(each, Exception):
+                log.warning("leaving: %s", contained(each, "what is attached can't be put back"))
         for stop in self._stops:
             stop()
         for task in list(self._tasks):

@@ -17,6 +17,7 @@ from http import HTTPStatus
 
 from devloop.agent.objects import Document, unsupported
 from devloop.errors import RemoteError
+from devloop.failures import contained
 from devloop.remote.kubernetes.api import Api, ApiError
 from devloop.remote.kubernetes.install import SELECTOR, running
 
@@ -206,7 +207,10 @@ class Doors:
         while True:
             try:
                 async for _, pod in self._api.watch(self._path):
-                    self._seen(pod)
+                    try:
+                        self._seen(pod)
+                    except Exception as problem:  # of one pod; the others are to be watched
+                        contained(problem, "a change of a pod can't be followed")
             except ApiError as problem:
                 log.info("pods can't be watched: %s", problem.what)
                 await asyncio.sleep(LOOK_SECONDS[1])

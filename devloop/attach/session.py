@@ -30,7 +30,7 @@ ANSWER_SECONDS = 10.0
 Heard = Callable[[list[Request], Mapping[str, int]], None]
 
 
-class SessionLostError(Exception):
+class SessionLostError(RemoteError):
     """The connection to the agent ended while something was asked of it."""
 
 

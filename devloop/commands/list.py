@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from devloop.commands.common import print_json
 from devloop.commands.remote import cluster, project
-from devloop.errors import UsageError
 
 if TYPE_CHECKING:
     from devloop.commands.holdings import Holding
@@ -147,12 +146,10 @@ def _standing(
             )
             reference = next((each.reference for each in named), "")
         else:
-            try:
-                kind, name = parse(place.workload)
-            except UsageError as problem:
-                raise UsageError(problem.what, where=f"services.{service.name}.workload", hint=problem.hint) from None
-            reference = f"{kind.name.lower()}/{name}"
-            if reference not in there and kind.plural not in found.unseen:
+            kind, name = parse(place.workload)
+            meant = [each for each in found.entries if each.name == name and kind in (each.kind, None)]
+            reference = meant[0].reference if len(meant) == 1 else place.workload
+            if not meant and (kind is None or kind.plural not in found.unseen):
                 lost.append((service.name, reference))
         if reference in there:
             services.setdefault(reference, service)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from devloop.commands.common import print_json, project_file, service_world, socket_of, state_folder
+from devloop.config import workload
 from devloop.control import client
 from devloop.errors import DevloopError, ServiceError, UsageError
 from devloop.protocol import Variable
@@ -93,6 +94,8 @@ def engine_of_our_own(args: argparse.Namespace) -> Iterator[Path]:
     """An engine that starts no service, for as long as it takes; its control socket. It ends with this process."""
     from devloop.commands.up import report_of
 
+    if args.workload is not None:
+        workload.read(args.workload, where="--workload")  # a word that is none is told before anything is started
     read, write = os.pipe()
     alive, owner = os.pipe()
     # Whichever of the two ends last removes it: this process may be killed.

@@ -201,7 +201,7 @@ def _workload(value: Any) -> str:
         return NO_WORKLOAD
     if isinstance(value, str):
         return values.workload(value)
-    raise values.unexpected('KIND/NAME such as "deployment/web", or false', value)
+    raise values.unexpected('a workload such as "deployment/web", or false', value)
 
 
 def _duration(least: int) -> BeforeValidator:
@@ -369,9 +369,7 @@ else:
             VARIABLE,
         ),
     ]
-    WorkloadName = Annotated[
-        str, BeforeValidator(_workload), _shape({"type": "string", "pattern": "/"}, {"const": False}, VARIABLE)
-    ]
+    WorkloadName = Annotated[str, BeforeValidator(_workload), _shape(_NONEMPTY, {"const": False}, VARIABLE)]
 
 ModeName = Annotated[Literal["local", "remote", "off"], _shape({"enum": list(Mode)}, VARIABLE)]
 PolicyName = Annotated[Literal["never", "on-failure", "always"], _shape({"enum": list(Restart)}, VARIABLE)]

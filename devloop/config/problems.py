@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -136,3 +136,24 @@ class Findings:
         rank = {file: index for index, file in enumerate(texts)}
         found.sort(key=lambda p: (rank.get(p.file, len(rank)), str(p.file), p.line, p.column, p.message))
         return tuple(found)
+
+
+def place_of(files: Iterable[Path], path: Path_) -> str:
+    """FILE:LINE:COLUMN of a value in the first of these TOML files that has it; empty if none has. For what is found
+    out about a value long after its file was read."""
+    import tomllib
+
+    from devloop.config.locate import Positions
+
+    for file in files:
+        try:
+            text = file.read_text()
+            table: object = tomllib.loads(text)
+        except (OSError, ValueError):
+            continue
+        for part in path:
+            table = table.get(str(part)) if isinstance(table, dict) else None
+        if table is not None:
+            line, column = Positions(text).find(path)
+            return f"{shown(file)}:{line}:{column}"
+    return ""

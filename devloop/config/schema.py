@@ -345,7 +345,7 @@ class Service(Common):
     every: Interval | None = Field(None, description='The same, short: "10m". One of schedule and every.')
     workload: WorkloadName | None = Field(
         None,
-        description="The workload that it stands for, as KIND/NAME, or false for none. "
+        description="The workload that it stands for, as KIND/NAME or NAME, or false for none. "
         "Default: the one of its name, if the remote has it.",
     )
     container: Text | None = Field(None, description="Which of the pod's containers. Default: as kubectl picks it.")

@@ -19,6 +19,8 @@ from pydantic_core import PydanticCustomError
 from devloop.config.model import MS, Command, Reload, ReloadKind, Schedule
 from devloop.config.shell import POSIX, SH, TAKES_ITS_PLACE, needs_shell, simple, with_exec
 from devloop.config.words import describe, quoted, suggestion
+from devloop.config.workload import read
+from devloop.errors import UsageError
 
 DURATION_PATTERN = (
     r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))*$"
@@ -61,11 +63,11 @@ def unexpected(expected: str, value: object, hint: str = "") -> PydanticCustomEr
 
 
 def workload(value: str) -> str:
-    """A workload as kubectl writes it. Its kind is checked where the remote is asked for it."""
-    kind, slash, name = value.partition("/")
-    if not (kind and slash and name) or "/" in name:
-        raise unexpected('KIND/NAME such as "deployment/web", or false', value)
-    return value
+    """A workload as kubectl writes it, by its kind's own name: "deploy/web" is "deployment/web"."""
+    try:
+        return str(read(value))
+    except UsageError as error:
+        raise wrong(error.what, error.hint or "") from None
 
 
 def duration(value: Any, least: int) -> int:

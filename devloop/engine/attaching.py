@@ -18,6 +18,7 @@ from devloop.attach.seam import AttachError, Phase, Wanted
 from devloop.config.model import SECOND, Attach, AttachKind, Matching, Service
 from devloop.engine.board import unix
 from devloop.errors import DevloopError, UsageError
+from devloop.failures import contained
 from devloop.protocol import AttachmentStatus, RequestRecord
 from devloop.remote.standing import Standing
 
@@ -32,6 +33,8 @@ KEPT = 500
 """Requests of each service that are kept for who asks later."""
 RATE_SECONDS = 5.0
 """Over so long a time a rate is taken."""
+TICK_SECONDS = 1.0
+"""Between two looks at the rates."""
 
 
 class Local:
@@ -201,10 +204,13 @@ class Attaching:
             if take_over:
                 await self._attachments.take_over(wanted)
             found = await self._attachments.attach(wanted, self._local(service))
-        except DevloopError as error:
+        except Exception as problem:
+            error = contained(problem, f"{target} can't be attached")
             reason = f"{error.what}" + (f" ({error.hint})" if error.hint else "")
             self._refused[service][target] = status(Phase.REFUSED, reason)
-            raise
+            if error is problem:
+                raise
+            raise error from problem
         else:
             self._of[service][target] = found
         finally:
@@ -217,11 +223,16 @@ class Attaching:
         What stands in for a workload is stopped first, unless `stop` is false."""
         async with self._locks[service]:
             self._refused.pop(service, None)
+            held = tuple(self._of.pop(service, {}).values())
             try:
-                for found in tuple(self._of.pop(service, {}).values()):
-                    await self._attachments.leave(found, stop=stop)
+                left = await asyncio.gather(
+                    *(self._attachments.leave(each, stop=stop) for each in held), return_exceptions=True
+                )
             finally:
                 self._changed(service)
+            for each in left:  # one that can't leave keeps no other of them
+                if isinstance(each, BaseException):
+                    raise each
 
     async def leave_all(self, but_for: str = "") -> None:
         """Services leave, but for those with an attachment of one kind: their requests wait for what comes after.
@@ -336,12 +347,15 @@ class Attaching:
     async def _tick(self) -> None:
         shown: dict[str, tuple[float, float]] = {}
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(TICK_SECONDS)
             for service in tuple(self._counts):
                 rates = self._rates(service)
                 if shown.get(service, (0.0, 0.0)) != rates:
                     shown[service] = rates
-                    self._changed(service)
+                    try:
+                        self._changed(service)
+                    except Exception as problem:
+                        contained(problem, f"the rates of {service} can't be told")
 
 
 _KINDS: Mapping[AttachKind, Literal["intercept", "wiretap", "replace"]] = {

@@ -483,12 +483,16 @@ class Engine:
         dirty, self._dirty = self._dirty, {}
         for name in dirty:
             life = self.supervisor.services.get(name)
-            if life is not None:
+            if life is None:
+                continue
+            try:
                 self._set_gate(name)
                 status = self.status(life)
                 self._server.publish(status)
                 if self.on_status is not None:
                     self.on_status(status)
+            except Exception as problem:
+                self._fault(f"what is new of {name} was not told", problem)
         if self.on_over is not None and (code := self.supervisor.outcome(self._asked)) is not None:
             over, self.on_over = self.on_over, None
             over(code)

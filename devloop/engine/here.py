@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from devloop.config.model import SECOND, Service
 from devloop.engine.fronts import Fronts
 from devloop.engine.moving import Moving
-from devloop.errors import DevloopError, ServiceError
+from devloop.errors import DevloopError, ServiceError, UsageError
+from devloop.failures import contained
 from devloop.net.publish import Gate
 from devloop.protocol import Mounted, Variable
 
@@ -48,9 +49,11 @@ class Here:
         for task in self._opening.values():
             task.cancel()
         await asyncio.gather(*self._opening.values(), return_exceptions=True)
-        for world in self._worlds.values():
-            with contextlib.suppress(DevloopError, TimeoutError, OSError):
+        for service, world in self._worlds.items():
+            try:
                 await world.close()
+            except Exception as problem:  # the others are to be closed, too
+                contained(problem, f"{service} can't be closed")
         await self.fronts.close()
 
     def update(self) -> None:
@@ -110,8 +113,23 @@ class Here:
         _, source = await self._source(spec)
         if source is None:
             return ()
-        _, found = await read_environment(source.cluster, source.reference, spec.place.container)
+        with self._named(spec):
+            _, found = await read_environment(source.cluster, source.reference, spec.place.container)
         return (*found.image, *found.variables)
+
+    @contextlib.contextmanager
+    def _named(self, spec: Service) -> Iterator[None]:
+        """A UsageError of a workload's says where it was named: the line of devloop.toml, or the option."""
+        try:
+            yield
+        except UsageError as error:
+            from devloop.config.problems import place_of
+
+            path = ("services", spec.name, "workload")
+            files = self._side.project.files
+            place = place_of(files, path) if files else "--workload"
+            error.where = error.where or place or f"services.{spec.name}"
+            raise
 
     def adapted(self, service: str, variables: Iterable[Variable]) -> list[Variable]:
         """All variables of a service's process, with the addresses and paths that are right in its network.
@@ -168,10 +186,10 @@ class Here:
     async def _open(self, service: str) -> None:
         try:
             await self._open_world(self._side.project.services[service])
-        except (DevloopError, OSError) as problem:
-            # A full disk, or no more descriptors: the service can't start, and the next try may find it mended.
-            error = problem if isinstance(problem, DevloopError) else ServiceError(str(problem), where=service)
-            self._refused[service] = error
+        except Exception as problem:
+            # Whatever it is (a full disk, no more descriptors, a fault of ours), this service can't start, which is
+            # an answer to who waits for it, and no other's business. The next try may find it mended.
+            error = self._refused[service] = contained(problem, f"{service} can't have what its workload has")
             where = f"{error.where}: " if error.where else ""
             self._outside.failed(service, f"{where}{error.what}", error.hint or "")
         else:
@@ -198,7 +216,9 @@ class Here:
             parts.link.start()
         _, source = await self._source(spec)
         await parts.link.ready()
-        await world.open(spec, source, await parts.link.resolver(), lambda change: self._changed(spec.name, change))
+        resolver = await parts.link.resolver()
+        with self._named(spec):
+            await world.open(spec, source, resolver, lambda change: self._changed(spec.name, change))
 
     async def _source(self, spec: Service) -> tuple[Parts, Source | None]:
         from devloop.engine.worlds import Source

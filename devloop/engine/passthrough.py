@@ -14,7 +14,8 @@ from devloop.config.model import Attach, AttachKind, Mode, Project, Remote, Rout
 from devloop.core import events as ev
 from devloop.core.service import ServiceLife
 from devloop.engine.remote import Outside, RemoteSide
-from devloop.errors import DevloopError, UsageError
+from devloop.errors import UsageError
+from devloop.failures import contained
 from devloop.local.probes import Connect
 from devloop.protocol import RemoteStatus, RequestBatch, RequestRecord, ServiceStatus, State, Variable
 from devloop.remote.imports import imported
@@ -276,7 +277,8 @@ class Passthrough:
             return
         try:
             await self._attach(service, spec.attach)
-        except DevloopError as error:
+        except Exception as problem:
+            error = contained(problem, f"{service} can't be attached")
             self._engine.notice("error", f"not attached: {error.what}", hint=error.hint or "", service=service)
 
     async def _attach_anew(self, service: str) -> None:
@@ -286,12 +288,14 @@ class Passthrough:
                 await self.leave(service)
             else:
                 await self._attaching.leave(service, stop=False)
-        except DevloopError as error:
+        except Exception as problem:
+            error = contained(problem, f"{service} can't leave")
             self._engine.notice("warning", error.what, hint=error.hint or "", service=service)
         if again:
             try:
                 await self.before_local(service)
-            except DevloopError as error:
+            except Exception as problem:
+                error = contained(problem, f"{service} can't be attached")
                 self._engine.notice("error", f"not attached: {error.what}", hint=error.hint or "", service=service)
                 return
             self._engine.dispatch(ev.ModeRequested(service, Mode.LOCAL))
@@ -318,7 +322,8 @@ class Passthrough:
         """The workload's last pod has ended before the process starts that stands in for it."""
         try:
             await self._attach(service, self._engine.project.services[service].attach)
-        except DevloopError as error:
+        except Exception as problem:
+            error = contained(problem, f"{service} can't be attached")
             self._engine.dispatch(ev.WorldFailed(service, f"not attached: {error.what}", error.hint or ""))
         else:
             self._engine.dispatch(ev.WorldOpened(service))

@@ -15,6 +15,7 @@ from devloop.config.model import Network, Project, Remote, RemoteKind
 from devloop.engine.board import unix
 from devloop.engine.here import Here
 from devloop.errors import DevloopError, RemoteError
+from devloop.failures import contained
 from devloop.local.process import Holders
 from devloop.protocol import RemoteStatus
 from devloop.remote.imports import imported
@@ -91,6 +92,9 @@ class RemoteSide:
         self._prepared: asyncio.Future[Parts] | None = None
         self._surveyed = asyncio.Event()
         self._look = asyncio.Event()
+        self._broken = asyncio.Event()
+        """The last look failed in a way that is not the cluster's."""
+        self._errors: dict[str, DevloopError] = {}
         self._standings = Standings((), {}, Domain(""))
         self.idle = False
         """Nothing is started here: somebody wants the remote alone."""
@@ -131,8 +135,8 @@ class RemoteSide:
             from devloop.engine.parts import make
 
             parts = await make(self)
-        except DevloopError as error:
-            self._failure = error
+        except Exception as problem:
+            error = self._failure = contained(problem, "the remote can't be prepared")
             self._prepared.set_exception(error)
             self._outside.status(self.status())
             self._outside.notice("error", f"no remote: {error.what}", error.hint or "")
@@ -148,13 +152,17 @@ class RemoteSide:
             try:
                 await self._survey(parts)
                 delay, pause = RETRY_SECONDS[0], SURVEY_SECONDS
-            except RemoteError as error:
+            except Exception as problem:
                 if not self._surveyed.is_set():
-                    self._failure = error
+                    self._failure = self._told(problem, "what is in the remote can't be read")
+                    if not isinstance(problem, RemoteError):
+                        self._broken.set()  # nobody knows whether another try will help, so nobody waits for it
                     self._outside.status(self.status())
                 pause, delay = delay, min(delay * 2, RETRY_SECONDS[1])
+            # Not wait_for: until Python 3.12 it swallows a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._look.wait()
             self._look.clear()
 
     async def _survey(self, parts: Parts) -> None:
@@ -174,11 +182,21 @@ class RemoteSide:
             domain = Domain.of(first, (await parts.link.resolver()).search)
         before = self._standings
         self._standings = Standings(self.project.services.values(), by_name, domain)
+        for service, problem in self._standings.problems.items():
+            self._told(problem, f"it is not known how {service} stands in the remote")
         self._failure = None
+        self._broken.clear()
         self._surveyed.set()
         parts.networks.update()
         if before.by_service != self._standings.by_service:
             self._outside.services()
+
+    def _told(self, problem: Exception, what: str) -> DevloopError:
+        """The problem as an error for the user. A fault is told in full once, and not at every look."""
+        key = f"{what}: {problem!r}"
+        if key not in self._errors:
+            self._errors[key] = contained(problem, what)
+        return self._errors[key]
 
     def _link_changed(self, state: LinkState) -> None:
         if state.phase is Phase.CONNECTED and state.since != self._linked_at:
@@ -253,15 +271,17 @@ class RemoteSide:
     async def until_standing(self, service: str) -> Standing:
         """How a service stands in the remote, once that is known. Raises DevloopError."""
         await self._until_surveyed(await self.until_prepared())
+        if (problem := self._standings.problems.get(service)) is not None:
+            raise self._told(problem, f"it is not known how {service} stands in the remote")
         return self._standings.by_service[service]
 
     async def _until_surveyed(self, parts: Parts) -> None:
-        """Wait until it is known what there is. Raises RemoteError if the link says that trying again won't help."""
+        """Wait until it is known what there is. Raises DevloopError if trying again won't help, or may not."""
         failed = asyncio.Event()
         stop = parts.link.subscribe(lambda state: failed.set() if state.phase is Phase.FAILED else None)
         if parts.link.state.phase is Phase.FAILED:
             failed.set()
-        waits = [asyncio.ensure_future(each.wait()) for each in (self._surveyed, failed)]
+        waits = [asyncio.ensure_future(each.wait()) for each in (self._surveyed, failed, self._broken)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -269,6 +289,8 @@ class RemoteSide:
             for each in waits:
                 each.cancel()
         if not self._surveyed.is_set():
+            if self._broken.is_set() and self._failure is not None:
+                raise self._failure
             await parts.link.ready()  # raises why
 
     def changed(self) -> None:

@@ -80,9 +80,11 @@ class Catalog:
         return next((each for each in found if each is not None), None)
 
     def by_reference(self, reference: str) -> ListedWorkload | None:
-        """The workload that "deploy/web" means."""
+        """The workload that "deploy/web" means, or "web" if only one is called that."""
         kind, name = kinds.parse(reference)
-        return self.workloads.get(f"{kind.name.lower()}/{name}")
+        kinds_of = (kind,) if kind is not None else _KINDS
+        found = [each for one in kinds_of if (each := self.workloads.get(f"{one.name.lower()}/{name}")) is not None]
+        return found[0] if len(found) == 1 else None
 
     def leading_to(self, workload: ListedWorkload) -> tuple[ClusterService, ...]:
         """The Services that select its pods."""

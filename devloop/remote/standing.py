@@ -89,8 +89,15 @@ class Standings:
         self.domain = domain
         self.catalogs = catalogs
         self.by_service: dict[str, Standing] = {}
+        self.problems: dict[str, Exception] = {}
+        """Service → why it is not known how it stands; no other is the worse for it."""
         for index, service in enumerate(services):
-            self.by_service[service.name] = _standing(service, catalogs, domain, str(VIRTUAL[index + 1]))
+            virtual = str(VIRTUAL[index + 1])
+            try:
+                self.by_service[service.name] = _standing(service, catalogs, domain, virtual)
+            except Exception as problem:
+                self.by_service[service.name] = Standing(service.name, virtual)
+                self.problems[service.name] = problem
 
     @cached_property
     def by_address(self) -> dict[str, Standing]:

@@ -16,7 +16,7 @@ from devloop.remote.workload.cluster import AbsentError, Event, ExpiredError, Li
 from devloop.remote.workload.model import Absence, Object
 from devloop.remote.workload.references import Kind
 
-CLAIM = Kind("PersistentVolumeClaim", "persistentvolumeclaims", "api/v1", ("pvc",))
+CLAIM = Kind("PersistentVolumeClaim", "persistentvolumeclaims", "api/v1")
 ENDPOINT_SLICE = Kind("EndpointSlice", "endpointslices", "apis/discovery.k8s.io/v1")
 HISTORY = 2000
 """Events that are remembered for watches that begin at an older version."""

@@ -393,3 +393,15 @@ class TestOrder:
         while devloop("logs").stdout.count("ran") < 2:
             assert time.monotonic() < deadline
         assert "next run " in devloop("status").stdout or "the task runs" in devloop("status").stdout
+
+
+@pytest.mark.parametrize("command", [("env",), ("exec",)])
+@pytest.mark.parametrize(
+    ("word", "said"), [("svc/api", "deployment/api"), ("deploymnt/api", "did you mean"), ("a/b/c", "known")]
+)
+def test_a_word_that_is_no_workload_is_told_at_once(
+    tmp_path: Path, command: tuple[str, ...], word: str, said: str
+) -> None:
+    rest = ("--", "true") if command == ("exec",) else ()
+    found = Cli(tmp_path)(*command, "-w", word, *rest, code=2)
+    assert found.stderr.startswith("devloop: --workload: '") and said in found.stderr

@@ -24,6 +24,8 @@ async def find(cluster: Cluster, reference: str, container: str | None = None) -
     Raises UsageError for what is named wrongly, with the nearest name, and RemoteError.
     """
     kind, name = kinds.parse(reference)
+    if kind is None:
+        kind = await _kind_of(cluster, name)
     owner = await _read(cluster, kind, name)
     found = owner if kind is kinds.POD else await running_pod(cluster, kind, owner)
     pod = found or _from_template(kind, owner, cluster.namespace)
@@ -90,20 +92,15 @@ async def _read(cluster: Cluster, kind: Kind, name: str) -> Object:
         if absent.absence is Absence.FORBIDDEN:
             raise
     reference = f"{kind.name.lower()}/{name}"
-    hint = f"kubectl get {kind.plural} -n {cluster.namespace} lists them."
-    others = []
-    for each in kinds.WORKLOADS:
-        try:
-            names = [str(item["metadata"]["name"]) for item in (await cluster.listing(each)).items]
-        except RemoteError:
-            continue
-        if each is kind:
-            close = nearest(name, names)
-            hint = f"Did you mean {kind.name.lower()}/{close}?" if close else hint
-        elif name in names:
-            others.append(f"{each.name.lower()}/{name}")
+    there = await _there(cluster)
+    others = [f"{each.name.lower()}/{name}" for each in there if each is not kind and name in there[each]]
+    close = nearest(name, there.get(kind, ()))
     if others:
         hint = f"There is {' and '.join(others)}."
+    elif close:
+        hint = f"Did you mean {kind.name.lower()}/{close}?"
+    else:
+        hint = _listed(there) or f"kubectl get {kind.plural} -n {cluster.namespace} lists them."
     raise UsageError(f"{reference} does not exist in namespace {cluster.namespace}", hint=hint)
 
 
@@ -116,6 +113,43 @@ async def _with_template(cluster: Cluster, rollout: Object) -> Object:
     deployment = (await cluster.get(kinds.DEPLOYMENT, str(reference["name"])))["spec"]
     lent = {key: deployment[key] for key in ("template", "selector")}
     return {**rollout, "spec": {**lent, **spec}}
+
+
+async def _kind_of(cluster: Cluster, name: str) -> Kind:
+    """The kind of the one workload of this name. Raises UsageError if there is none, or several."""
+    there = await _there(cluster)
+    found = [each for each in there if name in there[each]]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = " or ".join(f"{each.name.lower()}/{name}" for each in found)
+        raise UsageError(f"several workloads are called {name} in namespace {cluster.namespace}", hint=several)
+    by_name = {each: f"{kind.name.lower()}/{each}" for kind in reversed(there) for each in there[kind]}
+    close = nearest(name, by_name)
+    hint = f"Did you mean {by_name[close]}?" if close else _listed(there) or "No workload can be seen there."
+    raise UsageError(f"no workload is called {name} in namespace {cluster.namespace}", hint=hint)
+
+
+async def _there(cluster: Cluster) -> dict[Kind, list[str]]:
+    """The names of all workloads that may be listed, those that people mean most often first."""
+    found = {}
+    for each in kinds.NAMED:
+        try:
+            found[each] = [str(item["metadata"]["name"]) for item in (await cluster.listing(each)).items]
+        except RemoteError:
+            continue
+    return found
+
+
+_SHOWN = 8
+
+
+def _listed(there: Mapping[Kind, list[str]]) -> str:
+    """Some of them, for people; those that only belong to others are left out."""
+    own = [k for k in there if k not in (kinds.REPLICA_SET, kinds.POD)] or list(there)
+    every = [f"{kind.name.lower()}/{name}" for kind in own for name in there[kind]]
+    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return f"There is {', '.join(every[:_SHOWN])}{more}." if every else ""
 
 
 async def _owned(cluster: Cluster, kind: Kind, owner: Object, selector: Mapping[str, Any] | None) -> dict[str, int]:

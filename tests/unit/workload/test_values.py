@@ -137,6 +137,9 @@ def test_a_limit_that_is_not_set_is_the_pods_then_the_nodes_then_this_machines()
 def test_references() -> None:
     for text in ("deployment/web", "deploy/web", "Deployments/web", "deployments.apps/web"):
         assert references.parse(text) == (references.DEPLOYMENT, "web")
+    assert references.parse("deployments.v1.apps/web") == (references.DEPLOYMENT, "web")
+    assert references.parse("po/web-0") == (references.POD, "web-0")
+    assert references.parse("web") == (None, "web")
     assert references.parse("sts/db") == (references.STATEFUL_SET, "db")
     assert references.DEPLOYMENT.path("shop", "web") == "/apis/apps/v1/namespaces/shop/deployments/web"
     assert references.NODE.path(None, "n") == "/api/v1/nodes/n"
@@ -145,11 +148,17 @@ def test_references() -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("web", "deployment/web"),
-        ("deploymnt/web", "Did you mean deployment/web"),
-        ("service/web", "The kinds are"),
+        ("", "KIND/NAME"),
+        ("/web", "KIND/NAME"),
+        ("deploymnt/web", "did you mean deployment/web"),
+        ("service/web", "deployment/web"),
+        ("svc/web", "known are deployment/NAME (deploy/NAME), statefulset/NAME (sts/NAME)"),
+        ("applications.argoproj.io/web", "known are deployment/NAME"),
+        ("deployments.example.com/web", "known are deployment/NAME"),
         ("deploy/", "KIND/NAME"),
         ("a/b/c", "KIND/NAME"),
+        ("deploy/..", "lower-case"),
+        ("pod/Web", "lower-case"),
     ],
 )
 def test_wrong_references(text: str, hint: str) -> None:

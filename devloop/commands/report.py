@@ -18,7 +18,8 @@ def failure(status: ServiceStatus) -> str:
         case State.FAILED | State.BACKOFF | State.CRASH_LOOP:
             line = f"{name} {reason}" if reason.startswith(("exited", "ended")) else f"{name} failed: {reason}"
             if status.state is State.CRASH_LOOP:
-                line += f"; it starts again when a watched file changes, or by `devloop restart {name}`"
+                by_itself = "" if status.task else " when a watched file changes, or"  # few tasks watch any
+                line += f"; it starts again{by_itself} by `devloop restart {name}`"
             return line
         case State.WAITING if status.stuck:
             return f"{name} waits {reason}; see `devloop logs {status.stuck}`"

@@ -66,7 +66,7 @@ def shaped(model: type[T], raw: Any, place: Place, findings: Findings) -> tuple[
         good: dict[str, Any] = raw
         for details in error.errors(include_url=False):
             _explain(model, raw, details, place, findings)
-            good = _without(good, details["loc"])
+            good = _named(good, details["loc"]) if model is Service else _without(good, details["loc"])
         return model.model_validate(good), frozenset(str(e["loc"][0]) for e in error.errors(include_url=False))
 
 
@@ -77,6 +77,19 @@ def _without(raw: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]
     if rest and isinstance(inner, dict) and rest[0] in inner:
         return {**raw, str(key): _without(inner, tuple(rest))}
     return {name: value for name, value in raw.items() if name != key}
+
+
+def _named(raw: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+    """As `_without`, but what `depends_on` names stays: the names are looked at later, whatever else is wrong."""
+    needed = raw.get("depends_on")
+    match path:
+        case ("depends_on", name, "condition") if isinstance(needed, dict) and name in needed:
+            rest = needed[name] if isinstance(needed[name], dict) else {}
+            # Of all conditions this one contradicts nothing, whether the other is a task or not.
+            return {**raw, "depends_on": {**needed, name: {**rest, "condition": "started"}}}
+        case ("depends_on", int(), *_) if isinstance(needed, list):
+            return {**raw, "depends_on": [name for name in needed if isinstance(name, str)]}
+    return _without(raw, path)
 
 
 def unknown_key(place: Place, key: str, names: Iterable[str], findings: Findings, *, among: Iterable[str] = ()) -> None:

@@ -184,7 +184,7 @@ class RestartPolicy:
     """Exponential backoff: `delay`, doubled at each attempt up to `max_delay` (nanoseconds).
 
     After `limit` failures, each within `window` of its start, the service is in a crash loop: it waits
-    for a change or a key instead of trying again.
+    for a change or a key instead of trying again. A task's failures count whatever `window` says.
     """
 
     policy: Restart = Restart.ON_FAILURE

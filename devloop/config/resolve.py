@@ -325,7 +325,7 @@ def _on_task(scope: Scope, key: str, task: bool) -> bool:
 def _restart(scope: Scope, task: bool) -> RestartPolicy:
     own, shared, base = scope.table.restart, scope.defaults.restart, RestartPolicy()
     written = own.policy if own else None
-    # A default that keeps services up would run a finished migration again.
+    # A default that keeps services up would run a migration that has failed half-way again, unasked.
     policy = written or ("never" if task else (shared.policy if shared else None) or base.policy)
     if task and written == "always":
         place = scope.place.at("restart", "policy")

@@ -123,13 +123,14 @@ class RestartTable(Table):
     """Which exits start the service again, and how soon."""
 
     policy: PolicyName | None = Field(
-        None, description="never, on-failure or always. Default: on-failure; for tasks never."
+        None, description="never, on-failure or always (not for tasks). Default: on-failure; for tasks never."
     )
     delay: Span | None = Field(None, description="Before the first attempt; doubled at each one. Default: 100ms.")
     max_delay: Span | None = Field(None, description="The longest delay. Default: 10s.")
     limit: int | None = Field(None, ge=1, description="Failures in a row that make a crash loop. Default: 5.")
     window: Span | None = Field(
-        None, description="A failure later than this after its start begins a new count. Default: 10s."
+        None,
+        description="A service's failure later than this after its start begins a new count. Default: 10s.",
     )
 
 

@@ -207,6 +207,7 @@ class ServiceLife:
             return self._flush()
         self._open(Cause.SCHEDULE, now)
         self._gated = True
+        self._failures = 0
         self._want_process(build=self.stale or not self.starts)
         return self._advance(now)
 
@@ -588,16 +589,19 @@ class ServiceLife:
         self._end_loop(Outcome.FAILED, failure)
         if self._due:
             return self._advance(now)
-        if policy.policy is Restart.NEVER or self.spec.task:
+        if policy.policy is Restart.NEVER:
             self._become(State.FAILED, now, failure)
             return self._flush()
-        if now - self._spawned_at > policy.window:
+        # A service that has run for long was up; a task that has run for long has not succeeded for all that.
+        if not self.spec.task and now - self._spawned_at > policy.window:
             self._failures = 0
         self._failures += 1
         if self._failures >= policy.limit:
-            again = f"{failure}, {self._failures} times in a row"
-            self._become(State.CRASH_LOOP, now, again)
-            self._tell("error", again, "it starts again when a watched file changes, or by `devloop restart`")
+            again = f"{failure}, {self._failures} times in a row" if self._failures > 1 else failure
+            # By its schedule it starts again by itself.
+            self._become(State.CRASH_LOOP if self.spec.schedule is None else State.FAILED, now, again)
+            by_itself = "it starts again when a watched file changes, or by" if self.watches else "it starts again by"
+            self._tell("error", again, f"{by_itself} `devloop restart`" if self.spec.schedule is None else "")
             return self._flush()
         delay = min(policy.delay * 2 ** (self._failures - 1), policy.max_delay)
         self._backoff = True

@@ -117,8 +117,9 @@ def _draft(
     if task:
         # A task has no port to wait for; that it completes is all that is asked of it.
         draft.settings["task"] = True
-        for key in ("restart", "ready"):
-            draft.settings.pop(key, None)
+        draft.settings.pop("ready", None)
+        if reading.now("restart").partition(":")[0] != "on-failure":
+            draft.settings.pop("restart", None)
     draft.dropped += [*reading.said, *filter(None, [reading.left_out() if plan.local else ""])]
     return draft
 

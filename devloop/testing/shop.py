@@ -110,7 +110,7 @@ def snapshot(clock: Callable[[], int] = time.time_ns) -> Snapshot:
         ),
         ServiceStatus(
             "redis", "local", State.READY, "", now - 720 * SECOND, 4012, ports={"redis": 6379},
-            loops=1, p50=24 * MILLI, p95=24 * MILLI, history=(24 * MILLI,),
+            published={"redis": 6379}, loops=1, p50=24 * MILLI, p95=24 * MILLI, history=(24 * MILLI,),
         ),
         ServiceStatus(
             "db", "remote", State.REMOTE, "", now - 719 * SECOND, modes=ANYWHERE,
@@ -122,7 +122,8 @@ def snapshot(clock: Callable[[], int] = time.time_ns) -> Snapshot:
         ),
         ServiceStatus(
             "search", "local", State.STARTING, "GET :9200/health → 503", now - 3 * SECOND, 4422, restarts=1,
-            ports={"http": 9200}, opened_at=now - 3 * SECOND, modes=ANYWHERE, workload="deployment/search",
+            ports={"http": 9200}, published={"http": 9200}, opened_at=now - 3 * SECOND,
+            modes=ANYWHERE, workload="deployment/search",
         ),
         ServiceStatus(
             "mailer", "local", State.CRASH_LOOP, "port 1025 is taken by mailhog (pid 977)", now - 95 * SECOND,

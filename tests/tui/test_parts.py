@@ -330,13 +330,17 @@ def test_columns_do_not_depend_on_states() -> None:
     services = shop.snapshot(shop.fixed_clock).services
     calm = [ServiceStatus.from_json({**s.to_json(), "state": "ready", "reason": ""}) for s in services]
     assert fit_columns(80, services) == fit_columns(80, calm)
+    local = [replace(s, ports=s.published) for s in services]
+    assert fit_columns(120, local) == fit_columns(120, [replace(s, published={}) for s in local])
 
 
 def test_ports() -> None:
-    status = ServiceStatus("api", "local", State.READY, "", 0, ports={"http": 8000, "debug": 5678})
+    ports = {"http": 8000, "debug": 5678}
+    status = ServiceStatus("api", "local", State.READY, "", 0, ports=ports, published=ports)
     assert ports_text(status, 30) == "http:8000 debug:5678"
     assert ports_text(status, 10) == "8000 5678"
     assert ports_text(status, 6) == "8000+1"
+    assert ports_text(replace(status, published={"debug": 5678}), 30) == "debug:5678", "8000 is declared alone"
 
 
 def test_preferences_that_can_not_be_read_are_none(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_each_mode_has_a_tone_and_a_column_at_any_width() -> None:
 
 
 def test_ports_are_those_of_localhost() -> None:
-    ports, published = {"http": 8000, "debug": 5678}, {"http": 18000, "9090": 19090}
+    ports, published = {"http": 8000, "debug": 5678}, {"http": 18000, "debug": 5678, "9090": 19090}
     status = ServiceStatus("api", "local", State.READY, "", 0, ports=ports, published=published)
     assert ports_text(status, 40) == "http:18000 debug:5678 19090"
     assert ports_text(status, 7) == "18000+2"

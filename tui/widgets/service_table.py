@@ -6,7 +6,7 @@ table that changes its shape while services restart can't be read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,14 +48,12 @@ TRAFFIC = Column("traffic", "traffic", 13)
 """Wide enough for the longest phase and its glyph."""
 
 
-def reachable(status: ServiceStatus) -> dict[str, int]:
-    """Port's name → the port of localhost to use: the published one, else the one it listens on."""
-    return {**status.ports, **status.published}
-
-
 def ports_text(status: ServiceStatus, width: int) -> str:
-    """Ports of localhost, with their names if that fits, else the first and how many more."""
-    ports = reachable(status)
+    """The ports that localhost has now, with their names if that fits, else the first and how many more."""
+    return _ports_text(status.published, width)
+
+
+def _ports_text(ports: Mapping[str, int], width: int) -> str:
     named = " ".join(str(port) if name.isdigit() else f"{name}:{port}" for name, port in ports.items())
     if len(named) <= width:
         return named
@@ -76,7 +74,8 @@ def fit_columns(width: int, services: Sequence[ServiceStatus], *, traffic: bool 
     """
     longest = max((cell_len(s.name) for s in services), default=0)
     name = Column("name", "service", max(7, min(longest, 24 if width >= 100 else 16, width // 3)))
-    ports = max((len(ports_text(s, 99)) for s in services), default=0)
+    # Those that are only declared count too: a process that listens, or does so no more, changes no column.
+    ports = max((len(_ports_text({**s.ports, **s.published}, 99)) for s in services), default=0)
     state = 10 if width < 60 else 16 if traffic else 18
     room = width - 3 - name.width - 1 - state
     # By importance; the table's own order is below.
@@ -151,6 +150,8 @@ class ServiceTable(ScrollView, can_focus=True):
         self._cut_off = False
         self._traffic = False
         self._columns: list[Column] = []
+        self._shape: tuple[object, ...] = ()
+        """What the widths of columns depend on."""
         self._fitted: tuple[object, ...] = ()
 
     def update(self, services: Sequence[ServiceStatus], *, cut_off: bool = False, traffic: bool = False) -> None:
@@ -163,6 +164,7 @@ class ServiceTable(ScrollView, can_focus=True):
         before = self.cursor
         changed = names != [status.name for status in self._services]
         self._services = list(services)
+        self._shape = tuple((s.name, tuple(s.ports.items()), tuple(s.published.items())) for s in services)
         if changed:
             self.virtual_size = Size(0, len(names) + 1)
         if self.selected not in names:
@@ -277,7 +279,7 @@ class ServiceTable(ScrollView, can_focus=True):
 
     def _fit(self, width: int) -> None:
         # Here and not on a resize, because a scrollbar that comes or goes changes the width too.
-        fitted = (width, self._traffic, tuple((status.name, tuple(status.ports)) for status in self._services))
+        fitted = (width, self._traffic, self._shape)
         if fitted != self._fitted:
             self._fitted = fitted
             self._columns = fit_columns(width, self._services, traffic=self._traffic)

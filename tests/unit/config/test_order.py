@@ -52,6 +52,28 @@ def test_a_wrong_dependency(folder: Folder, depends_on: str, problem: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("depends_on", "problem"),
+    [
+        ('{ §yy = §"redy" }', 'depends_on.yy: expected "started", "ready" or "completed", not "redy"'),
+        ('{ §yy = { condition = §"redy", restart = true } }', "depends_on.yy.condition: expected"),
+        ("{ §yy = { restart = §1 } }", "depends_on.yy.restart: expected true or false"),
+        ("{ §yy = { §restrat = true } }", 'unknown key "restrat" in services.x.depends_on.yy'),
+        ("[§'yy', §3]", "depends_on[1]: expected a string"),
+    ],
+)
+def test_a_wrong_name_is_said_beside_what_else_is_wrong(folder: Folder, depends_on: str, problem: str) -> None:
+    name, other = folder.refuse(f'[services.x]\ncommand = "x"\ndepends_on = {depends_on}{OTHER}')
+    assert name == 'services.x.depends_on: there is no service "yy" | did you mean "y"?'
+    assert problem in other
+
+
+@pytest.mark.parametrize("written", ['§"complete"', '{ condition = §"reddy" }'])
+@pytest.mark.parametrize("name", ["y", "t"])
+def test_a_wrong_condition_is_one_fault(folder: Folder, name: str, written: str) -> None:
+    folder.refuse(f'[services.x]\ncommand = "x"\ndepends_on = {{ {name} = {written} }}{OTHER}')
+
+
+@pytest.mark.parametrize(
     ("keys", "schedule"),
     [
         ('schedule = "every 10m"', Schedule(every=600 * SECOND)),

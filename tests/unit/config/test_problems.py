@@ -116,7 +116,7 @@ ready = { http = §"h", period = §1, §nope = 3 }
 [services.store]
 command = "x"
 ports = §1
-depends_on = { web = §"redy", api = §"completed", §apu = "ready" }
+depends_on = { §web = §"redy", api = §"completed", §apu = "ready" }
 [services.§Task]
 command = "x"
 [services.task]
@@ -125,7 +125,7 @@ task = true
 restart = §"always"
 """
     )
-    assert len(messages) == 15
+    assert len(messages) == 16
     assert [m.partition(":")[0] for m in messages[:4]] == [
         "defaults.debounce",
         'unknown key "comand" in services.api | there is a "command" already',

@@ -282,11 +282,27 @@ class TestSchedule:
         assert book.ended("job", 0) == [], "and not afterwards either"
 
     def test_a_failure_is_no_crash_loop(self) -> None:
-        book = self.scheduled(restart=RestartPolicy(Restart.ON_FAILURE, limit=2))
+        book = self.scheduled()
         for run in range(1, 5):
             assert self.due(book) == [f"StartProcess job {run}"]
             fail(book, "job")
             assert book.state("job") is State.FAILED
+
+    def test_each_time_has_attempts_of_its_own(self) -> None:
+        book = self.scheduled(restart=RestartPolicy(Restart.ON_FAILURE, limit=2))
+        for run in (1, 3):
+            assert self.due(book) == [f"StartProcess job {run}"]
+            assert fail(book, "job") == ["SetBackoff job"]
+            assert book.feed(ev.BackoffEnded("job", run)) == [f"StartProcess job {run + 1}"]
+            assert fail(book, "job") == []
+            assert (book.state("job"), book.reason("job")) == (State.FAILED, "exited with 1, 2 times in a row")
+
+    def test_its_time_comes_before_the_next_attempt(self) -> None:
+        book = self.scheduled(restart=RestartPolicy(Restart.ON_FAILURE))
+        self.due(book)
+        fail(book, "job")
+        assert self.due(book) == ["ClearBackoff job", "StartProcess job 2"]
+        assert book.feed(ev.BackoffEnded("job", 1)) == []
 
     def test_by_hand(self) -> None:
         book = self.scheduled()

@@ -353,6 +353,54 @@ class TestTask:
         assert book.ended("seed", 1) == []
         assert book.state("seed") is State.FAILED
 
+    def test_its_failure_is_tried_again_where_that_is_asked_for(self) -> None:
+        book = Playbook(service("seed", task=True, restart=RestartPolicy(Restart.ON_FAILURE, delay=100 * MS)))
+        book.start("seed")
+        for run, delay in ((1, 100), (2, 200)):
+            book.started("seed")
+            assert book.ended("seed", 1) == ["SetBackoff seed"]
+            assert (book.state("seed"), book.reason("seed")) == (
+                State.BACKOFF,
+                f"exited with 1; attempt {run + 1} follows",
+            )
+            assert (book.backoffs["seed"].at - book.now) / MS == delay
+            assert book.feed(ev.BackoffEnded("seed", run)) == [f"StartProcess seed {run + 1}"]
+        assert book.started("seed") == [], "a task is not probed"
+        assert book.ended("seed", 0) == []
+        assert book.state("seed") is State.COMPLETED
+        assert book.outcomes() == [("seed", outcome) for outcome in (Outcome.FAILED, Outcome.FAILED, Outcome.OK)]
+
+    def test_its_failures_count_however_long_it_has_run(self) -> None:
+        policy = RestartPolicy(Restart.ON_FAILURE, limit=2, window=10 * SECOND)
+        book = Playbook(service("seed", task=True, watch=(), restart=policy))
+        book.start("seed")
+        book.started("seed")
+        book.tick(60_000)
+        assert book.ended("seed", 1) == ["SetBackoff seed"]
+        book.feed(ev.BackoffEnded("seed", 1))
+        book.started("seed")
+        book.tick(60_000)
+        assert book.ended("seed", 1) == []
+        assert (book.state("seed"), book.reason("seed")) == (State.CRASH_LOOP, "exited with 1, 2 times in a row")
+        assert book.told[-1].hint == "it starts again by `devloop restart`"
+        assert book.feed(ev.RestartRequested("seed")) == ["StartProcess seed 3"]
+        book.started("seed")
+        assert book.ended("seed", 1) == ["SetBackoff seed"], "a new start is a new count"
+
+    def test_what_can_not_be_started_is_not_tried_again(self) -> None:
+        book = Playbook(service("seed", task=True, restart=RestartPolicy(Restart.ON_FAILURE)))
+        book.start("seed")
+        assert book.feed(ev.ProcessNotStarted("seed", 1, "no such program: seed")) == []
+        assert book.state("seed") is State.FAILED
+
+    def test_stopped_between_two_attempts(self) -> None:
+        book = Playbook(service("seed", task=True, restart=RestartPolicy(Restart.ON_FAILURE)))
+        book.start("seed")
+        book.started("seed")
+        book.ended("seed", 1)
+        assert book.feed(ev.StopRequested(("seed",))) == ["ClearBackoff seed"]
+        assert book.state("seed") is State.STOPPED
+
 
 class TestStop:
     def test_and_start_again(self) -> None:

@@ -308,6 +308,19 @@ services:
     assert services["b"]["depends_on"] == {"m": "completed"}
 
 
+@pytest.mark.parametrize(
+    ("written", "restart"),
+    [("on-failure", "on-failure"), ('"on-failure:3"', {"policy": "on-failure", "limit": 3}), ('"no"', None)],
+)
+def test_a_task_is_tried_again_as_compose_does(made: Generate, written: str, restart: object) -> None:
+    text = f"""
+services:
+  a: {{build: ., command: ./a, depends_on: {{m: {{condition: service_completed_successfully}}}}}}
+  m: {{build: ., command: ./m, restart: {written}}}
+"""
+    assert made({"compose.yaml": text})["m"].get("restart") == restart
+
+
 def test_a_terminal_is_taken_over(made: Generate) -> None:
     text = "services:\n  a: {build: ., command: ./a, tty: true, stdin_open: true}\n"
     text += "  b: {build: ., command: ./b, tty: false}\n"

@@ -616,9 +616,11 @@ class ServiceLife:
 
     def _judge(self, files: tuple[str, ...], now: int) -> Verdict:
         """Does the service itself write these files? If so, they are not watched any more."""
-        if self._burst or not self.starts:
+        if self._burst or not (self.starts or self._alive):
             return Verdict.NOTHING
-        verdict = self._flap.changed(frozenset(files), now - self._spawned_at if self.pid else None)
+        # A process that is being started may have written already: its word and the watcher's come by two ways.
+        since_start = now - self._spawned_at if self.pid else 0 if self._alive else None
+        verdict = self._flap.changed(frozenset(files), since_start)
         if verdict is Verdict.CAUGHT:
             culprits = self._flap.culprits()
             self._flap.reset()

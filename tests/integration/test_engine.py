@@ -10,6 +10,8 @@ import subprocess
 
 import pytest
 
+from devloop.config.model import SECOND
+from devloop.core import flap
 from devloop.errors import EngineError, UsageError
 from devloop.protocol import Outcome, State
 from devloop.state import StateFolder
@@ -205,7 +207,12 @@ async def test_reload_by_signal_keeps_the_process(project: Project) -> None:
         assert project.services["api"].pid == before.pid
 
 
-async def test_a_service_that_writes_what_it_watches_is_caught(project: Project) -> None:
+async def test_a_service_that_writes_what_it_watches_is_caught(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # How soon is suspicious is a matter of the core's tests: on a busy machine a process writes at any time.
+    for name in ("AT_ONCE", "NEAR", "SLACK"):
+        monkeypatch.setattr(flap, name, 60 * SECOND)
     project.config(
         """
         [services.api]
@@ -214,14 +221,15 @@ async def test_a_service_that_writes_what_it_watches_is_caught(project: Project)
         """
     )
     project.write("src/a.py", "1\n")
+    project.write("src/out.txt", "0\n")
     async with project.up():
         await project.until(lambda: any("out.txt" in notice.text for notice in project.notices))
-        await project.until_state("api", State.READY)
-        restarts = project.services["api"].restarts
-        assert restarts < 10
-        project.write("src/a.py", "2\n")
-        loops = await project.until_loops(restarts + 1)
-        assert "src/a.py" in loops[-1].files
+        await project.until_loops(flap.AT_ONCE_TIMES)
+        assert (await project.until_state("api", State.READY)).restarts == flap.AT_ONCE_TIMES
+        for number in (1, 2):  # with the first of these restarts it writes once more
+            project.write("src/a.py", f"{number}0\n")
+            loops = await project.until_loops(flap.AT_ONCE_TIMES + number)
+            assert loops[-1].files == ("src/a.py",)
 
 
 async def test_a_taken_port_names_who_holds_it(project: Project) -> None:
@@ -250,6 +258,26 @@ async def test_a_crash_loop_waits_for_a_save(project: Project) -> None:
         assert status.exit_code == 7
         project.write("run.sh", "exec sleep 600\n")
         await project.until_state("api", State.READY)
+
+
+async def test_a_task_is_tried_again_until_it_succeeds(project: Project) -> None:
+    project.config(
+        """
+        [services.migrate]
+        command = "sh migrate.sh"
+        task = true
+        restart = { policy = "on-failure", delay = "1ms" }
+        [services.api]
+        command = "sleep 600"
+        depends_on = { migrate = "completed" }
+        """
+    )
+    project.write("migrate.sh", "echo attempt >> log; test $(wc -l < log) = 3\n")
+    async with project.up():
+        await project.until_state("api", State.READY)
+        migrate = project.services["migrate"]
+        assert (migrate.state, migrate.restarts) == (State.COMPLETED, 2)
+        assert (project.root / "log").read_text() == 3 * "attempt\n"
 
 
 async def test_order_readiness_and_tasks(project: Project) -> None:

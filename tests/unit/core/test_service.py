@@ -457,6 +457,19 @@ class TestFlap:
         assert book.state("api") is State.READY
         assert "out.json" in book.told[-1].text
 
+    def test_its_writing_may_be_seen_before_its_start_is(self) -> None:
+        book = Playbook(service("api"))
+        book.start("api")
+        for run in (1, 2, 3):
+            assert book.changed("api", "out.json") == [f"StopProcess api {run}"]
+            book.started("api")
+            book.ended("api")
+            assert book.settled("api") == [f"StartProcess api {run + 1}"]
+        assert self.reload(book) == ["SetBackoff api", "StopProcess api 4"]
+        book.now = book.backoffs["api"].at
+        book.feed(ev.BackoffEnded("api", 4))
+        assert book.changed("api", "out.json") == ["IgnoreFiles api out.json"]
+
     def test_a_change_during_the_trial_acquits_and_starts(self) -> None:
         book = Playbook(service("api"))
         book.up("api")

@@ -197,11 +197,11 @@ class Attachments:
                     log.info("%s answers again", each.spec.who)
                     self._dirty.set()
 
-    async def tell(self, attachment: str, up: bool) -> None:
-        """Its local service has come up, or is down."""
+    async def tell(self, attachment: str, up: bool, deaf: frozenset[int] = frozenset()) -> None:
+        """Its local service has come up, or is down; or takes nothing at some ports of the Service."""
         member = self._members.get(attachment)
-        if member is not None and member.up != up:
-            member.up = up
+        if member is not None and (member.up, member.deaf) != (up, deaf):
+            member.up, member.deaf = up, deaf
             with contextlib.suppress(GatewayError, TimeoutError):
                 await self.apply()
 
@@ -284,7 +284,7 @@ class Attachments:
             for each in service["spec"].get("ports", [])
             if each["port"] in listeners
         ]
-        live = tuple(Local(each.spec, each.up and not each.silent) for each in members)
+        live = tuple(Local(each.spec, each.up and not each.silent, each.deaf) for each in members)
         return ServicePlan(name, tuple(ports), live, service["spec"].get("sessionAffinity") == "ClientIP")
 
     def _plans(self) -> list[ServicePlan]:

@@ -89,7 +89,8 @@ class Desk:
             case "detach":
                 await self._attachments.detach(str(message["id"]))
             case "local":
-                await self._attachments.tell(str(message["id"]), bool(message["up"]))
+                deaf = frozenset(map(int, message.get("deaf", ())))  # an older engine says nothing of it
+                await self._attachments.tell(str(message["id"]), bool(message["up"]), deaf)
             case other:
                 raise RefusedError(f"this agent doesn't know {other!r}: is it older than this devloop?")
         return {}

@@ -46,6 +46,8 @@ class Member:
     began: float
     up: bool = True
     """The local service is not known to be down."""
+    deaf: frozenset[int] = frozenset()
+    """Ports of the Service at which the local service takes nothing."""
     silent: bool = False
     uplinks: list[Uplink] = field(default_factory=list)
     targets: dict[str, Target] = field(default_factory=dict)

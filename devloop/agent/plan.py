@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .spec import Spec
@@ -30,6 +30,8 @@ class Local:
     spec: Spec
     up: bool
     """Its developer is there and the local service is not known to be down."""
+    deaf: frozenset[int] = frozenset()
+    """Ports of the Service at which it is down all the same: nothing listens there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,5 +103,6 @@ def protocol_of(port: Mapping[str, Any]) -> Protocol:
 
 
 def taking(plan: ServicePlan, port: PortPlan, *kinds: str) -> list[Local]:
-    """The attachments of these kinds that have something of this port."""
-    return [each for each in plan.locals if each.spec.kind in kinds and port.number in each.spec.ports]
+    """The attachments of these kinds that have something of this port, as they stand there."""
+    found = [each for each in plan.locals if each.spec.kind in kinds and port.number in each.spec.ports]
+    return [replace(each, up=False) if port.number in each.deaf else each for each in found]

@@ -142,7 +142,7 @@ class PodWay:
                     if own in door.places
                 )
                 live = tuple(
-                    Local(each.spec, each.up and not each.silent)
+                    Local(each.spec, each.up and not each.silent, each.deaf)
                     for each in self._members()
                     if each.spec.service == service and door.uid in each.targets
                 )

@@ -47,8 +47,8 @@ class Attachment:
         self.reverts: list[float] = []
         self.gone = False
         """The Service was deleted."""
-        self.told: tuple[object, bool] | None = None
-        """The session that knows of it, and what it was told of the local service."""
+        self.told: tuple[object, bool, tuple[int, ...]] | None = None
+        """The session that knows of it, and what it was told of the local service: whether it runs, and its `deaf`."""
         self.task: asyncio.Task[None] | None = None
         self.stop: Callable[[], None] = lambda: None
         """Hear no more of the local service."""
@@ -64,13 +64,21 @@ class Attachment:
         """It has ended, one way or another."""
         return self.state.phase in (Phase.REFUSED, Phase.CONTESTED, Phase.LEAVING, Phase.LEFT)
 
+    @property
+    def deaf(self) -> dict[int, str]:
+        """The Service's ports whose local port takes no connections, each with the reason."""
+        reasons = self.local.deaf
+        return {port: reasons[here] for port, here in self.spec.ports.items() if here in reasons}
+
     def become(self, phase: Phase, reason: str = "") -> None:
         """Tell whoever listens, if it is news."""
         old = self.state
-        if (old.phase, old.reason, old.notes) == (phase, reason, self.notes):
+        deaf = self.deaf if phase is Phase.ATTACHED else {}
+        notes = (*self.notes, *(f"port {port} is answered by the original: {why}" for port, why in deaf.items()))
+        if (old.phase, old.reason, old.notes) == (phase, reason, notes):
             return
         since = old.since if old.phase is phase else time.monotonic_ns()
-        self.state = State(phase, since, reason, self.notes)
+        self.state = State(phase, since, reason, notes)
         self._changed(self)
 
     def reverted(self, now: float) -> bool:

@@ -206,7 +206,7 @@ class Attachments(Hearers):
                 if swapped:
                     await self._claims.shadow(service)
                 listeners = await session.attach(spec, found.local, lambda: self._answered(found))
-                found.told = (session, True)
+                found.told = (session, True, ())
                 await self._told(found, session)
                 if swapped:
                     await self._agent_ready(session)
@@ -243,6 +243,9 @@ class Attachments(Hearers):
             found.become(Phase.OPEN, found.unmet)
         elif found.spec.service and not found.local.running:
             found.become(Phase.OPEN, ABSENT if found.spec.fail == "open" else "the local service does not run")
+        elif found.deaf and len(found.deaf) == len(found.spec.ports):
+            why = "; ".join(dict.fromkeys(found.deaf.values()))
+            found.become(Phase.OPEN, f"{why}; the original answers" if found.spec.fail == "open" else why)
         else:
             found.become(Phase.ATTACHED)
 
@@ -268,10 +271,10 @@ class Attachments(Hearers):
 
     async def _told(self, found: Attachment, session: Session) -> None:
         """Tell the agent whether the local service runs, if it doesn't know."""
-        up = found.local.running
-        if found.told != (session, up):
-            await session.tell(found.spec, up)
-            found.told = (session, up)
+        up, deaf = found.local.running, tuple(found.deaf)
+        if found.told != (session, up, deaf):
+            await session.tell(found.spec, up, deaf)
+            found.told = (session, up, deaf)
 
     # --- Keeping ------------------------------------------------------------------------------------------------------
 

@@ -27,8 +27,12 @@ class LocalEnd(Protocol):
     def running(self) -> bool:
         """It runs, or will in a moment: a reload is no gap. False: off, crashed, its build has failed."""
 
+    @property
+    def deaf(self) -> Mapping[int, str]:
+        """Ports of it that take no connections though it runs, each with the reason: nothing listens there."""
+
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener` when `running` may have changed, until what this returns is called."""
+        """Call `listener` when `running` or `deaf` may have changed, until what this returns is called."""
 
     async def stop(self) -> Callable[[], None]:
         """Stop it: the workload that it stands in for is about to come back. Nothing of it runs when this returns.

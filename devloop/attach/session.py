@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from devloop.agent.paths import COMMAND, listen_path
@@ -154,9 +154,9 @@ class Session:
         while any(each.busy for each in relays) and time.monotonic() < until:  # noqa: ASYNC110 (many, for a moment)
             await asyncio.sleep(0.02)
 
-    async def tell(self, spec: Spec, up: bool) -> None:
-        """The local service runs, or does not."""
-        await self.ask(do="local", id=spec.id, up=up)
+    async def tell(self, spec: Spec, up: bool, deaf: Iterable[int] = ()) -> None:
+        """The local service runs, or does not; and these ports of its Service are answered by nothing of it."""
+        await self.ask(do="local", id=spec.id, up=up, deaf=list(deaf))
 
     def received(self, text: str) -> None:
         """What the agent says."""

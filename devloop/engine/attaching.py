@@ -7,9 +7,9 @@ import getpass
 import socket
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from devloop.agent.spec import ALL, Header, Match, Route, personal
 from devloop.agent.tasks import background
@@ -17,7 +17,8 @@ from devloop.attach.attachments import Attachments
 from devloop.attach.seam import AttachError, Phase, Wanted
 from devloop.config.model import SECOND, Attach, AttachKind, Matching, Service
 from devloop.engine.board import unix
-from devloop.errors import DevloopError, UsageError
+from devloop.engine.local_end import Local
+from devloop.errors import UsageError
 from devloop.failures import contained
 from devloop.protocol import AttachmentStatus, RequestRecord
 from devloop.remote.standing import Standing
@@ -25,85 +26,17 @@ from devloop.remote.standing import Standing
 if TYPE_CHECKING:
     from devloop.agent.records import Request
     from devloop.attach.attachment import Attachment
-    from devloop.net.router import Ports
+    from devloop.net.listeners import Listener
     from devloop.remote.kubernetes.agent import KubernetesLink
 
-P = TypeVar("P", bound=asyncio.Protocol)
 KEPT = 500
 """Requests of each service that are kept for who asks later."""
 RATE_SECONDS = 5.0
 """Over so long a time a rate is taken."""
 TICK_SECONDS = 1.0
 """Between two looks at the rates."""
-
-
-class Local:
-    """One service as its traffic sees it: `devloop.attach.LocalEnd`."""
-
-    def __init__(self, ports: Callable[[], Any], end: Callable[[], Awaitable[None]]) -> None:
-        """`end` stops its process, for good."""
-        self._ports = ports
-        self._end = end
-        self._handing_over: asyncio.Event | None = None
-        self._running = False
-        self._listeners: list[Callable[[], None]] = []
-
-    async def connect(self, factory: Callable[[], P], port: int) -> tuple[asyncio.Transport, P]:
-        """See `LocalEnd`."""
-        try:
-            found: Ports = await self._ports()
-            sock = await found.open(port)
-        except (OSError, DevloopError):
-            if self._handing_over is None:
-                raise
-        if self._handing_over is not None:
-            await self._handing_over.wait()  # its caller knows for how long
-            raise ConnectionRefusedError("its workload runs again")
-        try:
-            return await asyncio.get_running_loop().create_connection(factory, sock=sock)
-        except BaseException:
-            sock.close()
-            raise
-
-    @property
-    def running(self) -> bool:
-        """See `LocalEnd`."""
-        return self._running
-
-    def set_running(self, running: bool) -> None:
-        """Say whether it runs, or will in a moment."""
-        if running is not self._running and self._handing_over is None:
-            self._running = running
-            for each in tuple(self._listeners):
-                each()
-
-    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """See `LocalEnd`."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
-    def hand_over(self) -> asyncio.Event:
-        """Its process is about to stop, and its workload to come back: connections wait for that, until this is set."""
-        if self._handing_over is None:
-            self._handing_over = asyncio.Event()
-        return self._handing_over
-
-    async def stop(self) -> Callable[[], None]:
-        """See `LocalEnd`."""
-        waiting = self.hand_over()
-
-        def over() -> None:
-            waiting.set()
-            if self._handing_over is waiting:
-                self._handing_over = None
-                self.set_running(False)
-
-        try:
-            await self._end()
-        except BaseException:
-            over()
-            raise
-        return over
+LOOK_SECONDS = 0.25
+"""Between two looks at what attached services listen on: some tens of microseconds each."""
 
 
 class Attaching:
@@ -114,17 +47,20 @@ class Attaching:
         link: KubernetesLink,
         project: str,
         ports: Callable[[str], Any],
+        listening: Callable[[str], tuple[Iterable[Listener] | None, float, bool]],
         changed: Callable[[str], None],
         requests: Callable[[Sequence[RequestRecord]], None],
         served: Callable[[str, int], None],
         end: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`ports` gives a service's ports; `changed` is told of a service whose attachments are news; `served` of a
-        service that has answered a request, with the monotonic nanoseconds. `end` stops one for good: its workload is
-        about to come back."""
+        """`ports` gives a service's ports, `listening` what listens on any of them now (None: not known), how long a
+        reload may take, and whether nothing else is among them. `changed` is told of a service whose attachments are
+        news; `served` of a service that has answered a request, with the monotonic nanoseconds. `end` stops one for
+        good: its workload is about to come back."""
         self._user = getpass.getuser()
         self._attachments = Attachments(link, link.api, user=self._user, host=socket.gethostname(), instance=project)
         self._ports = ports
+        self._listening = listening
         self._changed = changed
         self._requests = requests
         self._served = served
@@ -136,7 +72,7 @@ class Attaching:
         self._kept: dict[str, deque[RequestRecord]] = defaultdict(lambda: deque(maxlen=KEPT))
         self._counts: dict[str, deque[tuple[float, int, int]]] = defaultdict(deque)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._ticking: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._attachments.subscribe(self._moved)
         self._attachments.subscribe_requests(self._heard)
         self._attachments.subscribe_served(self._answered)
@@ -144,18 +80,23 @@ class Attaching:
     def start(self) -> None:
         """Begin; the link may still be connecting."""
         self._attachments.start()
-        self._ticking = background(self._tick(), name="request rates")
+        self._tasks = [
+            background(self._tick(), name="request rates"),
+            background(self._look(), name="what attached services listen on"),
+        ]
 
     async def close(self) -> None:
         """Leave everything."""
-        if self._ticking is not None:
-            self._ticking.cancel()
-            await asyncio.gather(self._ticking, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._attachments.close()
 
-    def set_running(self, service: str, running: bool) -> None:
-        """Whether a service runs, or will in a moment."""
-        self._local(service).set_running(running)
+    def set_running(self, service: str, running: bool, ready_since: float | None) -> None:
+        """Whether a service runs, or will in a moment; and since when it is ready, in monotonic seconds."""
+        local = self._local(service)
+        local.set_ready(ready_since)
+        local.set_running(running)
 
     # What clients ask.
 
@@ -203,7 +144,10 @@ class Attaching:
             self._changed(service)
             if take_over:
                 await self._attachments.take_over(wanted)
-            found = await self._attachments.attach(wanted, self._local(service))
+            local = self._local(service)
+            local.expect(wanted.ports.values())
+            self._look_at(service, local)
+            found = await self._attachments.attach(wanted, local)
         except Exception as problem:
             error = contained(problem, f"{target} can't be attached")
             reason = f"{error.what}" + (f" ({error.hint})" if error.hint else "")
@@ -343,6 +287,20 @@ class Attaching:
         while counts and counts[0][0] < since:
             counts.popleft()
         return tuple(round(sum(each[i] for each in counts) / RATE_SECONDS, 1) for i in (1, 2))  # type: ignore[return-value]
+
+    def _look_at(self, service: str, local: Local) -> None:
+        listening, hold, own = self._listening(service)
+        local.look(listening, time.monotonic(), hold, own=own)
+
+    async def _look(self) -> None:
+        """Notice what services that have traffic listen on, and what not."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for service in [name for name, found in self._of.items() if found]:
+                try:
+                    self._look_at(service, self._local(service))
+                except Exception as problem:  # of one service; the others are to be looked at
+                    contained(problem, f"it is not known what {service} listens on")
 
     async def _tick(self) -> None:
         shown: dict[str, tuple[float, float]] = {}

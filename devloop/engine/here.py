@@ -21,6 +21,7 @@ from devloop.protocol import Mounted, Variable
 if TYPE_CHECKING:
     from devloop.engine.remote import Outside, Parts, RemoteSide
     from devloop.engine.worlds import Source, World
+    from devloop.net.listeners import Listener
     from devloop.net.service import LocalNetwork
     from devloop.relay import Relays, Target
     from devloop.remote.workload import Change
@@ -284,6 +285,15 @@ class Here:
             if found is None:
                 raise ServiceError(f"{service} is not running", where=service)
         return found.publisher
+
+    def listening(self, service: str) -> tuple[Iterable[Listener] | None, float, bool]:
+        """What listens in a local service's network now (None: not known), for how many seconds connections wait while
+        it reloads, and whether all of that is its own."""
+        network, spec = self.network(service), self._side.project.services.get(service)
+        hold = spec.hold / SECOND if spec is not None else 0.0
+        if network is None:
+            return None, hold, True
+        return network.publisher.listening(), hold, network.pid is not None
 
     def _arrived(self, service: str) -> asyncio.Event:
         return self._ready.setdefault(service, asyncio.Event())

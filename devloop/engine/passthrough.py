@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from devloop.config.model import Attach, AttachKind, Mode, Project, Remote, RouteRule
+from devloop.config.model import SECOND, Attach, AttachKind, Mode, Project, Remote, RouteRule
 from devloop.core import events as ev
 from devloop.core.service import ServiceLife
 from devloop.engine.remote import Outside, RemoteSide
@@ -146,7 +146,8 @@ class Passthrough:
         self._follow(life.spec.name)
         if self._attaching is not None:
             # One that has crashed is a gap that the original pods fill at once; a reload is none.
-            self._attaching.set_running(life.spec.name, ready or not (over or life.state is State.BACKOFF))
+            running = ready or not (over or life.state is State.BACKOFF)
+            self._attaching.set_running(life.spec.name, running, life.since / SECOND if ready else None)
 
     def reconfigure(self, project: Project) -> None:
         """A new devloop.toml is in force."""
@@ -261,6 +262,7 @@ class Passthrough:
                     self._link,  # type: ignore[arg-type]  # a KubernetesLink has `api`
                     str(engine.project.root),
                     self.side.here.ports,
+                    self.side.here.listening,
                     engine.publish_one,
                     lambda requests: engine.publish(RequestBatch(tuple(requests))),
                     engine.served,

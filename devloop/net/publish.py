@@ -110,6 +110,13 @@ class Publisher:
         self._moved.set()
         self._moved = asyncio.Event()
 
+    def listening(self) -> Iterable[Listener] | None:
+        """What is listened on now; None if that can't be asked."""
+        try:
+            return self._inside.listeners()
+        except OSError:
+            return None
+
     def served(self) -> None:
         """The process that runs now has answered a connection: `on_served` is told of the first one."""
         if self._told != self.generation:

@@ -140,6 +140,7 @@ class Here:
         self.name = name
         self.seen: list[Any] = []
         self.running = True
+        self.deaf: dict[int, str] = {}
         self.stopped = False
         self.reloading = asyncio.Event()
         self.reloading.set()  # set: there

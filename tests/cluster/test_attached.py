@@ -266,3 +266,60 @@ async def test_a_replaced_workload_that_is_applied_anew_is_stopped_again_and_in_
     finally:
         await apply(1)
     await kit.eventually(replicas, 1)
+
+
+ELSEWHERE = """
+import http.server, pathlib, socket, threading, time
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("X-Served-By", socket.gethostname())
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+
+def serve(port):
+    http.server.ThreadingHTTPServer(("", port), Handler).serve_forever()
+
+threading.Thread(target=serve, args=(9090,), daemon=True).start()
+while not pathlib.Path("also").exists():
+    time.sleep(0.05)
+serve(8080)
+"""
+
+
+async def test_a_port_that_nothing_listens_on_is_the_originals_until_something_does(
+    shop: Namespace, project: Project
+) -> None:
+    """The issue's: it said "attached", and every request waited for 10 s."""
+    (project.folder / "elsewhere.py").write_text(ELSEWHERE)
+    project.config("""
+[services.api]
+command = "python3 elsewhere.py"
+watch = []
+ports = { http = 8080 }
+ready = false
+attach = { kind = "intercept", routes = "all" }
+""")
+    async with project.up() as running:
+        await attached(running, "api", "failed open")
+        (status,) = running.services["api"].attachments
+        assert "nothing listens on port 8080; it listens on 9090; the original answers" in status.reason
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        assert [await asked(shop) for _ in range(3)] == [False] * 3
+        assert clock() - began < 8, "no request waited for what does not come"
+        told = await project("attach", "api", "--all", code=None)
+        assert "it listens on 9090" in told.stdout + told.stderr, told
+        (project.folder / "also").touch()
+        await attached(running, "api")
+        await kit.eventually(lambda: asked(shop), True)
+
+
+async def test_a_workload_by_its_name_alone_and_one_that_is_not_there(shop: Namespace, project: Project) -> None:
+    found = await project("env", "-w", "api", "--format", "json", "--namespace", shop.name)
+    assert "PORT" in found.stdout or "STORE" in found.stdout, found
+    lost = await project("env", "-w", "apii", "--namespace", shop.name, code=2)
+    assert "no workload is called apii" in lost.stderr and "Did you mean" in lost.stderr and "api" in lost.stderr

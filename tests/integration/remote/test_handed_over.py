@@ -87,6 +87,7 @@ class Here:
     def __init__(self, port: int) -> None:
         self.port = port
         self.running = True
+        self.deaf: dict[int, str] = {}
 
     async def connect(self, factory: Callable[[], P], port: int) -> tuple[asyncio.Transport, P]:
         """See `LocalEnd`."""

@@ -50,6 +50,21 @@ def endpoints(found: dict[str, Any], cluster: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.parametrize("protocol", ["http", "tcp"])
+def test_a_port_at_which_nothing_listens_is_the_originals_and_no_other(protocol: Any) -> None:
+    spec = Spec("ada", "ada", "h", "intercept", "0", "api", {80: 1, 81: 2})
+    ports = tuple(PortPlan(number, number + 20000, protocol, PODS) for number in (80, 81))
+
+    def takers(deaf: frozenset[int]) -> list[int]:
+        found = files([ServicePlan("api", ports, (Local(spec, True, deaf),))], "/f")
+        name = "eds/tcp-api-{}.json" if protocol == "tcp" else "rds/api-{}-h1.json"
+        sign = ".sock" if protocol == "tcp" else "local-ada"
+        return [port for port in (80, 81) if sign in found[name.format(port)]]
+
+    assert takers(frozenset()) == [80, 81]
+    assert takers(frozenset({81})) == [80]
+
+
 def test_whole_routes_come_before_shares_and_the_rest_goes_to_the_original() -> None:
     found = made(local("ada", Route(share=10)), local("ben", personal("ben")), local("cyd", Route(share=20)))
     assert table(found) == [

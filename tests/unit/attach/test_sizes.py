@@ -86,6 +86,7 @@ class FakeLocal:
     """The stand-in. `size_at_end` is what the workload's size was when its process had ended."""
 
     running = True
+    deaf: dict[int, str] = {}  # noqa: RUF012 (nothing changes it)
 
     def __init__(self, api: FakeCluster) -> None:
         self._api = api

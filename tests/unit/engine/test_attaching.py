@@ -9,8 +9,10 @@ from typing import Any, cast
 import pytest
 
 from devloop.config.model import Attach, AttachKind, RouteRule
-from devloop.engine.attaching import Local, wants
+from devloop.engine.attaching import wants
+from devloop.engine.local_end import GRACE_SECONDS, Local
 from devloop.errors import UsageError
+from devloop.net.listeners import Listener
 from devloop.remote.catalog import ClusterService, ListedWorkload, ServicePort
 from devloop.remote.standing import Standing
 from tests.unit.core.playbook import service
@@ -120,3 +122,125 @@ async def test_one_that_can_not_be_stopped_makes_nobody_wait() -> None:
         await local.stop()
     with pytest.raises(AssertionError, match="connected"):
         await local.connect(cast(Any, None), 8080)
+
+
+# Whether anything listens where requests are led to.
+
+HOLD = 10.0
+
+
+class Looked:
+    """A local service at port 8080, looked at now and then."""
+
+    def __init__(self) -> None:
+        self.news = 0
+        self.end = Local(Ports().get, self._end)
+        self.end.expect([8080])
+        self.end.set_running(True)
+        self.end.set_ready(0.0)
+        self.end.subscribe(self._heard)
+
+    async def _end(self) -> None:
+        pass
+
+    def _heard(self) -> None:
+        self.news += 1
+
+    def at(self, now: float, *listening: int | str, own: bool = True) -> str:
+        found = [Listener(*_at(each)) for each in listening]
+        self.end.look(found, now, HOLD, own=own)
+        return self.end.deaf.get(8080, "")
+
+
+def _at(where: int | str) -> tuple[int, str]:
+    if isinstance(where, int):
+        return where, "0.0.0.0"
+    address, _, port = where.rpartition(":")
+    return int(port), address
+
+
+def test_a_ready_service_that_listens_elsewhere_is_deaf_after_a_moment_and_says_where_it_listens() -> None:
+    it = Looked()
+    assert it.at(GRACE_SECONDS / 2, 9090) == ""
+    assert it.at(GRACE_SECONDS, 9090) == "nothing listens on port 8080; it listens on 9090"
+    assert it.at(5, 9090, "10.1.2.3:8080") == "nothing listens on port 8080; it listens on 8080 of 10.1.2.3 alone, 9090"
+    assert it.at(5, 9090, own=False) == "nothing listens on port 8080", (
+        "what else this machine has is nobody's business"
+    )
+    assert it.news == 3
+    assert it.at(6, 8080, 9090) == "", "and by itself it is heard again"
+    assert it.news == 4
+
+
+def test_one_that_has_run_for_long_is_deaf_at_once() -> None:
+    assert Looked().at(60) == "nothing listens on port 8080"
+
+
+def test_a_reload_has_its_time() -> None:
+    it = Looked()
+    assert it.at(5, 8080) == ""
+    it.end.set_ready(None)
+    assert it.at(6) == ""
+    it.end.set_ready(7.0)  # no probe: ready when it has started
+    assert it.at(6 + HOLD - 1) == "", "requests wait"
+    assert it.at(6 + HOLD) == "nothing listens on port 8080"
+    assert it.at(17, 8080) == ""
+
+
+def test_a_reloader_within_the_process_has_its_time_too() -> None:
+    it = Looked()
+    it.at(60, 8080)
+    assert it.at(61) == ""
+
+
+def test_a_process_that_opens_another_port_instead_is_not_waited_for() -> None:
+    it = Looked()
+    it.at(5, 8080, 6060)
+    it.end.set_ready(None)
+    it.at(6)
+    it.end.set_ready(6.5)
+    assert it.at(7, 6060) == "", "the other one was there before"
+    assert it.at(7, 6060, 9090) == "nothing listens on port 8080; it listens on 6060, 9090"
+
+
+def test_one_that_never_gets_ready_holds_requests_up_once() -> None:
+    it = Looked()
+    it.at(5, 8080)
+    it.end.set_ready(None)
+    it.at(6, 8080)
+    assert it.at(6 + HOLD, 8080) == "it listens on port 8080, but is not ready"
+    assert it.at(6 + HOLD, 9090) == "it is not ready, and nothing listens on port 8080; it listens on 9090"
+
+
+def test_after_a_crash_the_next_process_is_looked_at_anew() -> None:
+    it = Looked()
+    it.at(5, 8080)
+    it.at(6)
+    it.end.set_running(False)
+    assert it.at(60) == ""
+    it.end.set_running(True)
+    assert it.at(61) == ""
+
+
+async def test_connections_that_wait_are_refused_when_it_turns_out_that_nothing_listens() -> None:
+    class Waiting(Ports):
+        async def open(self, port: int) -> Any:
+            await asyncio.Event().wait()
+
+    it = Looked()
+    it.end._ports = Waiting().get
+    asked = asyncio.ensure_future(it.end.connect(cast(Any, None), 8080))
+    await asyncio.sleep(0)
+    it.at(GRACE_SECONDS)
+    async with asyncio.timeout(5):
+        with pytest.raises(ConnectionRefusedError, match="nothing listens on port 8080"):
+            await asked
+        with pytest.raises(ConnectionRefusedError, match="nothing listens on port 8080"):
+            await it.end.connect(cast(Any, None), 8080)
+
+
+def test_while_it_hands_over_to_its_workload_requests_wait() -> None:
+    it = Looked()
+    it.at(5, 8080)
+    it.end.hand_over()
+    assert it.at(60) == ""

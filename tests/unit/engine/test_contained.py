@@ -228,6 +228,10 @@ def raises(*_: object) -> Any:
     raise fault()
 
 
+def quiet(_: str) -> tuple[None, float, bool]:
+    return None, 0.0, True
+
+
 async def later(*_: object) -> None:
     pass
 
@@ -259,7 +263,9 @@ def attachments() -> Attachments:
 
 async def test_leaving_one_of_two_services(monkeypatch: pytest.MonkeyPatch) -> None:
     left = []
-    found = Attaching(cast(Any, Link()), "x", lambda _: None, lambda _: None, lambda _: None, lambda *_: None, later)
+    found = Attaching(
+        cast(Any, Link()), "x", lambda _: None, quiet, lambda _: None, lambda _: None, lambda *_: None, later
+    )
 
     async def leave(each: Attachment, *, stop: bool) -> None:
         left.append(each.spec.id)
@@ -279,6 +285,7 @@ async def test_the_rates_of_one_service(monkeypatch: pytest.MonkeyPatch) -> None
         cast(Any, Link()),
         "x",
         lambda _: None,
+        quiet,
         lambda name: raises() if name == "a" else told.set(),
         lambda _: None,
         lambda *_: None,

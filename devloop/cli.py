@@ -112,6 +112,26 @@ def parser() -> Parser:
     which.add_argument(
         "--personal", action="store_const", dest="routes", const="personal", help="those with your baggage entry"
     )
+    attach.add_argument(
+        "--header",
+        action="append",
+        metavar="NAME=VALUE",
+        help="those with this header (NAME^=START, NAME~REGEX); with several, all have to fit",
+    )
+    attach.add_argument("--path", metavar="/PREFIX", help="those whose path begins so (=/PATH: is so; ~REGEX)")
+    attach.add_argument("--method", metavar="METHOD", help="those of this method")
+    attach.add_argument("--share", metavar="PERCENT", help="so many of them")
+    attach.add_argument(
+        "--port",
+        action="append",
+        metavar="LOCAL:REMOTE",
+        help="the Service's port REMOTE, by name or number, leads to LOCAL here (default: all of its ports)",
+    )
+    attach.add_argument(
+        "--way",
+        choices=["service", "pods"],
+        help="take it at the Service's address, or in each pod by a container with NET_ADMIN (default: service)",
+    )
     attach.add_argument("--take-over", action="store_true", help="put back first what a dead devloop holds of it")
 
     move = add("move", "attach", "end connections that still lead to where a service was")

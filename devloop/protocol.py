@@ -445,8 +445,10 @@ METHODS: Mapping[str, str] = {
     "world": "{service} → {workload, mounts: [Mounted], notes: [text]}; what a local service has of its workload",
     "enter": "{service} → {pid, cwd, env}: what it takes to run a command as this service sees the world; "
     "pid is null where the network is the host's",
-    "attach": "{service, kind: intercept|replace|wiretap|null, routes: 'personal'|'all'|null, take_over: bool} → {}; "
-    "null is what devloop.toml says; take_over puts back what a dead developer's devloop holds",
+    "attach": "{service, kind: intercept|replace|wiretap|null, routes: 'personal'|'all'|[Route]|null, ports: {the "
+    "Service's: local|null}|null, way: service|pods|null, take_over: bool} → {taken_over: [text]}; a Route is "
+    "{headers: {name: match}, path: match, method, share}, a match {exact|prefix|regex: text}; "
+    "null is what devloop.toml says; take_over puts back what a dead developer's devloop holds, and says whose it was",
     "move": "{service} → {ended: number}; ends connections that lead to where the service was before it was toggled, "
     "so that their clients make others",
     "leave": "{service} → {}; the original pods have all the traffic again",

@@ -485,8 +485,10 @@ class Attachments(Hearers):
         found = objects.holdings(await self._claims.leases(), datetime.now(UTC))
         return [Holding(spec, over, spec.id in self._held) for spec, over in found]
 
-    async def take_over(self, wanted: Wanted) -> list[Spec]:
-        """Put back what dead ones hold of this, so that it can be attached. HeldError if one of them is alive."""
+    async def take_over(self, wanted: Wanted) -> list[Holding]:
+        """Put back what dead ones hold of this, so that it can be attached. HeldError if one of them is alive.
+
+        What that was comes back."""
         spec = await self._draft(wanted)
         leases = await self._claims.leases()
         now = datetime.now(UTC)
@@ -496,7 +498,7 @@ class Attachments(Hearers):
         if alive:
             raise held(spec, alive, over, self.api.where)
         await self._claims.restore({objects.lease_name(each) for each in clash})
-        return clash
+        return [Holding(each, over[each.id], mine=False) for each in clash]
 
     async def close(self) -> None:
         """Leave everything. What can't be put back now is the agent's to do."""

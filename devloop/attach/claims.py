@@ -268,6 +268,8 @@ def held(spec: Spec, clash: list[Spec], over: Mapping[str, float], where: str) -
         for each in clash
     ]
     hint = "Take another route: a header of your own, a path, a share."
+    if any(each.user == spec.user and each.host != spec.host for each in clash):
+        hint = f"You are both called {spec.user}: DEVLOOP_USER, or `[user] name`, gives you a name of your own."
     if dead:
         hint = "The agent puts it back by itself soon; `devloop leave --take-over` does it now."
     what = "; ".join(lines) or "somebody holds it whose lease can't be read"

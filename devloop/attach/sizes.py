@@ -11,6 +11,7 @@ from http import HTTPStatus
 from devloop.agent import objects
 from devloop.agent.paths import workloads
 from devloop.errors import RemoteError
+from devloop.failures import contained
 from devloop.remote.kubernetes.api import Api, ApiError
 
 from . import replace
@@ -68,6 +69,9 @@ class Sizes:
                     log.info("%s can't be watched: %s", found.spec.workload, problem.what)
                 await asyncio.sleep(LOOK_SECONDS)
             except (RemoteError, OSError, TimeoutError):
+                await asyncio.sleep(LOOK_SECONDS)
+            except Exception as problem:  # a fault of ours: it is told, and its size is watched on
+                contained(problem, f"the size of {found.spec.workload} can't be followed")
                 await asyncio.sleep(LOOK_SECONDS)
 
     def seen(self, found: Attachment, event: str, workload: objects.Document) -> None:

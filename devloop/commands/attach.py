@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devloop.commands.common import check_names, engine_socket, print_json
+from devloop.commands.routes import ports, routes
 from devloop.control import client
 from devloop.protocol import AttachmentStatus, RequestBatch, RequestRecord, ServiceStatus, Snapshot
 
@@ -23,8 +24,13 @@ OVER = ("refused", "contested", "left")
 def attach(args: argparse.Namespace) -> int:
     """`devloop attach`. RemoteError (exit code 3) if somebody else holds it: who, what and since when."""
     socket = engine_socket(args)
+    chosen = {"routes": routes(args), "ports": ports(args), "way": args.way}
     _service(socket, args.service)
-    client.call(socket, "attach", service=args.service, kind=args.kind, routes=args.routes, take_over=args.take_over)
+    answer = client.call(socket, "attach", service=args.service, kind=args.kind, take_over=args.take_over, **chosen)
+    for line in answer.get("taken_over") or ():
+        print(f"{args.service}: {line}")
+    if args.take_over and not answer.get("taken_over"):
+        print(f"{args.service}: nobody who has gone held anything of it")
     for each in _held(_service(socket, args.service)):
         print(f"{args.service}: {in_words(each)}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from devloop.protocol import ServiceStatus, State
+from devloop.protocol import AttachmentStatus, ServiceStatus, State
 
 PATIENCE = 2.0
 """Seconds that a service may wait for another until that is said: most starts are over by then."""
@@ -30,9 +30,18 @@ def failure(status: ServiceStatus) -> str:
     return ""
 
 
+def coming(status: ServiceStatus, attachment: AttachmentStatus) -> bool:
+    """Whether an attachment is about to be made. Of a service that is not ready it may stay open for good."""
+    return attachment.phase == "attaching" or (attachment.phase == "failed open" and status.state is State.READY)
+
+
 def late(status: ServiceStatus) -> str:
     """Why a service is not ready yet, for a list."""
     reason = f"waits {status.reason}" if status.state is State.WAITING else status.reason or status.state.value
+    for each in status.attachments:
+        if coming(status, each):
+            why = f": {each.reason}" if each.reason else ""
+            reason += f"; its {each.kind} of {each.target} is {each.phase}{why}"
     return f"{status.name} ({reason})"
 
 

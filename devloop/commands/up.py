@@ -37,6 +37,8 @@ HUNG_UP = 129
 """Exit code when the terminal was closed: 128 + SIGHUP, as a shell gives it."""
 NICENESS = 10
 """The TUI's, where every other process has 0 (nice(2))."""
+_LOST = ("refused", "contested")
+"""Phases of attachments that are not held (`devloop.attach.Phase`)."""
 _BAD = (State.FAILED, State.CRASH_LOOP)
 
 
@@ -198,7 +200,11 @@ def _tui(state: StateFolder, start: Callable[[], None]) -> int:
 
 async def _wait_until_ready(socket: Path, seconds: float) -> int:
     from devloop.commands.inspect import status_table
-    from devloop.commands.report import late
+    from devloop.commands.report import coming, late
+
+    def settled(status: ServiceStatus) -> bool:
+        """Nothing more comes of it by itself, and of what it attaches to."""
+        return _settled(status) and not any(coming(status, each) for each in status.attachments)
 
     services: dict[str, ServiceStatus] = {}
     told: set[Notice] = set()
@@ -222,14 +228,14 @@ async def _wait_until_ready(socket: Path, seconds: float) -> int:
                         services[event.name] = event
                     elif isinstance(event, Notice):
                         tell([event])
-                    if services and all(map(_settled, services.values())):
+                    if services and all(map(settled, services.values())):
                         # A state may come before the words that explain it.
                         last = Snapshot.from_json(await connection.call("status"))
                         tell(last.notices)
                         services = {service.name: service for service in last.services}
                         break
         except TimeoutError:
-            waiting = [late(s) for s in services.values() if not _settled(s)]
+            waiting = [late(s) for s in services.values() if not settled(s)]
             print(status_table(list(services.values())))
             _tell_failures(services.values())
             raise ServiceError(
@@ -238,7 +244,8 @@ async def _wait_until_ready(socket: Path, seconds: float) -> int:
             ) from None
     print(status_table(list(services.values())))
     _tell_failures(services.values())
-    return int(any(s.state in _BAD or s.stuck for s in services.values()))
+    lost = any(each.phase in _LOST for s in services.values() for each in s.attachments)
+    return int(lost or any(s.state in _BAD or s.stuck for s in services.values()))
 
 
 def _settled(status: ServiceStatus) -> bool:
@@ -247,10 +254,15 @@ def _settled(status: ServiceStatus) -> bool:
 
 
 def _tell_failures(services: Iterable[ServiceStatus]) -> None:
+    from devloop.commands.attach import in_words
     from devloop.commands.report import failure
 
-    for line in filter(None, map(failure, services)):
-        print(f"devloop: {line}", file=sys.stderr)
+    for service in services:
+        if line := failure(service):
+            print(f"devloop: {line}", file=sys.stderr)
+        for each in service.attachments:
+            if each.phase in _LOST:
+                print(f"devloop: {service.name}: {in_words(each)}", file=sys.stderr)
 
 
 def _headless(file: Path, services: list[str]) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from devloop import user
 from devloop.config import graph
 from devloop.config.explain import shaped
 from devloop.config.model import LOGS_KEPT, Network, Project
@@ -14,10 +16,10 @@ from devloop.config.problems import ConfigProblems, Findings, Place
 from devloop.config.read import Sources, read
 from devloop.config.remote import remote
 from devloop.config.resolve import EnvFiles, Scope, resolve
-from devloop.config.schema import Defaults, LogsTable, ProjectTable
+from devloop.config.schema import Defaults, LogsTable, ProjectTable, UserTable
 from devloop.config.schema import Service as ServiceTable
 from devloop.config.values import label
-from devloop.config.words import describe
+from devloop.config.words import describe, quoted
 from devloop.errors import ConfigError
 
 
@@ -79,9 +81,20 @@ def _project(file: Path, sources: Sources, env_files: EnvFiles, findings: Findin
         groups=groups,
         remote=remote(main, place, env_files.environ, findings),
         network=Network(table.network) if table.network else None,
+        user=_user(main, place, env_files, findings),
         logs_kept=LOGS_KEPT if logs.keep is None else logs.keep,
         missing=tuple(sorted({*sources.missing, *env_files.missing})),
     )
+
+
+def _user(main: Mapping[str, Any], place: Place, env_files: EnvFiles, findings: Findings) -> str | None:
+    """The developer's name: the environment's, the .env's, the file's."""
+    table, _ = shaped(UserTable, main.get("user", {}), place.at("user"), findings)
+    name = env_files.variables.get(user.VARIABLE) or table.name
+    if name is not None and (len(name) > user.LONGEST or not name.isprintable() or name != name.strip()):
+        what = f"{quoted(name)} is no name for a developer"
+        findings.add(place.at("user", "name"), f"user.name: {what}", f"up to {user.LONGEST} printable characters")
+    return name
 
 
 def _services(

@@ -365,6 +365,8 @@ class Project:
     remote: Remote | None = None
     network: Network | None = None
     """None: the best that this machine can."""
+    user: str | None = None
+    """The developer's name for colleagues; None: the login name."""
     logs_kept: int = LOGS_KEPT
     """Bytes that the log files of each service hold."""
     missing: tuple[Path, ...] = ()

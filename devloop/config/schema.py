@@ -418,6 +418,16 @@ class LogsTable(Table):
     )
 
 
+class UserTable(Table):
+    """Who you are, for colleagues who use the same cluster."""
+
+    name: Text | None = Field(
+        None,
+        description="Your name in routes, leases and messages: personal routes take requests with the baggage entry "
+        "devloop=NAME. DEVLOOP_USER, in the environment or in .env, goes before it. Default: the login name.",
+    )
+
+
 class Head(Table):
     """What decides on the files of a project."""
 
@@ -434,6 +444,7 @@ class File(Head):
     remote: RemoteTable | None = Field(None, description="Where the services are that do not run here.")
     dns: DnsTable | None = Field(None, description="Who is asked for which names.")
     logs: LogsTable | None = Field(None, description="What is kept of what services print.")
+    user: UserTable | None = Field(None, description="Who you are, for colleagues who use the same cluster.")
     services: dict[str, Service] | None = Field(None, description="The services, by name.")
 
 

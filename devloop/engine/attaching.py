@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import socket
 import time
 from collections import defaultdict, deque
@@ -11,10 +10,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from devloop.agent.spec import ALL, Header, Match, Route, personal
+from devloop.agent.spec import ALL, Header, Match, Route, SpecError, personal
 from devloop.agent.tasks import background
 from devloop.attach.attachments import Attachments
-from devloop.attach.seam import AttachError, Phase, Wanted
+from devloop.attach.seam import AttachError, Holding, Phase, Wanted
 from devloop.config.model import SECOND, Attach, AttachKind, Matching, Service
 from devloop.engine.board import unix
 from devloop.engine.local_end import Local
@@ -22,6 +21,7 @@ from devloop.errors import UsageError
 from devloop.failures import contained
 from devloop.protocol import AttachmentStatus, RequestRecord
 from devloop.remote.standing import Standing
+from devloop.user import login
 
 if TYPE_CHECKING:
     from devloop.agent.records import Request
@@ -46,6 +46,7 @@ class Attaching:
         self,
         link: KubernetesLink,
         project: str,
+        user: str | None,
         ports: Callable[[str], Any],
         listening: Callable[[str], tuple[Iterable[Listener] | None, float, bool]],
         changed: Callable[[str], None],
@@ -53,11 +54,12 @@ class Attaching:
         served: Callable[[str, int], None],
         end: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`ports` gives a service's ports, `listening` what listens on any of them now (None: not known), how long a
-        reload may take, and whether nothing else is among them. `changed` is told of a service whose attachments are
-        news; `served` of a service that has answered a request, with the monotonic nanoseconds. `end` stops one for
-        good: its workload is about to come back."""
-        self._user = getpass.getuser()
+        """`user` is a name that somebody has chosen. `ports` gives a service's ports, `listening` what listens on any
+        of them now (None: not known), how long a reload may take, and whether nothing else is among them. `changed` is
+        told of a service whose attachments are news; `served` of a service that has answered a request, with the
+        monotonic nanoseconds. `end` stops one for good: its workload is about to come back.
+        """
+        self._user = user or login()
         self._attachments = Attachments(link, link.api, user=self._user, host=socket.gethostname(), instance=project)
         self._ports = ports
         self._listening = listening
@@ -100,8 +102,10 @@ class Attaching:
 
     # What clients ask.
 
-    async def attach(self, spec: Service, standing: Standing, attach: Attach, *, take_over: bool = False) -> None:
+    async def attach(self, spec: Service, standing: Standing, attach: Attach, *, take_over: bool = False) -> list[str]:
         """Attach a service, to each Service that leads to it. Raises DevloopError; what was attached stays.
+
+        With `take_over`, what dead ones hold of it is put back first: a sentence each comes back.
 
         What is attached otherwise leaves first: other routes, another kind.
         """
@@ -113,14 +117,16 @@ class Attaching:
             # What would take a container in each pod is no reason to give up what comes by an address; it is told.
             headless = {each.name for each in standing.counterparts if not each.addresses}
             optional = headless if any(each.service not in headless for each in every) else set[str]()
+            dead: list[str] = []
             for wanted in every:
                 try:
-                    await self._attach(spec.name, wanted, take_over=take_over)
+                    dead += await self._attach(spec.name, wanted, take_over=take_over)
                 except AttachError:
                     if wanted.service not in optional:
                         raise
+            return dead
 
-    async def _attach(self, service: str, wanted: Wanted, *, take_over: bool) -> None:
+    async def _attach(self, service: str, wanted: Wanted, *, take_over: bool) -> list[str]:
         """To one Service. Raises DevloopError, which its status says too."""
         target = wanted.service or wanted.workload
         routes = tuple(map(str, wanted.routes)) if wanted.service else ()
@@ -132,7 +138,7 @@ class Attaching:
         try:
             if (held := self._of[service].get(target)) is not None:
                 if held.wanted == wanted:
-                    return
+                    return []
                 if held.wanted.kind == wanted.kind == "replace":
                     raise UsageError(
                         f"{service} replaces {held.wanted.workload} already, in another way",
@@ -142,8 +148,7 @@ class Attaching:
                 await self._attachments.leave(held, stop=False)
             self._coming[service][target] = status(Phase.ATTACHING)
             self._changed(service)
-            if take_over:
-                await self._attachments.take_over(wanted)
+            dead = await self._attachments.take_over(wanted) if take_over else []
             local = self._local(service)
             local.expect(wanted.ports.values())
             self._look_at(service, local)
@@ -157,6 +162,7 @@ class Attaching:
             raise error from problem
         else:
             self._of[service][target] = found
+            return [gone_in_words(each) for each in dead]
         finally:
             self._coming[service].pop(target, None)
             self._changed(service)
@@ -329,7 +335,11 @@ def wants(spec: Service, standing: Standing, attach: Attach, user: str) -> list[
     if attach.kind is AttachKind.INGEST:
         return []
     workload = standing.workload.reference if standing.workload else ""
-    routes = tuple(map(_route, attach.routes)) or ((personal(user),) if attach.kind is AttachKind.INTERCEPT else (ALL,))
+    try:
+        asked = tuple(map(_route, attach.routes))
+    except SpecError as problem:
+        raise UsageError(str(problem), where=f"{where}.routes") from None
+    routes = asked or ((personal(user),) if attach.kind is AttachKind.INTERCEPT else (ALL,))
     plain = Wanted(
         kind=_KINDS[attach.kind],
         routes=routes,
@@ -367,6 +377,16 @@ def wants(spec: Service, standing: Standing, attach: Attach, user: str) -> list[
         raise _nothing_to_take(spec, standing, attach, where)
     # One workload is stopped once, however many Services lead to it.
     return [each if index == 0 else replace(each, kind="intercept", workload="") for index, each in enumerate(found)]
+
+
+def gone_in_words(dead: Holding) -> str:
+    """Who held what, and for how long they have not been there."""
+    spec = dead.spec
+    which = f"{' or '.join(map(str, spec.routes))} of " if spec.service else ""
+    return (
+        f"put back what {spec.who} held since {spec.since}: {which}{spec.service or spec.workload} ({spec.kind}); they "
+        f"have not been there for {dead.over:.0f} s"
+    )
 
 
 def _nothing_to_take(spec: Service, standing: Standing, attach: Attach, where: str) -> UsageError:

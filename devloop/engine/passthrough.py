@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from devloop.config.model import SECOND, Attach, AttachKind, Mode, Project, Remote, RouteRule
+from devloop.config.model import SECOND, Attach, AttachKind, Mode, Project, Remote
 from devloop.core import events as ev
 from devloop.core.service import ServiceLife
+from devloop.engine.asked import Asked
 from devloop.engine.remote import Outside, RemoteSide
 from devloop.errors import UsageError
 from devloop.failures import contained
 from devloop.local.probes import Connect
-from devloop.protocol import RemoteStatus, RequestBatch, RequestRecord, ServiceStatus, State, Variable
+from devloop.protocol import AttachmentStatus, RemoteStatus, RequestBatch, RequestRecord, ServiceStatus, State, Variable
 from devloop.remote.imports import imported
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Passthrough:
         self._link: Link | None = None
         self._attaching: Attaching | None = None
         self._making = asyncio.Lock()
+        self._about_to: dict[str, int] = {}
+        """Services that are about to be attached as devloop.toml says, since when (Unix time)."""
         self._afterwards: dict[str, Mode] = {}
         """The modes of services that are about to be left."""
         self._local: dict[str, bool] = {}
@@ -110,9 +113,18 @@ class Passthrough:
             published=self.side.here.published(name),
             workload=standing.workload.reference if standing and standing.workload else "",
             notes=self.side.here.notes(name) if life.mode is Mode.LOCAL else (),
-            attachments=self._attaching.statuses(name) if self._attaching else (),
+            attachments=self._attachments(name),
             earlier=self.side.here.moving.earlier(name),
         )
+
+    def _attachments(self, service: str) -> tuple[AttachmentStatus, ...]:
+        found = self._attaching.statuses(service) if self._attaching else ()
+        spec = self._engine.project.services.get(service)
+        since = self._about_to.get(service)
+        if since is None or spec is None or any(each.phase == "attaching" for each in found):
+            return found
+        # There is more to come, for who waits for it: what, is known once the remote has been looked at.
+        return (*found, AttachmentStatus(spec.attach.kind.value, service, "attaching", since))
 
     def modes(self, service: str) -> tuple[str, ...]:
         """Those that a key goes through."""
@@ -191,22 +203,18 @@ class Passthrough:
 
     # Attachments.
 
-    async def attach(self, service: str, kind: str | None, routes: str | None, *, take_over: bool) -> None:
-        """Attach a service. None is what devloop.toml says. Raises DevloopError."""
-        spec = self._engine.project.services[service]
-        attach = spec.attach
-        if kind is not None:
-            attach = replace(attach, kind=AttachKind(kind))
-        elif attach.kind is AttachKind.INGEST:
-            attach = replace(attach, kind=AttachKind.INTERCEPT)
-        if routes is not None:
-            attach = replace(attach, routes=(RouteRule(),) if routes == "all" else ())
+    async def attach(self, service: str, asked: Asked) -> list[str]:
+        """Attach a service. Raises DevloopError. What dead ones held of it and was put back first, a sentence each."""
+        attach = asked.of(self._engine.project.services[service].attach)
         if not self._is_local(service):
             raise UsageError(
                 f"{service} is not local, so there is nothing to lead its traffic to",
                 hint=f"`devloop toggle {service} local` first",
             )
-        await self._attach(service, attach, take_over=take_over)
+        dead = await self._attach(service, attach, take_over=asked.take_over)
+        for each in dead:
+            self._engine.notice("info", each, service=service)
+        return dead
 
     async def leave(self, service: str, mode: Mode | None = None) -> None:
         """Give a service's traffic back. Raises DevloopError if the cluster can't be reached.
@@ -238,13 +246,14 @@ class Passthrough:
         """End connections that lead to where a service was before it was toggled. Returns how many."""
         return self.side.here.moving.end(service)
 
-    async def _attach(self, service: str, attach: Attach, *, take_over: bool = False) -> None:
+    async def _attach(self, service: str, attach: Attach, *, take_over: bool = False) -> list[str]:
         found = await self._ready_to_attach()
         standing = await self.side.until_standing(service)
         life = self._engine.supervisor.services.get(service)
         if life is not None:
             self.gate(life)  # a new one does not know yet whether it runs
-        await found.attach(self._engine.project.services[service], standing, attach, take_over=take_over)
+        spec = self._engine.project.services[service]
+        return await found.attach(spec, standing, attach, take_over=take_over)
 
     async def _ready_to_attach(self) -> Attaching:
         async with self._making:
@@ -261,6 +270,7 @@ class Passthrough:
                 self._attaching = Attaching(
                     self._link,  # type: ignore[arg-type]  # a KubernetesLink has `api`
                     str(engine.project.root),
+                    engine.project.user,
                     self.side.here.ports,
                     self.side.here.listening,
                     engine.publish_one,
@@ -275,13 +285,20 @@ class Passthrough:
 
     async def _attach_by_itself(self, service: str) -> None:
         spec = self._engine.project.services.get(service)
-        if spec is None or spec.attach.kind is AttachKind.INGEST or not self._is_local(service):
-            return
         try:
-            await self._attach(service, spec.attach)
+            if spec is not None and spec.attach.kind is not AttachKind.INGEST and self._is_local(service):
+                await self._attach(service, spec.attach)
         except Exception as problem:
             error = contained(problem, f"{service} can't be attached")
             self._engine.notice("error", f"not attached: {error.what}", hint=error.hint or "", service=service)
+        finally:
+            if self._about_to.pop(service, None) is not None:
+                self._engine.publish_one(service)
+
+    def _will_attach(self, service: str) -> None:
+        spec = self._engine.project.services.get(service)
+        if spec is not None and spec.attach.kind is not AttachKind.INGEST and self._is_local(service):
+            self._about_to[service] = time.time_ns()
 
     async def _attach_anew(self, service: str) -> None:
         again = self.replaced(service) and self._replaces(service) and self._is_local(service)
@@ -313,6 +330,7 @@ class Passthrough:
         if self._replaces(service) and self._is_local(service):
             self._engine.task(self._replace_first(service))
         else:
+            self._will_attach(service)
             self._engine.dispatch(ev.WorldOpened(service))
             self._engine.task(self._attach_by_itself(service))
 

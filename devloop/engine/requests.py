@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from devloop.config.model import Mode
 from devloop.config.words import quoted, suggestion
 from devloop.core import events as ev
+from devloop.engine.asked import asked
 from devloop.errors import RemoteError, UsageError
 from devloop.local import environment
 
@@ -60,11 +61,8 @@ class Requests:
             case "reconnect":
                 self._remote().side.wake()
             case "attach":
-                kind, routes = params.get("kind"), params.get("routes")
-                if kind not in (None, "intercept", "replace", "wiretap") or routes not in (None, "personal", "all"):
-                    raise UsageError("attach takes a kind (intercept, replace, wiretap) and routes (personal, all)")
-                take_over = bool(params.get("take_over", False))
-                await self._remote().attach(self._service(params), kind, routes, take_over=take_over)
+                dead = await self._remote().attach(self._service(params), asked(params))
+                return {"taken_over": dead}
             case "leave":
                 await self._remote().leave(self._service(params))
             case "move":

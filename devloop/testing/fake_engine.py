@@ -445,7 +445,7 @@ class FakeEngine:
         self.update(name, mode=chosen, state=states[chosen], reason="", pid=None, attachments=())
         return chosen
 
-    def _attach(self, name: str, kind: str | None, routes: str | None) -> None:
+    def _attach(self, name: str, kind: str | None, routes: object) -> None:
         status = self.status(name)
         if self._base.remote is None:
             raise UsageError("this project has no remote", hint="[remote] in devloop.toml names one")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import getpass
+import copy
 import os
 import re
 import socket
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from devloop.agent.objects import kept
 from devloop.errors import RemoteError
 from devloop.remote.link import PermanentError
+from devloop.user import login
 
 from .api import MERGE, Api, ApiError
 
@@ -93,7 +94,7 @@ class Identity:
 
 def user_name() -> str:
     """Who this is, for people: user@host."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    return f"{login()}@{socket.gethostname()}"
 
 
 def identity(file: Path) -> Identity:
@@ -201,6 +202,32 @@ async def delete(api: Api, path: str, **preconditions: str) -> bool:
     return True
 
 
+QUOTA = {
+    ("limits", "cpu"): "1",
+    ("requests", "cpu"): "100m",
+    ("limits", "memory"): "512Mi",
+    ("requests", "memory"): "128Mi",
+    ("limits", "ephemeral-storage"): "256Mi",
+    ("requests", "ephemeral-storage"): "64Mi",
+}
+"""What the agent says of itself where a ResourceQuota wants it to be said."""
+
+
+def fitting(manifest: Manifest, refusal: str) -> Manifest:
+    """The pod with what a ResourceQuota has missed: "failed quota: NAME: must specify limits.cpu for: agent; …"."""
+    _, found, missed = refusal.partition("must specify ")
+    if not found:
+        return manifest
+    out = copy.deepcopy(manifest)
+    resources = out["spec"]["containers"][0].setdefault("resources", {})
+    for (what, name), amount in QUOTA.items():
+        plain = [name] if what == "requests" else []  # `cpu` in a quota means requests.cpu
+        words = re.findall(r"[a-z.-]+", missed)
+        if f"{what}.{name}" in words or any(each in words for each in plain):
+            resources.setdefault(what, {}).setdefault(name, amount)
+    return out
+
+
 class AgentPod:
     """The agent's pod in one namespace: found, made, waited for."""
 
@@ -224,6 +251,13 @@ class AgentPod:
         while True:
             try:
                 return await allowed(self.api, "creating the agent's pod", "POST", self._pods, manifest)
+            except AgentRefusedError as problem:
+                # A ResourceQuota may want limits that agent.yaml does not set; they come off the quota of everybody.
+                fitted = fitting(manifest, problem.what)
+                if fitted == manifest:
+                    raise
+                manifest = fitted
+                continue
             except ApiError as problem:
                 if problem.status != HTTPStatus.CONFLICT or time.monotonic() > until:
                     raise

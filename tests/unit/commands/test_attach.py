@@ -12,10 +12,11 @@ import pytest
 
 from devloop import cli
 from devloop.agent.spec import Spec
-from devloop.attach import HeldError
+from devloop.attach import HeldError, Holding
 from devloop.commands import common
 from devloop.commands.attach import put_back
 from devloop.control import client, wire
+from devloop.engine.attaching import gone_in_words
 from devloop.errors import DevloopError
 from devloop.protocol import EarlierConnections
 from devloop.testing import shop
@@ -70,9 +71,81 @@ def test_attach_asks_for_it_and_says_what_is_held_then(
     words: str,
 ) -> None:
     assert devloop("attach", "api", *args) == 0
-    params = {"service": "api", "kind": kind, "routes": routes, "take_over": take_over}
+    params = {"service": "api", "kind": kind, "routes": routes, "ports": None, "way": None, "take_over": take_over}
     assert asked(engine) == [("attach", params)]
     assert f"api: {words}" in capsys.readouterr().out
+
+
+ADA = {"x-user": {"exact": "ada"}}
+
+
+@pytest.mark.parametrize(
+    ("args", "routes"),
+    [
+        (["--header", "X-User=ada"], [{"headers": ADA}]),
+        (["--header", "x-user=a=b~c"], [{"headers": {"x-user": {"exact": "a=b~c"}}}]),
+        (["--header", "x-user^=ad"], [{"headers": {"x-user": {"prefix": "ad"}}}]),
+        (["--header", "x-user~ad.", "--header", "x-team="], [
+            {"headers": {"x-user": {"regex": "ad."}, "x-team": {"exact": ""}}}
+        ]),
+        (["--header", "x-user=ada", "--path", "/v2", "--method", "get", "--share", "10%"], [
+            {"headers": ADA, "path": {"prefix": "/v2"}, "method": "GET", "share": 10.0}
+        ]),
+        (["--path", "=/v2"], [{"path": {"exact": "/v2"}}]),
+        (["--path", "~/v[0-9]+"], [{"path": {"regex": "/v[0-9]+"}}]),
+        (["--all", "--share", "12.5"], [{"share": 12.5}]),
+    ],
+)  # fmt: skip
+def test_routes_on_the_command_line(devloop: Run, engine: FakeEngine, args: list[str], routes: Any) -> None:
+    assert devloop("attach", "api", *args) == 0
+    ((_, params),) = asked(engine)
+    assert params["routes"] == routes
+
+
+def test_ports_and_the_way_on_the_command_line(devloop: Run, engine: FakeEngine) -> None:
+    assert devloop("attach", "api", "--port", "3000:http", "--port", "81", "--way", "pods") == 0
+    ((_, params),) = asked(engine)
+    assert (params["ports"], params["way"]) == ({"http": 3000, "81": None}, "pods")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--header", "x-user"], "is no header"),
+        (["--header", "x user=ada"], "is no header"),
+        (["--header", "x-user=ada", "--header", "X-User=ben"], "names x-user twice"),
+        (["--path", "v2"], "a path starts with a slash"),
+        (["--method", "G T"], "is no method"),
+        (["--share", "0"], "above 0 and up to 100 percent"),
+        (["--share", "101%"], "above 0 and up to 100 percent"),
+        (["--all", "--header", "x-user=ada"], "--all says which requests"),
+        (["--personal", "--share", "10"], "--personal says which requests"),
+        (["--port", "http:3000"], "neither LOCAL:REMOTE nor REMOTE"),
+        (["--port", "1:http", "--port", "2:http"], "twice"),
+    ],
+)
+def test_what_is_no_route_or_port_is_a_mistake(
+    devloop: Run, engine: FakeEngine, capsys: pytest.CaptureFixture[str], args: list[str], words: str
+) -> None:
+    assert devloop("attach", "api", *args) == 2
+    assert words in capsys.readouterr().err
+    assert asked(engine) == []
+
+
+def test_taking_over_says_whose_it_was(
+    devloop: Run, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = gone_in_words(Holding(spec("api-ben"), 95.0, mine=False))
+    assert line.startswith("put back what bob@studio held since ") and "have not been there for 95 s" in line
+    call = client.call
+
+    def answer(path: Path, method: str, **params: Any) -> dict[str, Any]:
+        found = call(path, method, **params)
+        return {"taken_over": [line]} if method == "attach" else found
+
+    monkeypatch.setattr(client, "call", answer)
+    assert devloop("attach", "api", "--take-over") == 0
+    assert f"api: {line}\n" in capsys.readouterr().out
 
 
 def test_attach_in_another_way_is_the_engine_s_to_change(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from devloop.commands import report
-from devloop.protocol import ServiceStatus, State
+from devloop.commands.report import coming, late
+from devloop.protocol import AttachmentStatus, ServiceStatus, State
 
 
 def status(name: str, state: State, reason: str = "", **more: Any) -> ServiceStatus:
@@ -81,3 +82,22 @@ async def test_a_short_wait_is_not_worth_a_word(monkeypatch: pytest.MonkeyPatch)
     while not said:  # noqa: ASYNC110 - the loop's timers have no event
         await asyncio.sleep(0)
     assert said == ["web waits for api"]
+
+
+def test_who_waits_for_a_service_waits_for_its_attachments_and_hears_which() -> None:
+    def held(phase: str, reason: str = "") -> AttachmentStatus:
+        return AttachmentStatus("intercept", "api", phase, 0, reason=reason)
+
+    ready = status("api", State.READY, attachments=(held("attaching"),))
+    assert coming(ready, ready.attachments[0])
+    assert late(ready).endswith("; its intercept of api is attaching)")
+    for phase, state, waits in (
+        ("attached", State.READY, False),
+        ("refused", State.READY, False),
+        ("failed open", State.READY, True),
+        # The original answers for as long as it does not run: nothing to wait for.
+        ("failed open", State.CRASH_LOOP, False),
+    ):
+        assert coming(status("api", state), held(phase)) is waits
+    open_ = status("api", State.READY, attachments=(held("failed open", "the link is lost"),))
+    assert "its intercept of api is failed open: the link is lost" in late(open_)

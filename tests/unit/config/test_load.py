@@ -371,3 +371,24 @@ def test_a_file_that_may_not_be_read_is_told_with_what_to_look_at(
     with pytest.raises(ConfigError, match="can't be read: Permission denied") as told:
         load(tmp_path / "devloop.toml", {})
     assert "ls -l" in (told.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("files", "environ", "name"),
+    [
+        ({}, {}, None),
+        ({"user": "ada"}, {}, "ada"),
+        ({"user": "${GIT_NAME:-nobody}"}, {"GIT_NAME": "Ada Lovelace"}, "Ada Lovelace"),
+        ({"user": "ada", ".env": "DEVLOOP_USER=ben"}, {}, "ben"),
+        ({"user": "ada", ".env": "DEVLOOP_USER=ben"}, {"DEVLOOP_USER": "eve"}, "eve"),
+    ],
+)
+def test_a_developer_has_a_name_of_their_own(
+    folder: Folder, files: dict[str, str], environ: dict[str, str], name: str | None
+) -> None:
+    """In dev containers everybody is `vscode`."""
+    folder.environ |= environ
+    if ".env" in files:
+        folder.write({".env": files[".env"]})
+    table = f'[user]\nname = "{files["user"]}"\n' if "user" in files else ""
+    assert folder.load(f'{table}[services.web]\ncommand = "true"\n').user == name

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from devloop.config.model import Attach, AttachKind, RouteRule
+from devloop.config.model import Attach, AttachKind, Matching, RouteRule
+from devloop.engine.asked import asked
 from devloop.engine.attaching import wants
 from devloop.engine.local_end import GRACE_SECONDS, Local
 from devloop.errors import UsageError
@@ -69,6 +70,44 @@ def test_why_there_is_nothing_to_take() -> None:
     ):
         with pytest.raises(UsageError, match=words):
             wants(spec, standing(*services), attach, "ada")
+
+
+def test_what_is_no_route_is_a_mistake_and_no_fault() -> None:
+    spec = service("worker")
+    for rule in (RouteRule({"bad name": Matching("exact", "x")}), RouteRule(path=Matching("regex", "("))):
+        with pytest.raises(UsageError):
+            wants(spec, WORKER, replace(INTERCEPT, routes=(rule,)), "ada")
+
+
+def test_what_a_client_asks_for_goes_before_what_the_file_says() -> None:
+    file = replace(INTERCEPT, routes=(MINE,), ports={"http": None})
+    assert asked({}).of(file) == file
+    assert asked({}).of(Attach()) == INTERCEPT
+    assert asked({"routes": "personal"}).of(file).routes == ()
+    assert asked({"routes": "all"}).of(file).routes == (RouteRule(),)
+    said = {"headers": {"X-User": {"prefix": "a"}}, "path": {"exact": "/v2"}, "method": "get", "share": 10}
+    found = asked({"routes": [said], "ports": {"grpc": 5000}, "way": "pods", "kind": "wiretap"}).of(file)
+    rule = RouteRule({"x-user": Matching("prefix", "a")}, Matching("exact", "/v2"), "GET", 10.0)
+    assert found == Attach(AttachKind.WIRETAP, {"grpc": 5000}, (rule,), way="pods")
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"kind": "steal"},
+        {"way": "mesh"},
+        {"routes": "mine"},
+        {"routes": []},
+        {"routes": ["x"]},
+        {"routes": [{"share": 0.001, "headers": {"a": {"like": "b"}}}]},
+        {"routes": [{"share": 200}]},
+        {"ports": [80]},
+        {"ports": {"http": "x"}},
+    ],
+)
+def test_what_can_t_be_asked_for_is_a_mistake(params: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        asked(params)
 
 
 class Ports:

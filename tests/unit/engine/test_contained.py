@@ -264,7 +264,7 @@ def attachments() -> Attachments:
 async def test_leaving_one_of_two_services(monkeypatch: pytest.MonkeyPatch) -> None:
     left = []
     found = Attaching(
-        cast(Any, Link()), "x", lambda _: None, quiet, lambda _: None, lambda _: None, lambda *_: None, later
+        cast(Any, Link()), "x", None, lambda _: None, quiet, lambda _: None, lambda _: None, lambda *_: None, later
     )
 
     async def leave(each: Attachment, *, stop: bool) -> None:
@@ -284,6 +284,7 @@ async def test_the_rates_of_one_service(monkeypatch: pytest.MonkeyPatch) -> None
     found = Attaching(
         cast(Any, Link()),
         "x",
+        None,
         lambda _: None,
         quiet,
         lambda name: raises() if name == "a" else told.set(),
@@ -306,6 +307,7 @@ async def test_attaching_one_service_by_itself(kind: AttachKind, faults: list[st
     notices: list[tuple[object, ...]] = []
     spec = service("a", attach=Attach(kind))
     found = Passthrough.__new__(Passthrough)
+    found._about_to = {}
     found._engine = cast(
         Any,
         SimpleNamespace(

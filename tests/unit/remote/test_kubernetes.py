@@ -6,13 +6,16 @@ import asyncio
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
+from devloop.remote.kubernetes.api import ApiError
 from devloop.remote.kubernetes.install import (
+    AgentPod,
     ended,
+    fitting,
     identity,
     made_by_devloop,
     pod_manifest,
@@ -247,3 +250,44 @@ async def test_a_lost_websocket_ends_every_stream() -> None:
         await asyncio.sleep(0)
         connection.lost("gone")
         await waiting
+
+
+QUOTA = 'pods "devloop-agent" is forbidden: failed quota: compute: must specify '
+
+
+@pytest.mark.parametrize(
+    ("missed", "limits", "requests"),
+    [
+        ("limits.cpu for: agent", {"cpu": "1"}, {}),
+        ("limits.cpu,requests.ephemeral-storage", {"cpu": "1"}, {"ephemeral-storage": "64Mi"}),
+        ("limits.cpu for: agent; limits.ephemeral-storage for: agent", {"cpu": "1", "ephemeral-storage": "256Mi"}, {}),
+    ],
+)
+def test_the_agent_says_what_a_resource_quota_wants_to_be_said(
+    missed: str, limits: dict[str, str], requests: dict[str, str]
+) -> None:
+    before = pod_manifest()
+    found = fitting(before, QUOTA + missed)
+    (container,), (old,) = found["spec"]["containers"], before["spec"]["containers"]
+    assert container["resources"]["limits"] == {**old["resources"]["limits"], **limits}
+    assert container["resources"]["requests"] == {**old["resources"]["requests"], **requests}
+    # What it has said already is not the reason; nor is a quota that is used up.
+    assert fitting(found, QUOTA + missed) == found
+    assert fitting(before, "exceeded quota: compute, requested: limits.cpu=1, used: 4, limited: 4") == before
+
+
+async def test_a_pod_that_a_resource_quota_refuses_is_made_with_limits() -> None:
+    asked: list[Any] = []
+
+    class Quota:
+        namespace, where = "shop", "test"
+
+        async def request(self, method: str, path: str, body: Any = None, **_: Any) -> Any:
+            asked.append(body)
+            if "cpu" not in body["spec"]["containers"][0]["resources"]["limits"]:
+                raise ApiError(403, "Forbidden", QUOTA + "limits.cpu for: agent", where="test")
+            return body
+
+    made = await AgentPod(cast(Any, Quota())).create(pod_manifest())
+    assert made is not None and len(asked) == 2
+    assert made["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "1"

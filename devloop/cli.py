@@ -136,6 +136,7 @@ def parser() -> Parser:
 
     move = add("move", "attach", "end connections that still lead to where a service was")
     move.add_argument("service", metavar="SERVICE")
+    move.add_argument("--force", action="store_true", help="in the midst of a request, too")
 
     leave = add("leave", "attach", "give traffic back to the original pods")
     leave.add_argument("services", nargs="*", metavar="SERVICE", help="default: all that hold something")

@@ -177,6 +177,11 @@ class AttachmentStatus(_Wire):
     """Requests that were answered here, per second, over the last seconds."""
     original_rate: float = 0.0
     """Requests that the original pods answered."""
+    earlier: tuple[EarlierConnections, ...] = ()
+    """Connections that clients made before it was attached, and that still lead to the original: nothing of them comes
+    here. Looked for every 10 s while there are some, else every minute."""
+    uncounted: str = ""
+    """Why it is not known whether there are any; empty if it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,8 +454,9 @@ METHODS: Mapping[str, str] = {
     "Service's: local|null}|null, way: service|pods|null, take_over: bool} → {taken_over: [text]}; a Route is "
     "{headers: {name: match}, path: match, method, share}, a match {exact|prefix|regex: text}; "
     "null is what devloop.toml says; take_over puts back what a dead developer's devloop holds, and says whose it was",
-    "move": "{service} → {ended: number}; ends connections that lead to where the service was before it was toggled, "
-    "so that their clients make others",
+    "move": "{service, force: bool} → {ended: number, left: [EarlierConnections]}; ends connections that lead to where "
+    "the service was before it was toggled or attached, so that their clients make others: between two requests, or "
+    "with force at once. It takes some seconds",
     "leave": "{service} → {}; the original pods have all the traffic again",
     "requests": "{service, limit} → {requests: [RequestRecord]}, oldest first, of those that were seen lately",
     "reconnect": "→ {}; looks at once whether the connection to the remote lives, and tries again if not",

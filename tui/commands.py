@@ -60,7 +60,7 @@ class DevloopCommands(Provider):
                             yield f"toggle {name} {mode}", f"it is {status.mode} now", run
                 if board.applies("leave", status) or status.attachments:
                     yield f"leave {name}", "its traffic to the original pods", partial(board.ask, "leave", name)
-                if status.earlier:
+                if status.earlier or any(each.earlier for each in status.attachments):
                     run = partial(board.request, "move", service=name)
                     yield f"move {name}", "end connections that still lead to where it was", run
                 if attachments.attachable(status, board.session.board.remote):

@@ -38,6 +38,16 @@ class Attachment:
         self.notes: tuple[str, ...] = ()
         self.unmet = ""
         """Why the original answers though all is in its place: no pod has a door."""
+        self.earlier: tuple[tuple[str, int], ...] = ()
+        """Who has connections from before that lead to the original, and how many, most first (`earlier.py`)."""
+        self.leads_to: frozenset[str] = frozenset()
+        """The uids of the original's pods that they lead to."""
+        self.uncounted = ""
+        """Why that is not known."""
+        self.looked = asyncio.Event()
+        """They have been looked for once."""
+        self.look_again = asyncio.Event()
+        """They are to be looked for now."""
         self.dirty = asyncio.Event()
         """Something has to be looked at anew."""
         self.version = 0
@@ -79,6 +89,10 @@ class Attachment:
             return
         since = old.since if old.phase is phase else time.monotonic_ns()
         self.state = State(phase, since, reason, notes)
+        self._changed(self)
+
+    def tell(self) -> None:
+        """Something besides its state is news."""
         self._changed(self)
 
     def reverted(self, now: float) -> bool:

@@ -32,7 +32,9 @@ from .attachment import Attachment
 from .claims import Claims, GoneError, gone, held, version
 from .doors import Doors
 from .draft import drafted
+from .earlier import Earlier, Run
 from .hearers import Hearers
+from .moving import Moved, Mover
 from .seam import AttachError, Holding, LocalEnd, Phase, Wanted
 from .session import Session, SessionLostError
 from .sizes import Sizes
@@ -62,6 +64,7 @@ class Attachments(Hearers):
         user: str,
         host: str,
         instance: str = "",
+        run: Run | None = None,
         lease_seconds: int = objects.LEASE_SECONDS,
     ) -> None:
         super().__init__()
@@ -70,6 +73,8 @@ class Attachments(Hearers):
         self._link = link
         self._claims = Claims(api, lease_seconds)
         self._held: dict[str, Attachment] = {}
+        self._earlier = Earlier(api, self._claims, run)
+        self._mover = Mover(api, self._earlier)
         self._doors = Doors(api, self._claims, self._held.values)
         self._sizes = Sizes(api, self._claims, self._started)
         self._leaving: set[Attachment] = set()
@@ -184,9 +189,14 @@ class Attachments(Hearers):
             raise
         found.stop = found.local.subscribe(found.dirty.set)
         found.task = background(self._keep(found), name=f"attachment {began.id}")
+        self._hold(background(self._earlier.watching(found), name=f"connections from before of {began.id}"))
         if began.kind == "replace":
             self._hold(background(self._sizes.watching(found), name=f"size of {began.workload}"))
         return found
+
+    async def move(self, found: Attachment, *, force: bool = False) -> Moved:
+        """End connections that clients had before, between two requests or at once. AttachError, RemoteError."""
+        return await self._mover.move(found, force=force)
 
     async def _draft(self, wanted: Wanted) -> Spec:
         return await drafted(self._claims, wanted, self.user, self.host, self.instance)

@@ -95,14 +95,19 @@ def container(suffix: str, image: str, agent: str, token: str, pod: Pod) -> Docu
         "DEVLOOP_DOOR_TABLE": f"devloop_{suffix}",
         "DEVLOOP_DOOR_PASS": ",".join(pod.nodes),
     }
+    return ephemeral(f"{PREFIX}{suffix}", image, "devloop.agent.door", env)
+
+
+def ephemeral(name: str, image: str, module: str, env: Mapping[str, str]) -> Document:
+    """A module of the agent's as an ephemeral container with NET_ADMIN and nothing else."""
     return {
-        "name": f"{PREFIX}{suffix}",
+        "name": name,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python3", "-m", "devloop.agent.door"],
+        "command": ["python3", "-m", module],
         # Why it could not work is the last that it says.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "env": [{"name": name, "value": value} for name, value in env.items()],
+        "env": [{"name": key, "value": value} for key, value in env.items()],
         "securityContext": {
             # Root, because a capability that is added is in force for root alone; and with no other one.
             "runAsUser": 0,

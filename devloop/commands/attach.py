@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from devloop.commands.common import check_names, engine_socket, print_json
 from devloop.commands.routes import ports, routes
 from devloop.control import client
-from devloop.protocol import AttachmentStatus, RequestBatch, RequestRecord, ServiceStatus, Snapshot
+from devloop.protocol import (
+    AttachmentStatus,
+    EarlierConnections,
+    RequestBatch,
+    RequestRecord,
+    ServiceStatus,
+    Snapshot,
+    earlier_in_words,
+)
 
 if TYPE_CHECKING:
     from devloop.attach.claims import Claims
@@ -33,6 +41,8 @@ def attach(args: argparse.Namespace) -> int:
         print(f"{args.service}: nobody who has gone held anything of it")
     for each in _held(_service(socket, args.service)):
         print(f"{args.service}: {in_words(each)}")
+        for line in past(args.service, each):
+            print(f"  {line}")
     return 0
 
 
@@ -58,11 +68,14 @@ def leave(args: argparse.Namespace) -> int:
 
 def move(args: argparse.Namespace) -> int:
     """`devloop move`."""
-    number = client.call(engine_socket(args), "move", service=args.service)["ended"]
+    answer = client.call(engine_socket(args), "move", service=args.service, force=args.force)
+    number, left = answer["ended"], [EarlierConnections.from_json(each) for each in answer["left"]]
     if number:
         print(f"{args.service}: {number} connection{'s' * (number != 1)} ended, so that their clients make others")
-    else:
+    elif not left:
         print(f"{args.service}: no connection leads to where it was")
+    for text in earlier_in_words(left):
+        print(f"{args.service}: {text}; not seen between two requests. `devloop move {args.service} --force` ends them")
     return 0
 
 
@@ -89,6 +102,14 @@ def in_words(attachment: AttachmentStatus) -> str:
     which = f": {' or '.join(attachment.routes)}" if attachment.routes else ""
     why = f" ({attachment.reason})" if attachment.reason else ""
     return f"{attachment.kind} of {attachment.target}{which}, {attachment.phase}{why}"
+
+
+def past(service: str, attachment: AttachmentStatus) -> list[str]:
+    """What may go past an attachment: connections from before it, a line each, with what moves them."""
+    found = [f"{text}. `devloop move {service}` moves them" for text in earlier_in_words(attachment.earlier)]
+    if attachment.uncounted:
+        found.append(f"connections from before may still lead to the original; not counted: {attachment.uncounted}")
+    return found
 
 
 class RequestPrinter:

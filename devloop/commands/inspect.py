@@ -67,9 +67,8 @@ def status(args: argparse.Namespace) -> int:
         print(status_table(services))
         if any(service.attachments for service in services):
             print(f"\n{attachment_table(services)}")
-        for service in services:
-            for text in earlier_in_words(service.earlier):
-                print(f"\n{service.name}: {text}. `devloop move {service.name}` ends them.")
+        for line in earlier_lines(services):
+            print(f"\n{line}")
         if snapshot.config_error:
             print(f"\nNot in force yet:\n{snapshot.config_error}")
     return int(any(service.state in (State.FAILED, State.CRASH_LOOP) for service in services))
@@ -136,6 +135,22 @@ def attachment_table(services: Sequence[ServiceStatus]) -> str:
         for each in service.attachments
     ]
     return columns(head, rows, "<<<<<>><")
+
+
+def earlier_lines(services: Sequence[ServiceStatus]) -> list[str]:
+    """Connections that don't lead to where a service is, a line for each place that they lead to."""
+    found = []
+    for service in services:
+        name = service.name
+        found += [f"{name}: {text}. `devloop move {name}` ends them." for text in earlier_in_words(service.earlier)]
+        for each in service.attachments:
+            found += [f"{name}: {text}. `devloop move {name}` moves them." for text in earlier_in_words(each.earlier)]
+            if each.uncounted:
+                found.append(
+                    f"{name}: connections from before may still lead to the original of {each.target}; "
+                    f"not counted: {each.uncounted}"
+                )
+    return found
 
 
 def logs(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections import defaultdict, deque
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from devloop.agent.spec import ALL, Header, Match, Route, SpecError, personal
 from devloop.agent.tasks import background
 from devloop.attach.attachments import Attachments
+from devloop.attach.earlier import Run
 from devloop.attach.seam import AttachError, Holding, Phase, Wanted
 from devloop.config.model import SECOND, Attach, AttachKind, Matching, Service
 from devloop.engine.board import unix
 from devloop.engine.local_end import Local
 from devloop.errors import UsageError
 from devloop.failures import contained
-from devloop.protocol import AttachmentStatus, RequestRecord
+from devloop.protocol import AttachmentStatus, EarlierConnections, RequestRecord
 from devloop.remote.standing import Standing
 from devloop.user import login
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 KEPT = 500
 """Requests of each service that are kept for who asks later."""
+COUNT_SECONDS = 3.0
+"""How long who attaches waits for the count of connections from before."""
 RATE_SECONDS = 5.0
 """Over so long a time a rate is taken."""
 TICK_SECONDS = 1.0
@@ -53,14 +57,18 @@ class Attaching:
         requests: Callable[[Sequence[RequestRecord]], None],
         served: Callable[[str, int], None],
         end: Callable[[str], Awaitable[None]],
+        run: Run | None = None,
     ) -> None:
         """`user` is a name that somebody has chosen. `ports` gives a service's ports, `listening` what listens on any
         of them now (None: not known), how long a reload may take, and whether nothing else is among them. `changed` is
         told of a service whose attachments are news; `served` of a service that has answered a request, with the
-        monotonic nanoseconds. `end` stops one for good: its workload is about to come back.
+        monotonic nanoseconds. `end` stops one for good: its workload is about to come back. `run` runs commands in the
+        remote's pods.
         """
         self._user = user or login()
-        self._attachments = Attachments(link, link.api, user=self._user, host=socket.gethostname(), instance=project)
+        self._attachments = Attachments(
+            link, link.api, user=self._user, host=socket.gethostname(), instance=project, run=run
+        )
         self._ports = ports
         self._listening = listening
         self._changed = changed
@@ -167,6 +175,20 @@ class Attaching:
             self._coming[service].pop(target, None)
             self._changed(service)
 
+    async def counted(self, service: str) -> None:
+        """Wait until the connections that clients had before have been counted once, or that can't be, or is slow."""
+        looked = [each.looked.wait() for each in self._of[service].values()]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(COUNT_SECONDS):
+                await asyncio.gather(*looked)
+
+    async def move(self, service: str, *, force: bool) -> tuple[int, tuple[EarlierConnections, ...]]:
+        """End connections from before to its Services. How many, and what is left. Raises DevloopError."""
+        held = [each for each in self._of[service].values() if each.spec.service and each.spec.kind != "replace"]
+        found = [await self._attachments.move(each, force=force) for each in held]
+        left = (EarlierConnections(client, number, "original") for each in found for client, number in each.left)
+        return sum(each.ended for each in found), tuple(left)
+
     async def leave(self, service: str, *, stop: bool = True) -> None:
         """The original pods have all of its traffic again. Raises DevloopError if the cluster can't be reached.
 
@@ -219,6 +241,8 @@ class Attaching:
                 notes=each.state.notes,
                 local_rate=local,
                 original_rate=original,
+                earlier=tuple(EarlierConnections(client, number, "original") for client, number in each.earlier),
+                uncounted=each.uncounted,
             )
             for target, each in self._of.get(service, {}).items()
         ]

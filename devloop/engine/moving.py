@@ -54,9 +54,10 @@ class Moving:
         found = Counter((client, _where(relay)) for client, relay in self._leaving(service))
         return tuple(EarlierConnections(client, number, to) for (client, to), number in sorted(found.items()))
 
-    def end(self, service: str) -> int:
-        """End them, whatever is under way, so that their clients make others. Returns how many."""
-        found = [relay for _, relay in self._leaving(service)]
+    def end(self, service: str, *, force: bool) -> int:
+        """End them, so that their clients make others. Returns how many. What moves by itself when its request is
+        answered is left alone, unless `force`."""
+        found = [relay for _, relay in self._leaving(service) if force or not relay.busy]
         for relay in found:
             relay.reset()
         return len(found)

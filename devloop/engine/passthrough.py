@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,19 @@ from devloop.core import events as ev
 from devloop.core.service import ServiceLife
 from devloop.engine.asked import Asked
 from devloop.engine.remote import Outside, RemoteSide
-from devloop.errors import UsageError
+from devloop.errors import RemoteError, UsageError
 from devloop.failures import contained
 from devloop.local.probes import Connect
-from devloop.protocol import AttachmentStatus, RemoteStatus, RequestBatch, RequestRecord, ServiceStatus, State, Variable
+from devloop.protocol import (
+    AttachmentStatus,
+    EarlierConnections,
+    RemoteStatus,
+    RequestBatch,
+    RequestRecord,
+    ServiceStatus,
+    State,
+    Variable,
+)
 from devloop.remote.imports import imported
 
 if TYPE_CHECKING:
@@ -214,6 +223,8 @@ class Passthrough:
         dead = await self._attach(service, attach, take_over=asked.take_over)
         for each in dead:
             self._engine.notice("info", each, service=service)
+        if self._attaching is not None:
+            await self._attaching.counted(service)  # who asks is to hear what still goes past
         return dead
 
     async def leave(self, service: str, mode: Mode | None = None) -> None:
@@ -242,9 +253,14 @@ class Passthrough:
             engine.dispatch(ev.ModeRequested(service, self._afterwards.get(service) or Mode(self.modes(service)[1])))
         await engine.until_gone(service)
 
-    async def move(self, service: str) -> int:
-        """End connections that lead to where a service was before it was toggled. Returns how many."""
-        return self.side.here.moving.end(service)
+    async def move(self, service: str, *, force: bool) -> tuple[int, tuple[EarlierConnections, ...]]:
+        """End connections that lead to where a service was before it was toggled or attached, between two requests,
+        or with `force` at once. How many were ended, and what is left. Raises DevloopError."""
+        ended = self.side.here.moving.end(service, force=force)
+        if self._attaching is None:
+            return ended, self.side.here.moving.earlier(service)
+        there, left = await self._attaching.move(service, force=force)
+        return ended + there, (*self.side.here.moving.earlier(service), *left)
 
     async def _attach(self, service: str, attach: Attach, *, take_over: bool = False) -> list[str]:
         found = await self._ready_to_attach()
@@ -277,11 +293,25 @@ class Passthrough:
                     lambda requests: engine.publish(RequestBatch(tuple(requests))),
                     engine.served,
                     self._end_stand_in,
+                    self._run,
                 )
                 self._attaching.start()
                 for life in engine.supervisor.services.values():
                     self.gate(life)
             return self._attaching
+
+    async def _run(self, pod: str, container: str, command: Sequence[str]) -> bytes:
+        """What a command prints in a pod of the remote's first namespace. RemoteError, if it may not be run."""
+        from devloop.remote.workload.cluster import AbsentError
+        from devloop.remote.workload.model import Absence
+
+        clusters = (await self.side.until_prepared()).clusters
+        try:
+            return (await next(iter(clusters.values())).run(pod, container, command)).stdout
+        except AbsentError as absent:
+            if absent.absence is Absence.FORBIDDEN:
+                raise RemoteError("no command may be run in pods (the right: create and get pods/exec)") from absent
+            raise
 
     async def _attach_by_itself(self, service: str) -> None:
         spec = self._engine.project.services.get(service)

@@ -66,7 +66,8 @@ class Requests:
             case "leave":
                 await self._remote().leave(self._service(params))
             case "move":
-                return {"ended": await self._remote().move(self._service(params))}
+                ended, left = await self._remote().move(self._service(params), force=bool(params.get("force", False)))
+                return {"ended": ended, "left": [each.to_json() for each in left]}
             case "requests":
                 found = self._remote().recent_requests(self._service(params), int(params.get("limit", 100)))
                 return {"requests": [each.to_json() for each in found]}

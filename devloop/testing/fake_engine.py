@@ -301,7 +301,7 @@ class FakeEngine:
             case "move":
                 ended = sum(each.count for each in self.status(params["service"]).earlier)
                 self.update(params["service"], earlier=())
-                return {"ended": ended}
+                return {"ended": ended, "left": []}
             case "requests":
                 told = self.requests.get(params["service"], [])[-params.get("limit", 100) :]
                 return {"requests": [each.to_json() for each in told]}

@@ -115,6 +115,9 @@ class Client:
             clock = time.monotonic()
             try:
                 async with asyncio.timeout(self.plan.get("timeout", 15)):
+                    if writer is not None and (reader.exception() or writer.is_closing()):
+                        writer.close()  # it was ended while it lay idle: no pool uses such a one
+                        writer = None
                     if writer is None:
                         reader, writer = await asyncio.open_connection(self.host, self.port)
                         served = 0

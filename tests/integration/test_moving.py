@@ -379,7 +379,7 @@ async def test_what_has_greeted_stays_until_somebody_ends_it(toggled: Toggled) -
     kept = await toggled.client()
     assert await kept.reader.readline() == b"220 there ready\r\n"
     toggled.toggle()
-    assert toggled.moving.end("api") == 1
+    assert toggled.moving.end("api", force=False) == 1
     with pytest.raises(ConnectionResetError):
         await kept.reader.read()
     await toggled.until(0)

@@ -57,6 +57,17 @@ async def test_connections_from_before_are_shown_and_ended(opened: Open) -> None
         await screen.hides("from before")
 
 
+async def test_what_goes_past_an_attachment_is_shown(opened: Open) -> None:
+    async with opened(size=(120, 40), on="web") as screen:
+        await screen.shows("traffic")
+        (held,) = screen.engine.status("web").attachments
+        found = (EarlierConnections("front-y", 3, "original"),)
+        screen.engine.update("web", attachments=(replace(held, earlier=found),))
+        await screen.shows("3 connections from before still lead to the original: 3 from front-y")
+        screen.engine.update("web", attachments=(replace(held, uncounted="no command may be run in pods"),))
+        await screen.shows("not counted: no command may be run in pods")
+
+
 async def test_i_attaches_and_leaves(opened: Open) -> None:
     async with opened(size=(80, 24)) as screen:
         await screen.shows(" i attach ")

@@ -68,12 +68,12 @@ class AttachmentLines(Widget):
         )
 
 
-def _earlier(found: Collection[EarlierConnections], service: str, width: int) -> list[Content]:
+def _earlier(found: Collection[EarlierConnections], service: str, width: int, lead: str = "") -> list[Content]:
     """Connections that don't lead to where a service is."""
     lines: list[Content] = []
     for text in earlier_in_words(found):
-        said = Content.assemble((text, "$text-warning"), (f" (: move {service} ends them)", "$text-muted"))
-        lines += hanging(Content.styled(f"{NOTED} ", "$text-warning"), said, width)
+        said = Content.assemble((text, "$text-warning"), (f" (: move {service})", "$text-muted"))
+        lines += hanging(Content.styled(f"{lead}{NOTED} ", "$text-warning"), said, width)
     return lines
 
 
@@ -96,6 +96,9 @@ def _lines(attachment: AttachmentStatus, service: str, now: int, width: int) -> 
     lines = [first]
     said = [("", attachment.reason, colour)] if attachment.reason else []
     said += [(f"{NOTED} ", note, "$text-warning") for note in attachment.notes]
+    if attachment.uncounted:
+        text = f"connections from before may still lead to the original; not counted: {attachment.uncounted}"
+        said.append((f"{NOTED} ", text, "$text-warning"))
     for lead, text, tone in said:
         lines += hanging(Content.styled(f"  {lead}", tone), Content.styled(text, tone), width)
-    return lines
+    return lines + _earlier(attachment.earlier, service, width, "  ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +201,27 @@ def test_connections_from_before_are_told_and_ended(
     text = "web: 3 connections from before still lead to the remote: 2 from api, 1 from localhost. `devloop move web`"
     assert text in capsys.readouterr().out
     assert devloop("move", "web") == 0
-    assert asked(engine)[-1] == ("move", {"service": "web"})
+    assert asked(engine)[-1] == ("move", {"service": "web", "force": False})
     assert capsys.readouterr().out == "web: 3 connections ended, so that their clients make others\n"
     devloop("status")
     assert "from before" not in capsys.readouterr().out
+
+
+def test_attach_says_what_goes_past_it(devloop: Run, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    (held,) = engine.status("web").attachments
+    found = (EarlierConnections("cart-x", 1, "original"), EarlierConnections("front-y", 3, "original"))
+    engine.update("web", attachments=(replace(held, earlier=found),))
+    text = (
+        "4 connections from before still lead to the original: 3 from front-y, 1 from cart-x. `devloop move web` moves"
+    )
+    devloop("status")
+    assert f"web: {text}" in capsys.readouterr().out
+    devloop("attach", "web")
+    assert f"  {text}" in capsys.readouterr().out
+    engine.update("web", attachments=(replace(held, uncounted="no command may be run in pods"),))
+    devloop("status")
+    words = "may still lead to the original of web; not counted: no command may be run in pods"
+    assert words in capsys.readouterr().out
 
 
 def test_requests_come_as_a_table_or_as_json(

@@ -1,0 +1,204 @@
+"""Connections that clients had before a Service was attached: they still lead to the original pods, and are counted.
+
+Who keeps a connection keeps the pod that it leads to, whatever the Service's selector says by now: kube-proxy looks at
+its first packet alone. Nothing of them passes the agent, so they are looked for where they end: in the tables of the
+original pods' networks, by a command there. What comes from the agent is what it hands on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+from devloop.agent import objects, sockets
+from devloop.agent.objects import Document
+from devloop.errors import RemoteError
+from devloop.remote.kubernetes.api import Api
+from devloop.remote.kubernetes.install import SELECTOR
+
+from . import pods
+from .attachment import Attachment
+from .claims import Claims
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[str, str, Sequence[str]], Awaitable[bytes]]
+"""Runs a command in a pod's container, and gives what it prints; empty if the command is not there. RemoteError, with
+the reason, if none may be run."""
+SOON_SECONDS, LATER_SECONDS = 10.0, 60.0
+"""Between two looks, while there are some, and while there are none."""
+NAME_SECONDS = 60.0
+"""How long it is believed which pod has an address."""
+AT_ONCE = 4
+"""Commands at a time: each is a process on a node."""
+_WAYS: tuple[tuple[str, ...], ...] = (
+    ("cat", *sockets.TABLES),
+    ("/bin/busybox", "cat", *sockets.TABLES),
+    ("/busybox/busybox", "cat", *sockets.TABLES),
+    ("sh", "-c", f'for f in {" ".join(sockets.TABLES)}; do while IFS= read -r l; do echo "$l"; done <$f; done'),
+    (
+        "python3",
+        "-c",
+        f"import os\nfor f in {sockets.TABLES!r}:\n if os.path.exists(f): print(open(f).read())",
+    ),
+    (
+        "node",
+        "-e",
+        f"for (const f of {list(sockets.TABLES)!r}) try {{ console.log(require('fs').readFileSync(f, 'utf8')) }} "
+        "catch {}",
+    ),
+)
+"""No tool is in every image."""
+
+
+class UncountedError(RemoteError):
+    """It can't be known; `what` is the reason."""
+
+
+class Earlier:
+    """One engine's."""
+
+    def __init__(self, api: Api, claims: Claims, run: Run | None) -> None:
+        """`run` is for pods of the API's namespace; without it nothing can be known."""
+        self._api = api
+        self._claims = claims
+        self._run = run
+        self._pods = f"/api/v1/namespaces/{api.namespace}/pods"
+        self._ways: dict[str, tuple[str, ...]] = {}
+        """A pod's uid → the command that its image has."""
+        self._names: dict[str, tuple[float, str]] = {}
+        """A client's address → when it was asked, and its pod's name, or the address again."""
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def watching(self, found: Attachment) -> None:
+        """Keep `found.earlier` true, until the attachment is over."""
+        if not found.spec.service or found.spec.kind == "replace":
+            found.looked.set()
+            return
+        while not found.over:
+            await self.look(found)
+            found.looked.set()
+            pause = SOON_SECONDS if found.earlier else LATER_SECONDS
+            try:
+                async with asyncio.timeout(pause):
+                    await found.look_again.wait()
+            except TimeoutError:
+                pass
+            found.look_again.clear()
+
+    async def look(self, found: Attachment) -> None:
+        """Count anew, and say so if it is news."""
+        try:
+            (counted, uids), why = await self._count(found), ""
+        except UncountedError as problem:
+            (counted, uids), why = ((), frozenset()), problem.what
+        except (RemoteError, OSError, TimeoutError) as problem:
+            log.info("connections from before of %s: %s", found.spec.service, problem)
+            return
+        found.leads_to = uids
+        if (counted, why) != (found.earlier, found.uncounted):
+            found.earlier, found.uncounted = counted, why
+            found.tell()
+
+    async def service(self, found: Attachment) -> Document | None:
+        """The Service as its owner wants it."""
+        service = await self._claims.service(found.spec.service)
+        return None if service is None else objects.owners(service)
+
+    async def original(self, found: Attachment) -> list[tuple[Document, pods.Pod]]:
+        """The original's running pods, with their own ports. UncountedError, RemoteError."""
+        owned = await self.service(found)
+        if owned is None:
+            return []
+        query = ",".join(f"{key}={value}" for key, value in (owned["spec"].get("selector") or {}).items())
+        items = (await self._api.get(self._pods, labelSelector=query)).get("items") or []
+        try:
+            chosen = {each.uid: each for each in pods.chosen(owned, items, found.spec.ports, found.spec.service)}
+        except RemoteError as problem:
+            raise UncountedError(problem.what) from None
+        return [(each, chosen[each["metadata"]["uid"]]) for each in items if each["metadata"]["uid"] in chosen]
+
+    async def agents(self) -> list[str]:
+        """The agent's addresses."""
+        items = (await self._api.get(self._pods, labelSelector=SELECTOR)).get("items") or []
+        return [str(each["ip"]) for pod in items for each in pod["status"].get("podIPs") or []]
+
+    async def restarts(self, found: Attachment) -> str:
+        """The commands that restart the clients that are known, for people."""
+        names = [client for client, _ in found.earlier]
+        documents = await asyncio.gather(*(self._api.find(f"{self._pods}/{each}") for each in names))
+        references = dict.fromkeys(filter(None, (_workload(each) for each in documents if each is not None)))
+        if not references:
+            return ""
+        return f"kubectl -n {self._api.namespace} rollout restart {' '.join(references)}"
+
+    async def named(self, counts: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+        """(client, how many), most first, of numbers by address."""
+        named = Counter[str]()
+        for address, number in counts.items():
+            named[await self._name(address)] += number
+        return tuple(sorted(named.items(), key=lambda each: (-each[1], each[0])))
+
+    async def _count(self, found: Attachment) -> tuple[tuple[tuple[str, int], ...], frozenset[str]]:
+        """`named`, and the uids of the pods that they lead to."""
+        if self._run is None:
+            raise UncountedError("there is no way to look into its pods")
+        if found.spec.way == "pods":
+            raise UncountedError("in its pods they can't be told from those that are caught")
+        original, agents = await asyncio.gather(self.original(found), self.agents())
+        counts: Counter[str] = Counter()
+        some = set()
+        found_in = await asyncio.gather(*(self._of_pod(*pod, agents) for pod in original))
+        for (_, pod), each in zip(original, found_in, strict=True):
+            counts.update(each)
+            if each:
+                some.add(pod.uid)
+        return await self.named(counts), frozenset(some)
+
+    async def _of_pod(self, document: Document, pod: pods.Pod, agents: Collection[str]) -> Counter[str]:
+        network = await self._network(document, pod)
+        known = (*agents, *pod.nodes, *pod.addresses, *network.gateways)
+        return Counter(each.client for each in sockets.others(network, set(pod.ports.values()), known))
+
+    async def _network(self, document: Document, pod: pods.Pod) -> sockets.Network:
+        assert self._run is not None
+        container = str(document["spec"]["containers"][0]["name"])
+        known = self._ways.get(pod.uid)
+        async with self._slots:
+            for way in (known,) if known else _WAYS:
+                try:
+                    network = sockets.read((await self._run(pod.name, container, way)).decode(errors="replace"))
+                except ValueError:
+                    continue
+                except RemoteError as problem:
+                    raise UncountedError(problem.what) from None
+                self._ways[pod.uid] = way
+                return network
+        self._ways.pop(pod.uid, None)
+        tools = ", ".join(dict.fromkeys(way[0].rpartition("/")[2] for way in _WAYS))
+        raise UncountedError(f"the image of pod {pod.name} has none of {tools}")
+
+    async def _name(self, address: str) -> str:
+        """A pod of this namespace by its address, else the address."""
+        now = time.monotonic()
+        asked, name = self._names.get(address, (now - NAME_SECONDS, ""))
+        if asked <= now - NAME_SECONDS:
+            items = (await self._api.get(self._pods, fieldSelector=f"status.podIP={address}")).get("items") or []
+            running = [each for each in items if pods.runs(each) and not each["spec"].get("hostNetwork")]
+            name = str(running[0]["metadata"]["name"]) if running else address
+            self._names[address] = now, name
+        return name
+
+
+def _workload(pod: Document) -> str:
+    """What a pod's workload is called, as kubectl takes it; empty if it has none that can be restarted."""
+    for owner in pod["metadata"].get("ownerReferences") or []:
+        kind, name = str(owner.get("kind")), str(owner.get("name"))
+        if kind == "ReplicaSet":
+            return f"deployment/{name.rpartition('-')[0]}"
+        if kind in ("StatefulSet", "DaemonSet"):
+            return f"{kind.lower()}/{name}"
+    return ""

@@ -1,0 +1,150 @@
+"""Moves connections that clients had before a Service was attached: each original pod gets what ends them between two
+requests (`devloop/agent/mover.py`), and their clients connect anew, where the Service leads by now."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from devloop.agent.mover import PLAN, Plan
+from devloop.agent.objects import Document
+from devloop.agent.plan import protocol_of
+from devloop.errors import RemoteError
+from devloop.remote.kubernetes.api import Api, ApiError
+from devloop.remote.kubernetes.install import SELECTOR, running
+
+from . import pods
+from .attachment import Attachment
+from .claims import gone
+from .doors import STRATEGIC
+from .earlier import Earlier
+from .seam import AttachError
+
+log = logging.getLogger(__name__)
+
+PREFIX = "devloop-mover-"
+MOVE_SECONDS = 12.0
+"""How long a connection may take to be between two requests."""
+START_SECONDS = 60.0
+"""How long a container may take to start; pulling an image is most of it."""
+LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What has become of them."""
+
+    ended: int = 0
+    left: tuple[tuple[str, int], ...] = ()
+    """(client, how many) of those that never were between two requests."""
+
+
+class Mover:
+    """One engine's."""
+
+    def __init__(self, api: Api, earlier: Earlier) -> None:
+        self._api = api
+        self._earlier = earlier
+        self._path = f"/api/v1/namespaces/{api.namespace}/pods"
+
+    async def move(self, found: Attachment, *, force: bool) -> Moved:
+        """Returns when each has moved or had its time. AttachError with what to do instead; RemoteError."""
+        where = f"{self._api.where} Service {found.spec.service}"
+        if found.spec.way == "pods":
+            raise AttachError(
+                "connections from before can't be moved where traffic is taken in the pods: there they can't be told "
+                "from those that are caught",
+                where=where,
+                hint="Clients connect anew when they are restarted.",
+            )
+        service = await self._earlier.service(found)
+        if service is None:
+            raise gone(found.spec, self._api.where)
+        await self._earlier.look(found)
+        chosen = await self._earlier.original(found)
+        if not found.uncounted:
+            chosen = [each for each in chosen if each[1].uid in found.leads_to]
+        if not chosen:
+            return Moved()
+        items = (await self._api.get(self._path, labelSelector=SELECTOR)).get("items") or []
+        image = next((str(each["spec"]["containers"][0]["image"]) for each in items if running(each)), "")
+        if not image:
+            raise RemoteError("the agent's pod is not there", where=where)
+        agents = [str(each["ip"]) for pod in items for each in pod["status"].get("podIPs") or []]
+        speaks = {int(port["port"]): protocol_of(port) for port in service["spec"].get("ports") or []}
+        made = []
+        for _, pod in chosen:
+            ports = {own: speaks.get(port, "detect") for port, own in pod.ports.items()}
+            known = [*agents, *pod.nodes, *pod.addresses]
+            made.append((pod, container(secrets.token_hex(3), image, Plan(ports, known, MOVE_SECONDS, force))))
+        await self._put(made, found, where)
+        results = await asyncio.gather(*(self._ended(pod, each["name"], where) for pod, each in made))
+        left: Counter[str] = Counter()
+        for each in results:
+            left.update({str(client): int(number) for client, number in each.get("left", {}).items()})
+        named = await self._earlier.named(left)
+        found.look_again.set()
+        return Moved(sum(int(each.get("ended", 0)) for each in results), named)
+
+    async def _put(self, made: Sequence[tuple[pods.Pod, Document]], found: Attachment, where: str) -> None:
+        try:
+            # All are asked about first: after a refusal there is to be one in none.
+            await asyncio.gather(*(self._patch(*each, dry=True) for each in made))
+            await asyncio.gather(*(self._patch(*each) for each in made))
+        except ApiError as problem:
+            restarts = await self._earlier.restarts(found)
+            again = f"Restarted clients connect anew: {restarts}" if restarts else "Restarted clients connect anew."
+            if problem.status == 403 and "PodSecurity" in problem.what:
+                raise AttachError(
+                    "connections are ended from within the pod's network, and the namespace allows no NET_ADMIN in a "
+                    f"pod, which that takes: {problem.what}",
+                    where=where,
+                    hint=again,
+                ) from problem
+            right = " (the right: patch pods/ephemeralcontainers)" if problem.status == 403 else ""
+            raise AttachError(
+                f"connections are ended from within the pod's network, and nothing can be put into it{right}: "
+                f"{problem.what}",
+                where=where,
+                hint=again,
+            ) from problem
+
+    async def _patch(self, pod: pods.Pod, container: Document, *, dry: bool = False) -> None:
+        body = {"metadata": {"uid": pod.uid}, "spec": {"ephemeralContainers": [container]}}
+        query = {"fieldManager": "devloop", **({"dryRun": "All"} if dry else {})}
+        path = f"{self._path}/{pod.name}/ephemeralcontainers"
+        await self._api.request("PATCH", path, body, query=query, content_type=STRATEGIC)
+
+    async def _ended(self, pod: pods.Pod, name: str, where: str) -> Document:
+        """What it has said in the end; nothing if its pod has gone meanwhile. AttachError, RemoteError."""
+        until = time.monotonic() + START_SECONDS + MOVE_SECONDS
+        while time.monotonic() < until:
+            document = await self._api.find(f"{self._path}/{pod.name}")
+            if document is None or document["metadata"]["uid"] != pod.uid:
+                return {}  # and its connections with it
+            if why := pods.stuck(document, name):
+                raise AttachError(f"pod {pod.name}: what ends connections there does not start: {why}", where=where)
+            over = pods.state(document, name).get("terminated")
+            if over is not None:
+                try:
+                    said = json.loads(over.get("message") or "")
+                    assert isinstance(said, dict)
+                except (ValueError, AssertionError):
+                    said = {"error": pods.ended(document, name)}
+                if error := said.get("error"):
+                    raise AttachError(f"pod {pod.name}: connections can't be ended: {error}", where=where)
+                return said
+            await asyncio.sleep(LOOK_SECONDS)
+        raise RemoteError(f"pod {pod.name}: what ends connections there has not ended itself in time", where=where)
+
+
+def container(suffix: str, image: str, plan: Plan) -> Document:
+    """As an ephemeral container. `suffix`: what tells it from others of this pod."""
+    found = pods.ephemeral(f"{PREFIX}{suffix}", image, "devloop.agent.mover", {PLAN: plan.text()})
+    return {**found, "terminationMessagePolicy": "File"}

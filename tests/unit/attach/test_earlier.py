@@ -1,0 +1,113 @@
+"""Connections from before are counted by client, or it is said why they can't be."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+
+from devloop.agent.spec import Spec
+from devloop.attach.attachment import Attachment
+from devloop.attach.earlier import Earlier
+from devloop.attach.seam import Wanted
+from devloop.errors import RemoteError
+
+from .fake_api import service
+from .fake_pods import FakePods
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+def table(*clients: str, port: int = 8080) -> bytes:
+    """Of a pod that these are connected to."""
+    lines = [
+        f"{number}: 0100000A:{port:04X} {struct.unpack('<I', IPv4Address(each).packed)[0]:08X}:C35{number:X} 01 "
+        f"00000000:00000000 00:00000000 00000000 1000 0 8{number} 1 0 20 4 30 10 -1\n"
+        for number, each in enumerate(clients)
+    ]
+    return (HEAD + "".join(lines)).encode()
+
+
+class Pods(FakePods):
+    async def get(self, path: str, **query: str) -> dict[str, Any]:
+        if "fieldSelector" in query:
+            address = query["fieldSelector"].partition("=")[2]
+            items = [each for each in self.pods.values() if each["status"]["podIPs"][0]["ip"] == address]
+            return {"items": items}
+        found = await super().get(path, **query)
+        if "app=web" in query.get("labelSelector", ""):
+            found["items"] = [each for each in found["items"] if each["metadata"]["name"].startswith("web")]
+        return found
+
+
+class Rig:
+    def __init__(self) -> None:
+        ports = [{"name": "http", "port": 80, "targetPort": "http"}]
+        web = service("web", selector={"app": "web"}, ports=ports)
+        self.api = Pods(web, "web-0", "web-1", "front-5")
+        for each in self.api.pods.values():
+            each["spec"]["containers"][0]["name"] = "main"
+        self.tables = {"web-0": table(), "web-1": table()}
+        self.has = "cat"
+        self.refuses = ""
+        self.ran: list[tuple[str, str]] = []
+        self.earlier = Earlier(self.api, self, self.run)  # type: ignore[arg-type]
+        self.told = 0
+        spec = Spec("a", "ada", "laptop", "intercept", "now", service="web", ports={80: 1})
+        self.found = Attachment(spec, Wanted("intercept", "web"), None, self.tell)  # type: ignore[arg-type]
+
+    def tell(self, _: Attachment) -> None:
+        self.told += 1
+
+    async def service(self, name: str) -> dict[str, Any] | None:
+        return await self.api.find(name)
+
+    async def run(self, pod: str, container: str, command: Sequence[str]) -> bytes:
+        if self.refuses:
+            raise RemoteError(self.refuses)
+        self.ran.append((pod, command[0]))
+        return self.tables[pod] if command[0] == self.has else b""
+
+
+async def test_clients_are_named_and_the_agent_and_the_node_are_none() -> None:
+    rig = Rig()
+    rig.tables["web-0"] = table("10.0.0.6", "10.0.0.6", "10.0.0.9", "192.168.0.1", "10.9.9.9")
+    rig.tables["web-1"] = table("10.0.0.6", "127.0.0.1")
+    await rig.earlier.look(rig.found)
+    assert rig.found.earlier == (("front-5", 3), ("10.9.9.9", 1))
+    assert rig.found.uncounted == ""
+    assert rig.told == 1
+    await rig.earlier.look(rig.found)
+    assert rig.told == 1
+    rig.tables["web-0"] = table(port=9999)
+    rig.tables["web-1"] = table()
+    await rig.earlier.look(rig.found)
+    assert rig.found.earlier == ()
+
+
+async def test_the_command_that_an_image_has_is_found_once() -> None:
+    rig = Rig()
+    rig.has = "python3"
+    await rig.earlier.look(rig.found)
+    assert rig.ran[-1][1] == "python3"
+    rig.ran.clear()
+    await rig.earlier.look(rig.found)
+    assert sorted(rig.ran) == [("web-0", "python3"), ("web-1", "python3")]
+
+
+@pytest.mark.parametrize("why", ["right", "tool", "node"])
+async def test_what_is_not_known_is_said(why: str) -> None:
+    rig = Rig()
+    if why == "right":
+        rig.refuses, words = "no command may be run in pods", "no command may be run in pods"
+    elif why == "tool":
+        rig.has, words = "", "has none of cat, busybox, sh, python3, node"
+    else:
+        rig.api.pods["web-0"]["spec"]["hostNetwork"] = True
+        words = "pod web-0 has the network of its node"
+    await rig.earlier.look(rig.found)
+    assert words in rig.found.uncounted
+    assert rig.found.earlier == ()

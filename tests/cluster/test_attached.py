@@ -139,6 +139,46 @@ async def test_a_personal_route_by_command_takes_the_developers_requests_alone(
         assert not await asked(shop, baggage=f"a=b,{entry}")
 
 
+KEEP = """
+import http.client, os, time
+kept = [http.client.HTTPConnection("api", 8080) for _ in range(2)]
+while not os.path.exists("/dev/shm/enough"):
+    for each in kept:
+        each.request("GET", "/healthz")
+        each.getresponse().read()
+    time.sleep(0.1)
+"""
+
+
+async def test_connections_from_before_are_told_with_what_moves_them(shop: Namespace, project: Project) -> None:
+    """The namespace lets no NET_ADMIN in, so what moves them is a restart of the client."""
+    keeping = asyncio.create_task(kit.execute(shop.developer, shop.name, "store-0", "python3", "-c", KEEP))
+    try:
+        async with project.up() as running:
+            await running.until_state("web", State.READY)
+            await project("toggle", "api", "local")
+            await running.until_state("api", State.READY)
+            said = (await project("attach", "api", "--all")).stdout
+            text = "connections from before still lead to the original: 2 from store-0"
+            assert text in said, said
+            assert "`devloop move api` moves them" in said
+            assert text in (await project("status")).stdout
+            services = {
+                each["name"]: each for each in json.loads((await project("status", "--json")).stdout)["services"]
+            }
+            assert services["api"]["attachments"][0]["earlier"] == [
+                {"client": "store-0", "count": 2, "leads_to": "original"}
+            ]
+            refused = await project("move", "api", code=3)
+            assert "allows no NET_ADMIN" in refused.stderr
+            assert f"kubectl -n {shop.name} rollout restart statefulset/store" in refused.stderr
+            await kit.execute(shop.developer, shop.name, "store-0", "touch", "/dev/shm/enough")
+            assert (await keeping).code == 0
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
 async def test_what_its_pods_do_not_allow_is_told_and_the_rest_is_attached(shop: Namespace, project: Project) -> None:
     """The store has a Service with an address and a headless one; the pods' way was not asked for."""
     async with project.up() as running:

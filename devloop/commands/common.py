@@ -22,7 +22,7 @@ from devloop.terminal import wants_colour
 
 if TYPE_CHECKING:
     from devloop.config.model import Service
-    from devloop.protocol import Variable
+    from devloop.protocol import Snapshot, Variable
 
 
 _MENDED = 3.0
@@ -107,6 +107,14 @@ def _without_file(args: argparse.Namespace, below: Path | None = None) -> StateF
 def engine_socket(args: argparse.Namespace) -> Path:
     """The control socket of the engine of the project that is meant. Raises EngineError if none runs."""
     return socket_of(state_folder(args))
+
+
+def snapshot(args: argparse.Namespace) -> Snapshot:
+    """What the project's engine says of itself now. Raises EngineError if none runs or answers."""
+    from devloop.control import client
+    from devloop.protocol import Snapshot
+
+    return Snapshot.from_json(client.call(engine_socket(args), "status"))
 
 
 def socket_of(state: StateFolder) -> Path:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from devloop.commands.common import print_json
+from devloop.commands.common import print_json, snapshot
 from devloop.commands.remote import cluster, project
+from devloop.errors import DevloopError
 
 if TYPE_CHECKING:
     from devloop.commands.holdings import Holding
@@ -29,15 +30,24 @@ def show(args: argparse.Namespace) -> int:
     chosen = kubeconfig(cluster(args, here))
     found = asyncio.run(_ask(chosen))
     services, lost = _standing(here, found.inventory, chosen.chosen.namespace)
+    modes = _modes(args)
     if args.json:
-        print_json({"where": chosen.where, **document(found, services)})
+        print_json({"where": chosen.where, **document(found, services, modes)})
     elif found.inventory.entries:
-        print(table(found, services))
+        print(table(found, services, modes))
     else:
         print(f"{chosen.where}: no workloads")
     for note in (*notes(found), *(f"{name} stands for {reference}, and there is none" for name, reference in lost)):
         print(f"devloop: {note}", file=sys.stderr)
     return 0
+
+
+def _modes(args: argparse.Namespace) -> Mapping[str, str]:
+    """Where each service is now, by the project's engine; empty if none runs."""
+    try:
+        return {each.name: each.mode for each in snapshot(args).services}
+    except DevloopError:
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +115,8 @@ def notes(found: Found) -> list[str]:
     return said
 
 
-def document(found: Found, services: Mapping[str, Service]) -> dict[str, Any]:
-    """All of it as JSON has it."""
+def document(found: Found, services: Mapping[str, Service], modes: Mapping[str, str]) -> dict[str, Any]:
+    """All of it as JSON has it; `modes` are those of services now, where an engine runs."""
     workloads = [
         {
             "workload": each.reference,
@@ -114,6 +124,7 @@ def document(found: Found, services: Mapping[str, Service]) -> dict[str, Any]:
             "wanted": each.wanted,
             "services": [{"name": leading.name, "ports": list(leading.ports)} for leading in each.services],
             "service": services[each.reference].name if each.reference in services else None,
+            "mode": modes.get(services[each.reference].name) if each.reference in services else None,
             "held_by": [holding.document() for holding in found.of(each)],
         }
         for each in found.inventory.entries
@@ -156,8 +167,11 @@ def _standing(
     return services, lost
 
 
-def table(found: Found, services: Mapping[str, Service]) -> str:
-    """One line a workload; one more for each further developer who holds something of it."""
+def table(found: Found, services: Mapping[str, Service], modes: Mapping[str, str]) -> str:
+    """One line a workload; one more for each further developer who holds something of it.
+
+    A service's mode is the one that it has now; with no engine, the one that it starts in, and that is said.
+    """
     from devloop.metrics.table import columns
 
     rows = []
@@ -169,7 +183,7 @@ def table(found: Found, services: Mapping[str, Service]) -> str:
                 each.reference,
                 "" if each.wanted is None else f"{each.ready}/{each.wanted}",
                 _leading(each),
-                f"{service.name} ({service.mode.value})" if service else "",
+                f"{service.name} ({modes.get(service.name) or f'{service.mode.value}, not up'})" if service else "",
                 first,
             )
         )

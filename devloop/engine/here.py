@@ -41,6 +41,8 @@ class Here:
         self._refused: dict[str, DevloopError] = {}
         self._gates: dict[str, Gate] = {}
         self._ready: dict[str, asyncio.Event] = {}
+        self._unmatched: set[str] = set()
+        """Services that were told to stand for no workload."""
         self.fronts = Fronts(self._front, outside.notice)
         self.moving = Moving(self._relays, self._stale, outside.services)
 
@@ -216,10 +218,30 @@ class Here:
             self._side.connects = True
             parts.link.start()
         _, source = await self._source(spec)
+        if source is None:
+            self._tell_unmatched(spec, parts)
         await parts.link.ready()
         resolver = await parts.link.resolver()
         with self._named(spec):
             await world.open(spec, source, resolver, lambda change: self._changed(spec.name, change))
+
+    def _tell_unmatched(self, spec: Service, parts: Parts) -> None:
+        """A service that has nothing of the cluster, though nothing says that this is meant: a misspelt name, say."""
+        namespace = spec.place.namespace or next(iter(parts.clusters), "")
+        if spec.place.none or namespace not in parts.clusters or spec.name in self._unmatched:
+            return
+        self._unmatched.add(spec.name)
+        from devloop.remote.workload.references import nearest
+
+        catalog = self._side.standings().catalogs.get(namespace)
+        there = {each.partition("/")[2]: each for each in catalog.workloads} if catalog is not None else {}
+        close = nearest(spec.name, there)
+        meant = f"did you mean {there[close]}? " if close is not None else ""
+        self._outside.notice(
+            "warning",
+            f"{spec.name} has no environment and no files of the cluster: no workload of {namespace} is called so",
+            f'{meant}`workload = "KIND/NAME"` in services.{spec.name} names one, `workload = false` says it has none',
+        )
 
     async def _source(self, spec: Service) -> tuple[Parts, Source | None]:
         from devloop.engine.worlds import Source

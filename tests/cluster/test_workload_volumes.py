@@ -61,9 +61,9 @@ def normal(walked: str) -> Tree:
 
 
 def of_kubelet(content: str) -> str:
-    """Without the two annotations that the kubelet keeps for itself and yet prints; they are in no object."""
-    marks = (b"kubernetes.io/config.seen=", b"kubernetes.io/config.source=")
-    if not any(each in base64.b64decode(content) for each in marks):
+    """Without the time at which the kubelet saw the pod: it keeps that for itself and yet prints it."""
+    marks = b"kubernetes.io/config.seen="
+    if marks not in base64.b64decode(content):
         return content
     lines = base64.b64decode(content).split(b"\n")
     return b64(b"\n".join(each for each in lines if not each.startswith(marks)))

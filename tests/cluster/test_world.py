@@ -106,8 +106,9 @@ def _owner(far: World, near: World, shell: Mapping[str, str]) -> None:
 
 
 def _of_kubelet(far: World, near: World, shell: Mapping[str, str]) -> None:
-    for each in far.files.values():
-        each[3] = of_kubelet(each[3]) if each[0] == "file" else each[3]
+    for world in (far, near):
+        for each in world.files.values():
+            each[3] = of_kubelet(each[3]) if each[0] == "file" else each[3]
 
 
 def _tokens(far: World, near: World, shell: Mapping[str, str]) -> None:
@@ -130,7 +131,7 @@ DIFFERENCES: dict[str, Callable[[World, World, Mapping[str, str]], None]] = {
     "`PATH`, `HOME` and others that say where things are on a machine": _kept,
     "`DEVLOOP_PROJECT`, `DEVLOOP_SERVICE`, `DEVLOOP_RUN`, `DEVLOOP_JOB`": _own,
     "owner and group of files": _owner,
-    "the two annotations `kubernetes.io/config.seen` and `….source` in an annotations file": _of_kubelet,
+    "the annotation `kubernetes.io/config.seen` in an annotations file": _of_kubelet,
     "tokens": _tokens,
     "sockets, pipes and devices in these; files that the container's user may not read": _special,
 }

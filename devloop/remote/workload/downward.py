@@ -42,10 +42,13 @@ def field(path: str, workload: Workload, *, file: bool = False) -> Found:
     if subscript is not None:
         if name not in ("metadata.annotations", "metadata.labels"):
             raise UnsupportedError(f"field {path} can't have a key")
-        return Found((metadata.get(name.removeprefix("metadata.")) or {}).get(subscript, ""))
+        pairs = with_kubelets(metadata) if name == "metadata.annotations" else metadata.get("labels") or {}
+        return Found(pairs.get(subscript, ""))
     match path:
-        case "metadata.annotations" | "metadata.labels":
-            return Found(formatted(metadata.get(path.removeprefix("metadata.")) or {}))
+        case "metadata.annotations":
+            return Found(formatted(with_kubelets(metadata)))
+        case "metadata.labels":
+            return Found(formatted(metadata.get("labels") or {}))
         case "metadata.namespace":
             return Found(workload.namespace)
         case "metadata.name":
@@ -99,6 +102,25 @@ def resource(ref: Object, workload: Workload, sources: Sources, *, file: bool = 
             text = sources.local.get(what, "0")
             stand_in = "there is no limit, and the node may not be read; this machine's own stands in"
     return Found(quantity.divided(text, str(ref.get("divisor") or "0"), milli=milli), stand_in)
+
+
+def with_kubelets(metadata: Object) -> Object:
+    """A pod's annotations with the two that the kubelet adds to what it has from the API server
+    (`kubetypes.ConfigSourceAnnotationKey`, `ConfigFirstSeenAnnotationKey`).
+
+    When it first saw the pod is in no object; when the pod was made stands in for that.
+    """
+    made = metadata.get("creationTimestamp")
+    seen = {"kubernetes.io/config.seen": str(made)} if made else {}
+    return {**(metadata.get("annotations") or {}), **seen, "kubernetes.io/config.source": "api"}
+
+
+def hostname(workload: Workload) -> str:
+    """What the pod calls itself (the kubelet's `GeneratePodHostNameAndDomain`); runtimes set it as HOSTNAME."""
+    spec = workload.pod["spec"]
+    if spec.get("hostNetwork"):
+        return str(spec.get("nodeName") or workload.pod_name)
+    return str(spec.get("hostnameOverride") or spec.get("hostname") or workload.pod_name[:63].rstrip("-."))
 
 
 def formatted(pairs: Object) -> str:

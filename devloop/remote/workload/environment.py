@@ -22,6 +22,7 @@ from .model import Absence, Environment, Note, Object, Problem, Sources, Workloa
 _STRICT_NAME = re.compile(r"(?!\.\.?$|\.\..)[-._a-zA-Z][-._a-zA-Z0-9]*")
 MASTER_HOST = "kubernetes.default.svc"
 """Stands in for the API server's address: it resolves in every pod, and its certificate has that name."""
+RUNTIME = "the container runtime: the pod's hostname"
 STALE = "the running container still has the value from its start; a restarted one has this"
 
 
@@ -29,9 +30,11 @@ def make(workload: Workload, sources: Sources) -> Environment:
     """The variables of the workload's container, with all problems at once."""
     maker = _Maker(workload, sources)
     maker.run()
+    # The runtime's, whatever the image is; the running container may say otherwise (`enriched`).
+    name = () if "HOSTNAME" in maker.variables else (Variable("HOSTNAME", downward.hostname(workload), RUNTIME),)
     return Environment(
         tuple(maker.variables.values()),
-        (),
+        name,
         frozenset(maker.stand_ins),
         tuple(maker.notes),
         tuple(maker.problems),
@@ -59,6 +62,7 @@ def enriched(environment: Environment, running: Mapping[str, str]) -> Environmen
         for name, value in running.items()
         if name not in names
     ]
+    image += [each for each in environment.image if each.name not in running]
     stand_ins = environment.stand_ins - running.keys()
     return replace(
         environment,

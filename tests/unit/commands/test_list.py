@@ -13,8 +13,10 @@ from devloop.agent import objects
 from devloop.agent.spec import Header, Match, Route, Spec
 from devloop.commands.holdings import LEASE, holdings, moment
 from devloop.commands.list import document, notes, survey, table
+from devloop.config.model import Mode
 from devloop.remote.workload import references as kinds
 from devloop.remote.workload.fake import FakeCluster
+from tests.unit.core import playbook
 
 SINCE = "2026-01-02T11:12:00Z"
 BLUE = Route((Header("x-team", Match("exact", "blue")),))
@@ -67,21 +69,21 @@ async def attach(cluster: FakeCluster, *specs: Spec, ago: float = 1.0) -> None:
 
 async def test_nobody_holds_anything(cluster: FakeCluster) -> None:
     found = await survey(cluster)
-    data = document(found, {})
+    data = document(found, {}, {})
     assert [each["held_by"] for each in data["workloads"]] == [[], []]
     assert (data["attachments"], data["held_by_nobody"], notes(found)) == ([], [], [])
-    assert table(found, {}).splitlines()[1].split() == ["deployment/api", "0/1", "api:80"]
+    assert table(found, {}, {}).splitlines()[1].split() == ["deployment/api", "0/1", "api:80"]
 
 
 async def test_an_intercepted_service_is_listed_with_its_workload_and_who_holds_it(cluster: FakeCluster) -> None:
     await attach(cluster, spec("one", routes=(BLUE,)), spec("two", user="ada", routes=(Route(share=10.0),)))
     found = await survey(cluster)
-    rows = table(found, {}).splitlines()
+    rows = table(found, {}, {}).splitlines()
     held = "bob@studio intercept x-team=blue since 02 Jan 11:12"
     assert rows[1].split(maxsplit=3) == ["deployment/api", "0/1", "api:80", held]
     assert rows[2].strip() == "ada@studio intercept 10 % of all requests since 02 Jan 11:12"
-    assert "devloop" not in table(found, {}), "the shadow is nothing that people know"
-    [api, worker] = document(found, {})["workloads"]
+    assert "devloop" not in table(found, {}, {}), "the shadow is nothing that people know"
+    [api, worker] = document(found, {}, {})["workloads"]
     assert api["services"] == [{"name": "api", "ports": [80]}]
     first = api["held_by"][0]
     assert (first["user"], first["host"], first["kind"], first["since"]) == ("bob", "studio", "intercept", SINCE)
@@ -92,15 +94,15 @@ async def test_an_intercepted_service_is_listed_with_its_workload_and_who_holds_
 async def test_a_replaced_workload_is_held_though_no_traffic_is_taken(cluster: FakeCluster) -> None:
     await attach(cluster, spec("one", kind="replace", service="", ports={}, workload="deployment/worker"))
     found = await survey(cluster)
-    assert "bob@studio replace since 02 Jan 11:12" in table(found, {})
-    assert [len(each["held_by"]) for each in document(found, {})["workloads"]] == [0, 1]
+    assert "bob@studio replace since 02 Jan 11:12" in table(found, {}, {})
+    assert [len(each["held_by"]) for each in document(found, {}, {})["workloads"]] == [0, 1]
 
 
 async def test_who_has_gone_is_told_with_what_to_do(cluster: FakeCluster) -> None:
     await attach(cluster, spec("one"), ago=75)
     found = await survey(cluster)
-    assert "gone for 45 s" in table(found, {})
-    assert document(found, {})["attachments"][0]["alive"] is False
+    assert "gone for 45 s" in table(found, {}, {})
+    assert document(found, {}, {})["attachments"][0]["alive"] is False
     assert "bob@studio has gone: `devloop leave --take-over`" in notes(found)[0]
 
 
@@ -125,7 +127,7 @@ async def test_leases_that_may_not_be_listed_are_named(cluster: FakeCluster) -> 
     cluster.forbidden.add(("list", "leases"))
     found = await survey(cluster)
     assert notes(found) == ["you may not list: leases"]
-    assert document(found, {})["unseen"] == ["leases"]
+    assert document(found, {}, {})["unseen"] == ["leases"]
     assert found.nobodys == {}, "it is not known"
 
 
@@ -137,3 +139,13 @@ def test_times_are_those_of_a_clock() -> None:
 
 def test_a_lease_that_nobody_can_read_is_passed_over() -> None:
     assert holdings([{"metadata": {"name": "x", "annotations": {objects.SPEC: "{"}}, "spec": {}}]) == []
+
+
+async def test_a_service_has_the_mode_that_it_has_now(cluster: FakeCluster) -> None:
+    """devloop.toml says how it starts; the engine, how it is."""
+    found = await survey(cluster)
+    services = {"deployment/api": playbook.service("api", mode=Mode.REMOTE)}
+    assert "api (remote, not up)" in table(found, services, {})
+    assert "api (local)" in table(found, services, {"api": "local"})
+    assert [each["mode"] for each in document(found, services, {"api": "local"})["workloads"]] == ["local", None]
+    assert document(found, services, {})["workloads"][0]["mode"] is None

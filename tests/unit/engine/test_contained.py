@@ -221,6 +221,28 @@ async def test_a_workload_that_is_not_there_is_said_at_its_place(
     assert caught.value.hint == "Did you mean deployment/web?"
 
 
+async def test_a_service_that_no_workload_is_called_like_is_told_once(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from devloop.engine.worlds import World
+
+    monkeypatch.setattr(World, "open", lambda *_: side._nothing())
+    template: dict[str, Any] = {"spec": {"containers": []}}
+    await side.cluster.put(kinds.DEPLOYMENT, {"metadata": {"name": "aa"}, "spec": {"template": template}})
+    services = side.side.project.services
+    meant = service("b", place=Place(none=True))
+    side.side.project = Project("shop", ROOT / "devloop.toml", (), {**services, "b": meant})
+    side.side.start()
+    for _ in range(2):
+        side.side.here.open_world("a")
+        side.side.here.open_world("b")
+        await asyncio.gather(*side.side.here._opening.values())
+    warned = [each for each in side.told.of("notice") if each[0] == "warning"]
+    ((_, text, hint),) = warned
+    assert text == "a has no environment and no files of the cluster: no workload of shop is called so"
+    assert hint.startswith("did you mean deployment/aa? ") and "`workload = false`" in hint
+
+
 # Attachments.
 
 

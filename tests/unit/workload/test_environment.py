@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from devloop.remote.workload import environment, running
+from devloop.remote.workload import downward, environment, running
 from devloop.remote.workload.cluster import Ran
 from devloop.remote.workload.fake import FakeCluster
 from devloop.remote.workload.model import Absence, Environment
@@ -94,7 +94,7 @@ def service(name: str, created: str = "2026-11-21T09:00:00Z", **spec: Any) -> di
 
 def test_service_links() -> None:
     ports = [{"port": 80, "name": "http"}, {"port": 53, "name": "dns-u", "protocol": "UDP"}]
-    found = make({}, services=[service("api-one", clusterIP="fd00::9", ports=ports)]).mapping()
+    found = make({}, services=[service("api-one", clusterIP="fd00::9", ports=ports)]).mapping(image=False)
     assert found == {
         "API_ONE_SERVICE_HOST": "fd00::9",
         "API_ONE_SERVICE_PORT": "80",
@@ -127,10 +127,10 @@ def test_no_links_to_services_that_are_headless_newer_or_not_wanted() -> None:
         service("new", "2026-11-21T09:30:01Z"),
         service("outside", clusterIP=None),
     ]
-    names = {each.split("_")[0] for each in make({}, services=services).mapping()}
+    names = {each.split("_")[0] for each in make({}, services=services).mapping(image=False)}
     assert names == {"OLD", "KUBERNETES"}
     unlinked = environment.make(workload(enableServiceLinks=False), sources(services=services))
-    assert {each.split("_")[0] for each in unlinked.mapping()} == {"KUBERNETES"}
+    assert {each.split("_")[0] for each in unlinked.mapping(image=False)} == {"KUBERNETES"}
 
 
 def test_the_api_server_is_stood_in_for_by_its_name() -> None:
@@ -169,7 +169,7 @@ def test_a_running_container_fills_what_was_stood_in_for() -> None:
     assert values["KUBERNETES_SERVICE_HOST"] == "10.96.0.1"
     assert not found.stand_ins
     assert [each.subject for each in found.notes] == ["variable LEVEL"]
-    assert [each.name for each in found.image] == ["PATH"]
+    assert [each.name for each in found.image] == ["PATH", "HOSTNAME"]
 
 
 async def test_several_ways_to_read_a_container(cluster: FakeCluster) -> None:
@@ -194,3 +194,29 @@ async def test_it_says_why_a_container_can_t_be_read(cluster: FakeCluster, why: 
     assert found is None
     assert note is not None
     assert {"forbidden": "pods/exec", "no tools": "busybox", "no pod": "does not run"}[why] in note.text
+
+
+def test_hostname_is_the_pod_s_where_nothing_can_be_run_in_its_container() -> None:
+    """An image of one static binary has no program that could print its environment."""
+
+    def named(container: dict[str, Any] | None = None, **spec: Any) -> str:
+        made = workload(container or {})
+        made.pod["spec"].update(spec)
+        return environment.make(made, sources()).mapping()["HOSTNAME"]
+
+    assert named() == "web-1"
+    assert named(hostname="db-0", subdomain="db") == "db-0"
+    assert named(hostNetwork=True, nodeName="node-7") == "node-7"
+    assert named({"env": [{"name": "HOSTNAME", "value": "mine"}]}) == "mine"
+    found = environment.enriched(environment.make(workload({}), sources()), {"HOSTNAME": "run"})
+    assert found.mapping()["HOSTNAME"] == "run", "the running container knows better"
+
+
+def test_annotations_are_those_that_the_kubelet_prints() -> None:
+    made = workload({})
+    made.pod["metadata"].update(annotations={"a": "1"}, creationTimestamp="2026-11-21T11:00:00Z")
+    assert downward.field("metadata.annotations", made, file=True).value == (
+        'a="1"\nkubernetes.io/config.seen="2026-11-21T11:00:00Z"\nkubernetes.io/config.source="api"'
+    )
+    assert downward.field("metadata.annotations['kubernetes.io/config.source']", made).value == "api"
+    assert downward.field("metadata.annotations['b']", made).value == ""

@@ -156,6 +156,9 @@ def parser() -> Parser:
 
     logs = add("logs", "inspect", "show what services print", json=True)
     logs.add_argument("services", nargs="*", metavar="SERVICE")
+    logs.add_argument(
+        "--remote", action="store_true", help="what the cluster's pods print: of services, or of workloads as KIND/NAME"
+    )
     logs.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
     logs.add_argument(
         "-n", "--tail", type=count, metavar="LINES", help="lines to begin with (default: 200; with --since: all)"

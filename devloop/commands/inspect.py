@@ -157,6 +157,10 @@ def logs(args: argparse.Namespace) -> int:
     """`devloop logs`: from the engine, or from the files that the last one has left."""
     from devloop.commands.lines import LinePrinter
 
+    if args.remote:
+        from devloop.commands import podlogs
+
+        return podlogs.logs(args)
     state = state_folder(args)
     since = None if args.since is None else time.time_ns() - age(args.since)
     tail = args.tail if args.tail is not None else 200 if since is None else _ALL

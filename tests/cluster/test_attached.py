@@ -240,6 +240,34 @@ async def test_no_request_fails_in_a_minute_of_load_and_edits(
     assert answered_here > 0
 
 
+async def test_what_pods_print_is_shown_and_followed_through_a_rollout(
+    admin: ApiClient, shop: Namespace, project: Project
+) -> None:
+    apps = client.AppsV1Api(admin)
+    lines = (await project("logs", "--remote", "api", "-n", "5")).stdout.splitlines()
+    assert lines and all(each.startswith("api-") and " | " in each for each in lines)
+    pods = {each.split(" ")[0] for each in lines}
+    following = await asyncio.create_subprocess_exec(
+        *project.command("logs", "--remote", "-f", "-n", "1", "--json", "deployment/api"),
+        cwd=project.folder,
+        env=project.environ,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert following.stdout is not None
+    try:
+        await following.stdout.readline()
+        patch = {"spec": {"template": {"metadata": {"annotations": {"rolled": "1"}}}}}
+        await apps.patch_namespaced_deployment(
+            "api", shop.name, patch, _content_type="application/strategic-merge-patch+json"
+        )
+        async with asyncio.timeout(60):
+            while json.loads(await following.stdout.readline())["service"] in pods:
+                pass
+    finally:
+        following.kill()
+        await following.wait()
+
+
 async def test_a_replaced_workload_ends_before_its_stand_in_starts_and_comes_back_after_it(
     admin: ApiClient, shop: Namespace, project: Project
 ) -> None:

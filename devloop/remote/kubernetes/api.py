@@ -199,6 +199,19 @@ class Api:
             except (aiohttp.ClientError, OSError, TimeoutError) as problem:
                 raise self._unreachable(problem) from problem
 
+    async def stream(self, path: str, **query: str) -> AsyncIterator[bytes]:
+        """Yield an answer's bytes as they come, until it ends. Raises ApiError and ApiUnreachableError."""
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS)
+        response = await self._send("GET", f"{path}?{urlencode(query)}", timeout=timeout, headers={})
+        async with response:
+            if response.status >= HTTPStatus.BAD_REQUEST:
+                raise await self._error(response, f"GET {path}")
+            try:
+                async for part in response.content.iter_any():
+                    yield part
+            except (aiohttp.ClientError, OSError, TimeoutError) as problem:
+                raise self._unreachable(problem) from problem
+
     async def websocket(
         self, path: str, query: Sequence[tuple[str, str]], protocols: Sequence[str]
     ) -> tuple[WebSocket, str]:

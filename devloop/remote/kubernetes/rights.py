@@ -52,6 +52,11 @@ NEEDS = (
         (("discovery.k8s.io", "endpointslices", READ, ""),),
     ),
     Need(
+        "Read what pods print",
+        "`devloop logs --remote` is refused",
+        (("", "pods/log", ("get",), ""),),
+    ),
+    Need(
         "Read ConfigMaps and claims",
         "environment variables and files from them are missing",
         (("", "configmaps", READ, ""), ("", "persistentvolumeclaims", READ, "")),

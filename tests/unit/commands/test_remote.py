@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from devloop import cli
 from devloop.commands.remote import cluster, project
 from devloop.config.model import Project, Remote, RemoteKind
 from devloop.errors import ConfigError, UsageError
@@ -57,3 +58,12 @@ def test_no_project_is_no_error_and_a_broken_one_is(tmp_path: Path, monkeypatch:
     (tmp_path / "devloop.toml").write_text('[services.web]\ncommand = "true"\n')
     found = project(args())
     assert found is not None and found.remote is None
+
+
+def test_logs_of_pods_want_a_name_and_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "devloop.toml"
+    file.write_text('[remote]\nkind = "ssh"\nhost = "dev"\n[services.api]\ncommand = "true"\n')
+    assert cli.main(["-f", str(file), "logs", "--remote"]) == 2
+    assert "which services?" in capsys.readouterr().err
+    assert cli.main(["-f", str(file), "logs", "--remote", "api"]) == 2
+    assert "only a cluster's pods have logs" in capsys.readouterr().err

@@ -177,11 +177,29 @@ class AttachmentStatus(_Wire):
     """Requests that were answered here, per second, over the last seconds."""
     original_rate: float = 0.0
     """Requests that the original pods answered."""
+    other_rate: float = 0.0
+    """Requests that other developers' services answered, or other services of this project."""
+    failed_rate: float = 0.0
+    """Requests that nobody answered."""
     earlier: tuple[EarlierConnections, ...] = ()
     """Connections that clients made before it was attached, and that still lead to the original: nothing of them comes
     here. Looked for every 10 s while there are some, else every minute."""
     uncounted: str = ""
     """Why it is not known whether there are any; empty if it is."""
+
+
+GRPC_STATUSES = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
+    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
+    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
+)
+"""By number (gRPC's statuscodes.md)."""
+_GRPC_CLIENTS = frozenset(
+    (
+        *("CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED"),
+        *("FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNAUTHENTICATED"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +217,32 @@ class RequestRecord(_Wire):
     """0: it ended without an answer."""
     duration: int
     answered: str
-    """local, original or nobody."""
+    """local, original, other (another holder of the same Service) or nobody."""
     protocol: str = ""
     failed_over: bool = False
     """It was taken, and the original pods answered after all."""
+    target: str = ""
+    """The Service that was asked."""
+    by: str = ""
+    """Which other holder answered, as in "ben@studio"; empty if that is not known."""
+    grpc: int | None = None
+    """The status of a gRPC call, whose HTTP status is 200 whatever happens."""
+
+    @property
+    def outcome(self) -> str:
+        """The status in a word: "200", "UNAVAILABLE"; empty if it ended without an answer."""
+        if self.grpc is None:
+            return str(self.status) if self.status else ""
+        return GRPC_STATUSES[self.grpc] if self.grpc < len(GRPC_STATUSES) else f"grpc {self.grpc}"
+
+    @property
+    def blame(self) -> str:
+        """Whose fault it is that it went wrong, by its status: "" (nobody's), "client", or "server"."""
+        if self.grpc is not None:
+            return "" if not self.grpc else "client" if self.outcome in _GRPC_CLIENTS else "server"
+        if self.status >= 500 or (not self.status and self.method != "TCP") or self.answered == "nobody":
+            return "server"
+        return "client" if self.status >= 400 else ""
 
 
 @dataclass(frozen=True, slots=True)

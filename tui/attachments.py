@@ -29,6 +29,7 @@ OVER = frozenset({"refused", "contested", "leaving", "left"})
 ANSWERED: Mapping[str, Look] = {
     "local": Look("●", "tone--ok"),
     "original": Look("○", "tone--quiet"),
+    "other": Look("◇", "tone--quiet"),
     "nobody": Look("✗", "tone--bad"),
 }
 """Who answered a request → its look."""
@@ -105,7 +106,10 @@ def rates(attachment: AttachmentStatus) -> str:
     """Requests per second, by who answers; of a wiretap it is always the original."""
     if attachment.kind == "wiretap":
         return f"{_sum(attachment)}/s, copied here"
-    return f"{rate(attachment.local_rate)}/s here, {rate(attachment.original_rate)}/s original"
+    parts = [f"{rate(attachment.local_rate)}/s here", f"{rate(attachment.original_rate)}/s original"]
+    parts += [f"{rate(attachment.other_rate)}/s others"] if attachment.other_rate else []
+    parts += [f"{rate(attachment.failed_rate)}/s failed"] if attachment.failed_rate else []
+    return ", ".join(parts)
 
 
 def _sum(attachment: AttachmentStatus) -> str:

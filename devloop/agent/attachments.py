@@ -15,6 +15,7 @@ import contextlib
 import logging
 import time
 import urllib.error
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,10 @@ class Attachments:
     def services_of(self, owner: object) -> set[str]:
         """The Services that a session has something of."""
         return {each.spec.service for each in self._members.values() if each.owner is owner}
+
+    def holders_of(self, services: Container[str]) -> dict[str, str]:
+        """Whose the attachments of these Services are, by their ids."""
+        return {each.spec.id: each.spec.who for each in self._members.values() if each.spec.service in services}
 
     def _lines(self, lines: list[str]) -> None:
         for owner in list(self._engines):

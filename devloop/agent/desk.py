@@ -3,8 +3,8 @@
 From the engine: `{"do": "attach", "n": 1, "spec": {…}}`, `{"do": "detach", "n": 2, "id": …}`,
 `{"do": "local", "n": 3, "id": …, "up": false}`, `{"do": "doors", "n": 4, "id": …, "pods": […]}`, `{"do": "beat"}`.
 From the agent: `{"answer": 1, "listeners": {…}}`, `{"answer": 4, "agent": …, "token": …, "pods": {…}}` or
-`{"answer": 1, "error": "…"}`; `{"requests": ["…", …], "counts": {"api": 12}}`, ten times a second at most; and
-`{"leaving": true}` when it is about to end.
+`{"answer": 1, "error": "…"}`; `{"requests": ["…", …], "counts": {"api": {"original": 12}}, "holders": {…}}`, ten times
+a second at most; and `{"leaving": true}` when it is about to end.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 from .attachments import Attachments
 from .forward import Connection
+from .records import answerer
 from .spec import Spec, SpecError
 from .tasks import background
 from .view import RefusedError
@@ -39,7 +40,8 @@ class Desk:
         self._rest = ""
         self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._lines: list[str] = []
-        self._counts: Counter[str] = Counter()
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """By Service, then by who answered (`records.answerer`)."""
         self._timer: asyncio.TimerHandle | None = None
         self._stuck = False
         self._ended = False
@@ -102,7 +104,7 @@ class Desk:
     def heard(self, lines: list[str]) -> None:
         """Requests, told in batches."""
         for each in lines:
-            self._counts[each.split("\t", 2)[1]] += 1
+            self._counts[each.split("\t", 2)[1]][answerer(each)] += 1
         self._lines += lines[: max(0, BATCH_LINES - len(self._lines))]
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(BATCH_SECONDS, self._batch)
@@ -114,8 +116,8 @@ class Desk:
             self._timer = asyncio.get_running_loop().call_later(BATCH_SECONDS, self._batch)
             return
         lines, counts = self._lines, self._counts
-        self._lines, self._counts = [], Counter()
-        self._send({"requests": lines, "counts": counts})
+        self._lines, self._counts = [], defaultdict(Counter)
+        self._send({"requests": lines, "counts": counts, "holders": self._attachments.holders_of(counts)})
 
     def _send(self, message: dict[str, Any]) -> None:
         if not self._ended:

@@ -24,6 +24,7 @@ from typing import Any
 
 from . import routes
 from .plan import Local, PortPlan, ServicePlan, local_name, original_name, socket_path, table_name, taking
+from .records import HTTP, LINE, TCP
 from .routes import TYPE, typed
 from .spec import WHOLE
 
@@ -151,7 +152,7 @@ def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: s
             }
         ],
         upgrade_configs=[{"upgrade_type": "websocket"}],
-        access_log=[_log(plan, port, "%REQ(:METHOD)%\t%PATH(NQ:PATH)%")],
+        access_log=[_log(plan, port, HTTP)],
         generate_request_id=False,
         preserve_external_request_id=True,
         skip_xff_append=True,
@@ -191,7 +192,7 @@ def _tcp_proxy(plan: ServicePlan, port: PortPlan) -> Document:
         cluster=f"tcp-{plan.name}-{port.number}{plan.at}",
         idle_timeout="0s",
         max_connect_attempts=3,
-        access_log=[_log(plan, port, "TCP\t-")],
+        access_log=[_log(plan, port, TCP)],
     )
     if plan.sticky:
         config["hash_policy"] = [{"source_ip": {}}]
@@ -199,11 +200,7 @@ def _tcp_proxy(plan: ServicePlan, port: PortPlan) -> Document:
 
 
 def _log(plan: ServicePlan, port: PortPlan, what: str) -> Document:
-    # %PATH(NQ…)%: without the query, which may hold a secret. `records.py` reads this line.
-    fields = (
-        f"r\t{plan.name}\t{port.number}\t%ROUTE_NAME%\t%UPSTREAM_HOST%\t%RESPONSE_CODE%\t%RESPONSE_FLAGS%\t"
-        f"%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%\t%DURATION%\t%START_TIME(%s.%3f)%\t%PROTOCOL%\t{what}\n"
-    )
+    fields = LINE.format(service=plan.name, port=port.number, what=what)
     return {
         "name": "envoy.access_loggers.stdout",
         "typed_config": typed(

@@ -12,7 +12,9 @@ from devloop.agent.records import Request
 from .attachment import Attachment
 
 T = TypeVar("T")
-Heard = Callable[[list[Request], Mapping[str, int]], None]
+Counts = Mapping[str, Mapping[str, int]]
+"""Service → who answered (`devloop.agent.records.answerer`) → how many."""
+Heard = Callable[[list[Request], Counts, Mapping[str, str]], None]
 
 
 class Hearers:
@@ -28,7 +30,8 @@ class Hearers:
         return _add(self._listeners, listener)
 
     def subscribe_requests(self, hearer: Heard) -> Callable[[], None]:
-        """Call `hearer` with the requests of our Services, in batches, and how many there were for each Service.
+        """Call `hearer` with the requests of our Services, in batches; with how many there were; and with who holds
+        these Services, by the attachments' ids.
 
         There may have been more than are told. Nothing is called while there are none.
         """
@@ -42,9 +45,9 @@ class Hearers:
         for each in list(self._listeners):
             each(attachment)
 
-    def _heard(self, requests: list[Request], counts: Mapping[str, int]) -> None:
+    def _heard(self, requests: list[Request], counts: Counts, holders: Mapping[str, str]) -> None:
         for each in list(self._hearers):
-            each(requests, counts)
+            each(requests, counts, holders)
 
     def _answered(self, found: Attachment) -> None:
         if self._served:

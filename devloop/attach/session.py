@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.5
 ANSWER_SECONDS = 10.0
-Heard = Callable[[list[Request], Mapping[str, int]], None]
+Heard = Callable[[list[Request], Mapping[str, Mapping[str, int]], Mapping[str, str]], None]
 
 
 class SessionLostError(RemoteError):
@@ -170,7 +170,8 @@ class Session:
             elif "leaving" in message:
                 self.leaving = True
             elif "requests" in message:
-                self._heard([each for text in message["requests"] if (each := read(text))], message["counts"])
+                requests = [each for text in message["requests"] if (each := read(text))]
+                self._heard(requests, message["counts"], message.get("holders", {}))
 
     def ended(self) -> None:
         """The session is over."""

@@ -129,12 +129,11 @@ class RequestPrinter:
                 continue
             if not self._headed:
                 self._headed = True
-                print(f"{'TIME':12}  {'METHOD':7}  {'STATUS':>6}  {'TOOK':>10}  {'ANSWERED':11}  {'PROTOCOL':8}  PATH")
+                print(f"{'TIME':12}  {'METHOD':7}  {'STATUS':11}  {'TOOK':>10}  {'ANSWERED':11}  {'PROTOCOL':8}  PATH")
             moment = time.strftime("%H:%M:%S", time.localtime(each.at / 1e9)) + f".{each.at // 1_000_000 % 1000:03}"
-            answered = f"{each.answered}, late" if each.failed_over else each.answered
-            columns = (
-                f"{moment}  {each.method:7}  {each.status or '-':>6}  {duration(each.duration):>10}  {answered:11}"
-            )
+            answered = f"{each.answered}, late" if each.failed_over else each.by or each.answered
+            took = duration(each.duration)
+            columns = f"{moment}  {each.method:7}  {each.outcome or '-':11}  {took:>10}  {answered:11}"
             print(f"{columns}  {each.protocol or '-':8}  {each.path}".rstrip(), flush=True)
 
 

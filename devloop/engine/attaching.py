@@ -9,8 +9,9 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from devloop.agent.records import NOBODY, ORIGINAL
 from devloop.agent.spec import ALL, Header, Match, Route, SpecError, personal
 from devloop.agent.tasks import background
 from devloop.attach.attachments import Attachments
@@ -80,7 +81,10 @@ class Attaching:
         self._refused: dict[str, dict[str, AttachmentStatus]] = defaultdict(dict)
         self._coming: dict[str, dict[str, AttachmentStatus]] = defaultdict(dict)
         self._kept: dict[str, deque[RequestRecord]] = defaultdict(lambda: deque(maxlen=KEPT))
-        self._counts: dict[str, deque[tuple[float, int, int]]] = defaultdict(deque)
+        self._counts: defaultdict[str, defaultdict[str, deque[tuple[float, Rates]]]] = defaultdict(
+            lambda: defaultdict(deque)
+        )
+        """Service → what it holds traffic of → how many requests came when, by who answered."""
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: list[asyncio.Task[None]] = []
         self._attachments.subscribe(self._moved)
@@ -229,7 +233,6 @@ class Attaching:
 
     def statuses(self, service: str) -> tuple[AttachmentStatus, ...]:
         """How its attachments stand."""
-        local, original = self._rates(service)
         found = [
             AttachmentStatus(
                 kind=each.spec.kind,
@@ -239,10 +242,9 @@ class Attaching:
                 routes=tuple(map(str, each.spec.routes)) if each.spec.service else (),
                 reason=each.state.reason,
                 notes=each.state.notes,
-                local_rate=local,
-                original_rate=original,
                 earlier=tuple(EarlierConnections(client, number, "original") for client, number in each.earlier),
                 uncounted=each.uncounted,
+                **self._rates(service, target)._asdict(),
             )
             for target, each in self._of.get(service, {}).items()
         ]
@@ -277,46 +279,34 @@ class Attaching:
         if service is not None:
             self._served(service, at)
 
-    def _heard(self, requests: list[Request], counts: Mapping[str, int]) -> None:
-        by_target = {target: service for service, found in self._of.items() for target in found}
-        records = [
-            RequestRecord(
-                service=by_target[each.service],
-                at=int(each.started * SECOND),
-                method=each.method,
-                path=each.path,
-                status=each.status,
-                duration=int(each.milliseconds * 1_000_000),
-                answered=each.answered,
-                protocol=each.protocol,
-                failed_over=each.failed_over,
-            )
-            for each in requests
-            if each.service in by_target
-        ]
+    def _heard(
+        self, requests: list[Request], counts: Mapping[str, Mapping[str, int]], holders: Mapping[str, str]
+    ) -> None:
+        """Requests of our Services: told of every service that holds some of the Service, as that one sees them."""
+        holding: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        for service, found in self._of.items():
+            for target, attachment in found.items():
+                holding[target].append((service, attachment.spec.id))
+        records = []
+        for each in requests:
+            for service, mine in holding.get(each.service, ()):
+                records.append(_record(each, service, mine, holders))
+                self._kept[service].append(records[-1])
         now = time.monotonic()
-        here: dict[str, int] = defaultdict(int)
-        for each in records:
-            self._kept[each.service].append(each)
-            here[each.service] += each.answered == "local"
-        for target, count in counts.items():
-            if target in by_target:
-                service = by_target[target]
-                # Of a flood only a part is told; the share of what was answered here is taken from that part.
-                told = sum(each.service == service for each in records)
-                local = round(count * here[service] / told) if told else 0
-                self._counts[service].append((now, local, count - local))
+        for target, answered in counts.items():
+            for service, mine in holding.get(target, ()):
+                self._counts[service][target].append((now, _shares(answered, mine)))
         if records:
             self._requests(records)
 
-    def _rates(self, service: str) -> tuple[float, float]:
-        counts = self._counts.get(service)
-        if not counts:
-            return 0.0, 0.0
+    def _rates(self, service: str, target: str) -> Rates:
+        """Per second, over the last seconds."""
+        counts = self._counts[service][target]
         since = time.monotonic() - RATE_SECONDS
         while counts and counts[0][0] < since:
             counts.popleft()
-        return tuple(round(sum(each[i] for each in counts) / RATE_SECONDS, 1) for i in (1, 2))  # type: ignore[return-value]
+        sums = map(sum, zip(*(each for _, each in counts), strict=True)) if counts else (0, 0, 0, 0)
+        return Rates(*(round(each / RATE_SECONDS, 1) for each in sums))
 
     def _look_at(self, service: str, local: Local) -> None:
         listening, hold, own = self._listening(service)
@@ -333,17 +323,52 @@ class Attaching:
                     contained(problem, f"it is not known what {service} listens on")
 
     async def _tick(self) -> None:
-        shown: dict[str, tuple[float, float]] = {}
+        shown: dict[str, list[Rates]] = {}
         while True:
             await asyncio.sleep(TICK_SECONDS)
             for service in tuple(self._counts):
-                rates = self._rates(service)
-                if shown.get(service, (0.0, 0.0)) != rates:
+                rates = [self._rates(service, target) for target in self._of.get(service, ())]
+                if shown.get(service, []) != rates:
                     shown[service] = rates
                     try:
                         self._changed(service)
                     except Exception as problem:
                         contained(problem, f"the rates of {service} can't be told")
+
+
+class Rates(NamedTuple):
+    """Requests by who answered, as one holder sees it: `AttachmentStatus` has the same names."""
+
+    local_rate: float = 0
+    original_rate: float = 0
+    other_rate: float = 0
+    failed_rate: float = 0
+
+
+def _shares(answered: Mapping[str, int], mine: str) -> Rates:
+    """Of the agent's counts (`records.answerer`), to the holder of one attachment."""
+    local = answered.get(f"/{mine}", 0)
+    original, nobody = answered.get(ORIGINAL, 0), answered.get(NOBODY, 0)
+    return Rates(local, original, sum(answered.values()) - local - original - nobody, nobody)
+
+
+def _record(request: Request, service: str, mine: str, holders: Mapping[str, str]) -> RequestRecord:
+    """A request as the holder of one attachment sees it: what another developer's answered is not ours."""
+    other = request.answered == "local" and request.by != mine
+    return RequestRecord(
+        service=service,
+        at=int(request.started * SECOND),
+        method=request.method,
+        path=request.path,
+        status=request.status,
+        duration=int(request.milliseconds * 1_000_000),
+        answered="other" if other else request.answered,
+        protocol=request.protocol,
+        failed_over=request.failed_over and request.attachment == mine,
+        target=request.service,
+        by=holders.get(request.by, "") if other else "",
+        grpc=request.grpc,
+    )
 
 
 _KINDS: Mapping[AttachKind, Literal["intercept", "wiretap", "replace"]] = {

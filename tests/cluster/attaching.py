@@ -6,7 +6,8 @@ import asyncio
 import inspect
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -216,7 +217,17 @@ class Engine:
         self.states: list[str] = []
         self.requests: list[Request] = []
         attachments.subscribe(lambda found: self.states.append(f"{found.state.phase}: {found.state.reason}"))
-        attachments.subscribe_requests(lambda requests, _: self.requests.extend(requests))
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.holders: dict[str, str] = {}
+        attachments.subscribe_requests(self._heard)
+
+    def _heard(
+        self, requests: list[Request], counts: Mapping[str, Mapping[str, int]], holders: Mapping[str, str]
+    ) -> None:
+        self.requests += requests
+        self.holders.update(holders)
+        for service, answered in counts.items():
+            self.counts[service].update(answered)
 
     def wanted(self, here: Here, **more: Any) -> Wanted:
         return Wanted(**{"kind": "intercept", "service": SERVICE, "ports": {PORT: here.port}, **more})

@@ -67,7 +67,7 @@ async def test_two_developers_share_a_service_and_others_have_the_original(
     ):
         path = Route((Header("x-team", Match("prefix", "blue")),), Match("regex", "/v[12]/.*"), "GET")
         mine = await ada.attachments.attach(ada.wanted(here, routes=(personal("ada"), path)), here)
-        await ben.attachments.attach(
+        bens = await ben.attachments.attach(
             ben.wanted(there, routes=(Route((Header("x-user", Match("regex", "b.n")),)),)), there
         )
         for arguments, url, who in (
@@ -101,7 +101,13 @@ async def test_two_developers_share_a_service_and_others_have_the_original(
             5,
         )
         assert all(0 < each.milliseconds < 5000 for each in ada.requests)
-        assert {each.answered for each in ben.requests} == {"local", "original"}
+        # Whoever of the two hears of it: each knows whose answer it was, and what was nobody's.
+        ids = {mine.spec.id: "ada@laptop", bens.spec.id: "ben@laptop"}
+        for heard in (ada, ben):
+            assert {each.by for each in heard.requests if each.answered == "local"} == set(ids)
+            assert {each.by for each in heard.requests if each.answered == "original"} == {""}
+            assert heard.holders == ids
+            assert dict(heard.counts["api"]) == {f"/{mine.spec.id}": 2, f"/{bens.spec.id}": 1, "original": 5}
         # One leaves, the other one stays.
         await ada.attachments.leave(mine)
         assert (await ask(namespace, "-H", "baggage: devloop=ada")).startswith("api-")

@@ -164,5 +164,12 @@ def test_requests_are_bounded_and_in_the_order_in_which_they_were_over() -> None
 
 def test_the_shop_has_a_request_of_each_kind() -> None:
     requests = traffic.requests(shop.fixed_clock)
-    assert {each.answered for each in requests} == set(attachments.ANSWERED)
+    assert {each.answered for each in requests} == set(attachments.ANSWERED) - {"other"}
     assert any(each.failed_over for each in requests)
+
+
+def test_another_holders_answer_is_no_failure_and_not_ours() -> None:
+    assert attachments.answered_by(replace(GET, answered="other", by="ben@studio")) == attachments.ANSWERED["other"]
+    assert attachments.rates(replace(HELD, other_rate=3.0, failed_rate=0.2)) == (
+        "1.4/s here, 12/s original, 3/s others, 0.2/s failed"
+    )

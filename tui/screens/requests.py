@@ -261,19 +261,19 @@ def _row(request: RequestRecord) -> Row:
         Cell(_moment(request), "tone--quiet"),
         Cell(printable(request.method), "listing--strong"),
         Cell(printable(request.path)),
-        Cell(str(request.status) if request.status else "none", _status_tone(request)),
+        Cell(printable(request.outcome) or "none", _status_tone(request)),
         Cell(duration(request.duration)),
         Cell(f"{shown.glyph} {request.answered}", shown.tone),
         Cell(request.protocol, "tone--quiet"),
     ]
-    text = f"{request.method} {request.path} {request.status} {request.answered} {request.protocol}"
+    text = f"{request.method} {request.path} {request.outcome} {request.answered} {request.protocol} {request.by}"
     return request, cells, text
 
 
 def _status_tone(request: RequestRecord) -> str:
-    if request.status >= 500 or (not request.status and request.method != "TCP"):
-        return "tone--bad"
-    return "tone--warn" if request.status >= 400 else "tone--ok" if request.status >= 200 else "tone--quiet"
+    if request.blame:
+        return "tone--bad" if request.blame == "server" else "tone--warn"
+    return "tone--ok" if request.status >= 200 else "tone--quiet"
 
 
 def _moment(request: RequestRecord) -> str:
@@ -285,10 +285,11 @@ def _whole(request: RequestRecord) -> Content:
     words = {
         "local": "answered here",
         "original": "taken, but the original answered" if request.failed_over else "by the original pods",
+        "other": f"by {printable(request.by) or 'another holder'}",
         "nobody": "answered by nobody",
     }.get(request.answered, request.answered)
     moment = f"{_moment(request)}.{request.at // 1_000_000 % 1000:03}"
-    status = str(request.status) if request.status else "ended without an answer"
+    status = printable(request.outcome) or "ended without an answer"
     return Content.assemble(
         (printable(request.method), "bold"),
         f" {printable(request.path)}\n",

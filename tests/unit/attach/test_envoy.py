@@ -8,7 +8,7 @@ import pytest
 
 from devloop.agent.envoy import files, merged, version
 from devloop.agent.plan import Local, PortPlan, ServicePlan, protocol_of
-from devloop.agent.records import Request, read, service_of
+from devloop.agent.records import Request, answerer, read, service_of
 from devloop.agent.spec import ALL, Header, Kind, Match, Route, Spec, personal
 from devloop.agent.view import addresses
 
@@ -206,16 +206,40 @@ def test_the_log_has_no_query() -> None:
     assert ":PATH)%" not in text.replace("%PATH(NQ:PATH)%", "")
 
 
+REST = "-\t1500\t2\t1700000000.250\tHTTP/1.1\tGET\t/a\tb"
+
+
 def test_a_line_of_the_log() -> None:
-    line = "r\tapi\t80\tada\t/f/ada-80.sock\t200\t-\t1500\t2\t1700000000.250\tHTTP/1.1\tGET\t/a\tb"
-    assert service_of(line) == "api"
-    assert read(line) == Request("api", 80, "GET", "/a\tb", 200, 1.5, "local", "ada", 1700000000.25, "HTTP/1.1", "")
-    over = read("r\tapi\t80\tada\t10.0.0.1:8080\t200\tURX\t-\t12\t1700000000.250\tHTTP/2\tGET\t/a")
-    assert over is not None
-    assert (over.answered, over.milliseconds, over.flags, over.failed_over) == ("original", 12.0, "URX", True)
-    nobody = read("r\tapi\t80\toriginal\t-\t503\tUH\t-\t0\t1700000000.250\tHTTP/1.1\tGET\t/a")
-    assert nobody is not None and (nobody.answered, nobody.attachment) == ("nobody", "")
+    line = f"r\tapi\t80\t/f/ada-x-80@ab12.sock\t-\tvia_upstream\t200\tada-x\t{REST}"
+    assert service_of(line) == "api" and answerer(line) == "/ada-x"
+    found = Request("api", 80, "GET", "/a\tb", 200, 1.5, "local", "ada-x", 1700000000.25, "HTTP/1.1", "", "ada-x")
+    assert read(line) == found
     assert read("[info] Envoy says something") is None and service_of("[info]") is None
+
+
+@pytest.mark.parametrize(
+    ("who", "answered"),
+    [
+        # As Envoy 1.40 has said it: tests/integration/remote/test_access_log.py.
+        ("10.0.0.1:8080\t-\tvia_upstream\t503\toriginal", "original"),
+        ("10.0.0.1:8080\tURX\tvia_upstream\t200\tada", "original"),
+        ("-\tUH\tno_healthy_upstream\t503\toriginal", "nobody"),
+        ("10.0.0.1:8080\tUF,URX\tupstream_reset_before_response_started{connection_failure}\t503\toriginal", "nobody"),
+        ("10.0.0.1:8080\tUC\tupstream_reset_after_response_started{connection_termination}\t200\toriginal", "nobody"),
+        ("10.0.0.1:8080\tDC\tdownstream_remote_disconnect\t200\toriginal", "original"),
+        ("10.0.0.1:8080\tDC\tdownstream_remote_disconnect\t0\toriginal", "nobody"),
+        ("-\t-\tdirect_response\t503\tada", "nobody"),
+        ("/f/ben-80.sock\t-\tvia_upstream\t200\tben", "/ben"),
+        ("10.0.0.1:8080\t-\t-\t0\t-", "original"),
+        ("10.0.0.1:8080\tUF,URX\t-\t0\t-", "nobody"),
+    ],
+)
+def test_who_has_answered(who: str, answered: str) -> None:
+    line = f"r\tapi\t80\t{who}\t{REST}"
+    assert answerer(line) == answered
+    found = read(line)
+    assert found is not None
+    assert (f"/{found.by}" if found.by else found.answered) == answered
 
 
 def test_which_pods_answer() -> None:

@@ -19,7 +19,7 @@ from devloop.config.model import Attach, AttachKind, Place, Project, Remote, Rem
 from devloop.core import events as ev
 from devloop.engine import attaching
 from devloop.engine import remote as remote_module
-from devloop.engine.attaching import Attaching
+from devloop.engine.attaching import Attaching, Rates
 from devloop.engine.passthrough import Passthrough
 from devloop.engine.remote import RemoteSide
 from devloop.errors import DevloopError, RemoteError
@@ -314,8 +314,10 @@ async def test_the_rates_of_one_service(monkeypatch: pytest.MonkeyPatch) -> None
         lambda *_: None,
         later,
     )
-    monkeypatch.setattr(found, "_rates", lambda _: (1.0, 0.0))
-    found._counts["a"], found._counts["b"] = cast(Any, [1]), cast(Any, [1])
+    monkeypatch.setattr(found, "_rates", lambda *_: Rates(1.0))
+    for name in ("a", "b"):
+        found._of[name][name] = attachment(name)
+        assert not found._counts[name]
     monkeypatch.setattr(attaching, "TICK_SECONDS", 0)
     task = asyncio.create_task(found._tick())
     async with asyncio.timeout(5):

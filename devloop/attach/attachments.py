@@ -489,6 +489,8 @@ class Attachments(Hearers):
                 if said.isdecimal():
                     scale = await self._claims.resize(found.spec.workload, int(said), only_from=0)
                     await replace.until_ready(self.api, str(scale["status"].get("selector") or ""), int(said))
+                    if int(said):
+                        await replace.until_endpoints(self.api, objects.shadow_name(found.spec.service))
 
     async def holdings(self) -> list[Holding]:
         """Who holds what in this namespace, the oldest first."""

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from devloop.agent.objects import Document
-from devloop.agent.paths import GROUPS, workloads
+from devloop.agent.paths import GROUPS, slices, workloads
 from devloop.agent.spec import Spec
 from devloop.remote.kubernetes.api import Api, ApiError
 
@@ -21,6 +21,7 @@ GONE_SECONDS = 60.0
 """How long pods may take to end, besides what they ask for themselves (terminationGracePeriodSeconds)."""
 READY_SECONDS = 60.0
 REST_SECONDS = 10.0
+SETTLE_SECONDS = 0.3
 
 
 async def look(api: Api, spec: Spec, *, before: int | None = None, despite_budget: bool) -> tuple[int, tuple[str, ...]]:
@@ -127,6 +128,26 @@ async def until_ready(api: Api, selector: str, replicas: int) -> None:
         if ready and not first:
             first, until = True, min(until, time.monotonic() + REST_SECONDS)
         await asyncio.sleep(0.1)
+
+
+async def until_endpoints(api: Api, service: str) -> None:
+    """Until a ready pod is among the endpoints of a Service, which is a moment after the pod is ready.
+
+    And `SETTLE_SECONDS` more, in which the agent hears of it and Envoy has it: nobody tells us that.
+    """
+    until = time.monotonic() + REST_SECONDS
+    while time.monotonic() < until:
+        try:
+            found = await api.get(slices(api.namespace), labelSelector=f"kubernetes.io/service-name={service}")
+        except ApiError as problem:
+            if problem.status != HTTPStatus.FORBIDDEN:
+                raise
+            break
+        ends = [end for each in found.get("items") or [] for end in each.get("endpoints") or []]
+        if any((end.get("conditions") or {}).get("ready") for end in ends):
+            break
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(SETTLE_SECONDS)
 
 
 def is_ready(pod: dict[str, Any]) -> bool:

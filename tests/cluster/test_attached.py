@@ -50,6 +50,13 @@ async def admin(cluster: Target) -> AsyncIterator[ApiClient]:
         yield api
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def clients(cluster: Target, shop: Namespace) -> None:
+    """A pod to ask from."""
+    async with kit.connect(cluster.admin) as api:
+        await client_pod(api, shop.name)
+
+
 def attach(project: Project, service: str, how: str) -> None:
     """Write it into the example's devloop.toml, and make the service local."""
     file = project.folder / "devloop.toml"
@@ -213,12 +220,12 @@ async def test_while_it_reloads_requests_wait_and_when_it_crashes_the_original_a
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("clients")
 async def test_no_request_fails_in_a_minute_of_load_and_edits(
     admin: ApiClient, shop: Namespace, project: Project
 ) -> None:
     """300 requests a second from a pod, and an edit every 3 s: the new code answers, and nobody is turned away."""
     attach(project, "web", '{ kind = "intercept", routes = "all" }')
-    await client_pod(admin, shop.name)
     async with project.up() as running:
         await attached(running, "web")
         await running.until_state("web", State.READY)
@@ -298,6 +305,28 @@ async def test_a_replaced_workload_ends_before_its_stand_in_starts_and_comes_bac
     await kit.eventually(partial(pods), 1)
 
 
+@pytest.mark.usefixtures("clients")
+async def test_requests_wait_while_a_replaced_workload_comes_back(
+    admin: ApiClient, shop: Namespace, project: Project
+) -> None:
+    """Its stand-in has ended before the pods start, and nobody is turned away meanwhile."""
+    attach(project, "web", '"replace"')
+    apps = client.AppsV1Api(admin)
+    async with project.up() as running:
+        await attached(running, "web")
+        await running.until_state("web", State.READY)
+        load = Load(shop, host="web", path="/healthz", rate=20, connections=4, seconds=120)
+        await running.until(lambda: any(each.local_rate > 0 for each in running.services["web"].attachments), "load")
+        said = (await project("leave", "web")).stdout
+        assert said == "web: stopped here, and what it replaced runs again\n"
+        assert running.services["web"].mode == "remote"
+        assert (await apps.read_namespaced_deployment("web", shop.name)).spec.replicas > 0
+        await asyncio.sleep(2)  # what comes after it
+        result = await load.stop()
+    assert result["failed"] == 0, str(result)
+    assert result["answered"] > 0
+
+
 async def test_a_replaced_workload_that_is_applied_anew_is_stopped_again_and_in_the_end_its_stand_in(
     admin: ApiClient, shop: Namespace, project: Project
 ) -> None:
@@ -321,7 +350,6 @@ async def test_a_replaced_workload_that_is_applied_anew_is_stopped_again_and_in_
             await attached(running, "worker")
             for _ in range(3):
                 await apply(2)
-                await attached(running, "worker", "failed open")
                 await kit.eventually(replicas, 0)
                 await attached(running, "worker")
                 assert running.services["worker"].state is State.READY

@@ -35,6 +35,8 @@ class Sizes:
         self._api = api
         self._claims = claims
         self._undone = undone
+        self._unseen: dict[str, tuple[str, objects.Document]] = {}
+        """By attachment, the last that was told of its workload while its size was about to be set."""
 
     async def stop(self, found: Attachment) -> None:
         """Set it to zero; its last pod has gone when this returns. AttachError if they don't end, RemoteError."""
@@ -43,6 +45,9 @@ class Sizes:
         while not (found.over and found.task is not None):
             scale = await self._claims.resize(workload, 0)
             found.sized = version(scale)
+            late = self._unseen.pop(found.spec.id, None)
+            if late is not None and found.task is not None:
+                self.seen(found, *late)  # it came while the size was being set: after it, or before
             selector = str(scale.get("status", {}).get("selector") or "")
             if not selector:
                 return
@@ -76,7 +81,10 @@ class Sizes:
 
     def seen(self, found: Attachment, event: str, workload: objects.Document) -> None:
         """What the watch tells of it."""
-        if found.over or found.sized == UNDONE:
+        if found.over:
+            return
+        if found.sized == UNDONE:
+            self._unseen[found.spec.id] = ("MODIFIED", workload)
             return
         if event == "DELETED":
             if found.state.phase is Phase.ATTACHED:

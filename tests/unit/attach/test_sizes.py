@@ -177,6 +177,20 @@ async def test_a_fight_is_given_up_with_who_and_the_stand_in_stops(rig: Rig) -> 
     assert rig.api.sizes[WORKER] == 4 and rig.lease() is None
 
 
+async def test_what_came_before_its_answer_is_looked_at_then(rig: Rig) -> None:
+    found = await rig.attach()
+    keeper = rig.attachments._sizes
+    found.sized = sizes.UNDONE
+    rig.api.resize(2)
+    await asyncio.sleep(0)
+    late = {**rig.api.workload()}
+    keeper.seen(found, "MODIFIED", late)
+    assert found.reverts == []
+    late["metadata"]["resourceVersion"] = str(10**6)  # after our own call
+    await keeper.stop(found)
+    await rig.until(lambda: len(found.reverts) == 1)
+
+
 async def test_it_comes_back_when_its_stand_in_has_ended(rig: Rig) -> None:
     found = await rig.attach()
     await rig.attachments.leave(found)

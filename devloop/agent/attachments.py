@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from typing import Protocol as Seam
 
-from . import envoy, kube
+from . import envoy, kube, reach
 from .expiry import Expiry
 from .forward import Connection
 from .gateway import DRAIN_SECONDS, Gateway, GatewayError
@@ -154,6 +154,14 @@ class Attachments:
             raise
         log.info("%s: %s of %s", spec.who, spec.kind, spec.service or spec.workload)
         return listeners
+
+    async def unreached(self, spec: Spec) -> list[str]:
+        """Original pods that this pod can't connect to, of ports of which it reaches none."""
+        if spec.way == "pods" or spec.kind == "replace" or not spec.service:
+            return []
+        service = await self._view.service(spec.service)
+        numbers = [each["port"] for each in service["spec"].get("ports", []) if each.get("protocol", "TCP") == "TCP"]
+        return await reach.unreached(self._view.pods(spec.service, number) for number in numbers)
 
     async def doors(self, attachment: str, pods: object) -> Document:
         """The pods that an attachment is to have now, and how they stand. RefusedError."""

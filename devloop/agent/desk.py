@@ -84,8 +84,13 @@ class Desk:
     async def _do(self, message: dict[str, Any]) -> dict[str, Any]:
         match message.get("do"):
             case "attach":
-                listeners = await self._attachments.attach(Spec.read(message["spec"]), self._connection, self)
-                return {"listeners": {str(port): number for port, number in listeners.items()}}
+                spec = Spec.read(message["spec"])
+                listeners = await self._attachments.attach(spec, self._connection, self)
+                unreached = await self._attachments.unreached(spec) if message.get("probe") else []
+                return {
+                    "listeners": {str(port): number for port, number in listeners.items()},
+                    "unreached": unreached,
+                }
             case "doors":
                 return await self._attachments.doors(str(message["id"]), message["pods"])
             case "detach":

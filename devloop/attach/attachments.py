@@ -27,7 +27,7 @@ from devloop.remote.kubernetes.install import SELECTOR, running
 from devloop.remote.link import LinkState
 from devloop.remote.link import Phase as LinkPhase
 
-from . import replace
+from . import policies, replace
 from .attachment import Attachment
 from .claims import Claims, GoneError, gone, held, version
 from .doors import Doors
@@ -215,7 +215,12 @@ class Attachments(Hearers):
             if session is not None and service is not None:
                 if swapped:
                     await self._claims.shadow(service)
-                listeners = await session.attach(spec, found.local, lambda: self._answered(found))
+                first = swapped and found.task is None
+                listeners, unreached = await session.attach(
+                    spec, found.local, lambda: self._answered(found), probe=first
+                )
+                if unreached:
+                    raise await policies.refusal(self.api, service, unreached)
                 found.told = (session, True, ())
                 await self._told(found, session)
                 if swapped:

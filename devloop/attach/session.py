@@ -97,12 +97,17 @@ class Session:
             raise AttachError(str(found["error"]), where=self.carrier.where)
         return found
 
-    async def attach(self, spec: Spec, local: LocalEnd, served: Callable[[], None]) -> dict[int, int]:
-        """Let the agent have an attachment; the listeners of its Service, by port number."""
+    async def attach(
+        self, spec: Spec, local: LocalEnd, served: Callable[[], None], *, probe: bool = False
+    ) -> tuple[dict[int, int], list[str]]:
+        """Let the agent have an attachment; the listeners of its Service, by port number. With `probe`, also the
+        original pods that the agent can't connect to.
+        """
         for port, inner in spec.ports.items():
             await self._listen(listen_path(spec.id, port), spec, local, inner, served)
-        answer = await self.ask(do="attach", spec=spec.document())
-        return {int(port): int(number) for port, number in answer.get("listeners", {}).items()}
+        answer = await self.ask(do="attach", spec=spec.document(), probe=probe)
+        listeners = {int(port): int(number) for port, number in answer.get("listeners", {}).items()}
+        return listeners, list(map(str, answer.get("unreached", ())))
 
     async def _listen(self, path: str, spec: Spec, local: LocalEnd, port: int, served: Callable[[], None]) -> None:
         import asyncssh

@@ -110,6 +110,11 @@ NEEDS = (
         ),
     ),
     Need(
+        "Name the NetworkPolicy that keeps the agent out",
+        "where one does, the message can't say which",
+        (("networking.k8s.io", "networkpolicies", READ, ""),),
+    ),
+    Need(
         "Stop a workload",
         "`replace` is refused",
         (

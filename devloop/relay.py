@@ -496,7 +496,8 @@ class Relays:
         if self._relays:
             # A link that is gone may never confirm the end of its channels.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), 1)
+                async with asyncio.timeout(1):
+                    await self._empty.wait()
 
     def _accept(self) -> Side:
         return Relay(self._accepted, self._finished, self._start_anew).client

@@ -24,7 +24,8 @@ from typing import Protocol as Seam
 from . import envoy, kube, reach
 from .expiry import Expiry
 from .forward import Connection
-from .gateway import DRAIN_SECONDS, Gateway, GatewayError
+from .gateway import Gateway, GatewayError
+from .leaving import Leaving
 from .member import Member
 from .objects import (
     LEASE_LABEL,
@@ -56,6 +57,7 @@ ENDPOINT_SECONDS = 2.0
 FIRST_LISTENER = 20000
 RESTORE_PAUSE = 1.0
 AGAIN_SECONDS = 0.5
+COUNT_SECONDS = 1.0
 LAST_SECONDS = 1.5
 """How long an agent that was told to end goes on serving, so that the nodes' rules lead elsewhere before it stops; and
 then how long it asks those who are still connected to come again."""
@@ -82,8 +84,10 @@ class Attachments:
         self._pods = PodWay(folder, self._members.values, self._changed)
         self._claimed: dict[str, dict[int, int]] = {}
         """Listeners by port, of Services that a developer is about to lead here."""
-        self._draining: dict[str, tuple[ServicePlan, float]] = {}
+        self._leaving = Leaving(self._original)
         self._last: dict[str, ServicePlan] = {}
+        self._left: list[Member] = []
+        """Who has left, and still answers what they were asked before."""
         self._engines: set[Engine] = set()
         self._dirty = asyncio.Event()
         self._applying = asyncio.Lock()
@@ -191,9 +195,10 @@ class Attachments:
             self._claimed.pop(member.spec.service, None)
         with contextlib.suppress(GatewayError, TimeoutError):
             await self.apply()
-        # Routes lead elsewhere by now. What is being answered may end; what waits for its turn may not wait longer.
+        # Routes lead elsewhere by now. What is being answered may end, and a stream may last; what waits for the local
+        # service waits no longer than its `hold`.
         await member.close()
-        asyncio.get_running_loop().call_later(DRAIN_SECONDS, member.cut)
+        self._left = [each for each in (*self._left, member) if each.open]
 
     def beat(self, owner: object) -> None:
         """A session is there."""
@@ -221,6 +226,10 @@ class Attachments:
         for each in gone:
             each.silent = True
             each.cut()
+        for each in self._left:
+            if each.owner is owner:
+                each.cut()
+        self._left = [each for each in self._left if each.open]
         if gone:
             log.info("%s is gone: its traffic goes to the original", gone[0].spec.who)
             with contextlib.suppress(GatewayError, TimeoutError):
@@ -249,18 +258,18 @@ class Attachments:
         """Traffic comes here, or may still: the pod has to stay."""
         marked = any(is_marked(each) for each in self._view.services.values())
         held = self._leases is not None and bool(self._leases.objects)
-        return marked or held or bool(self._draining) or self._pods.busy
+        return marked or held or bool(self._leaving) or self._pods.busy
 
     # --- Configuration --------------------------------------------------------------------------------------------
 
     async def _listeners(self, name: str) -> dict[int, int]:
         """Where each port of a Service is listened for; numbers that nobody has yet for those that are new."""
         service = await self._view.service(name)
-        known = {**self._claimed.get(name, {}), **listeners_of(service)}
+        known = {**self._leaving.listeners(name), **self._claimed.get(name, {}), **listeners_of(service)}
         used = {number for ports in self._claimed.values() for number in ports.values()} | set(known.values())
         for each in self._view.services.values():
             used |= set(listeners_of(each).values())
-        for plan, _ in self._draining.values():
+        for plan in self._leaving.plans:
             used |= {port.listener for port in plan.ports}
         out: dict[int, int] = {}
         candidate = FIRST_LISTENER
@@ -279,8 +288,9 @@ class Attachments:
         """The pods as they were, if the shadow Service has just gone and comes again."""
         if self._view.sees_pods(name):
             return ()
-        ports = self._last[name].ports if name in self._last else ()
-        return next((each.endpoints for each in ports if each.number == port), ())
+        if name not in self._last:
+            return self._leaving.endpoints(name, port)
+        return next((each.endpoints for each in self._last[name].ports if each.number == port), ())
 
     def _plan(self, service: Document) -> ServicePlan:
         name = service["metadata"]["name"]
@@ -300,8 +310,17 @@ class Attachments:
         live = tuple(Local(each.spec, each.up and not each.silent, each.deaf) for each in members)
         return ServicePlan(name, tuple(ports), live, service["spec"].get("sessionAffinity") == "ClientIP")
 
+    def _original(self, plan: ServicePlan) -> ServicePlan:
+        """The same Service, with its own address in place of the pods: they may be others by now, and the shadow that
+        has told of them has gone."""
+        service = self._view.services.get(plan.name)
+        address = service["spec"].get("clusterIP") if service is not None and not is_marked(service) else None
+        if plan.pod or address in (None, "", "None"):
+            return plan
+        return replace(plan, ports=tuple(replace(each, endpoints=((address, each.number),)) for each in plan.ports))
+
     def _plans(self) -> list[ServicePlan]:
-        """All Services that lead here, are about to, or did a moment ago."""
+        """All Services that lead here, are about to, or whose clients are still connected here."""
         now = time.monotonic()
         plans: dict[str, ServicePlan] = {}
         for service in self._view.services.values():
@@ -310,19 +329,10 @@ class Attachments:
                 plans[name] = self._plan(service)
         plans.update({each.key: each for each in self._pods.plans(self._view.protocol)})
         for name in self._last.keys() - plans.keys():
-            # Clients keep connections: their listener stays a while, with the pods as they were, for the shadow
-            # Service goes at the same time.
-            self._draining.setdefault(name, (_bare(self._last[name]), now + DRAIN_SECONDS))
-        for name, (plan, end) in list(self._draining.items()):
-            if name in plans or end < now:
-                del self._draining[name]
-                self._last.pop(name, None)
-            else:
-                plans[name] = plan
-        for name, plan in plans.items():
-            if name not in self._draining:
-                self._last[name] = plan
-        return list(plans.values())
+            self._leaving.leave(self._last[name], now)
+        self._leaving.back(plans)
+        self._last = plans
+        return [*plans.values(), *self._leaving.now(now).values()]
 
     async def apply(self) -> None:
         """Make Envoy do what follows from all this. GatewayError, TimeoutError."""
@@ -335,7 +345,7 @@ class Attachments:
             await self._pods.link(plans)
             address = "::" if _ipv6() else "0.0.0.0"
             await self._gateway.apply(envoy.files(plans, str(self.folder), address=address))
-            await self._pods.catch({plan.pod for plan, _ in self._draining.values() if plan.pod})
+            await self._pods.catch(self._leaving.pods)
 
     async def _configure(self) -> None:
         while True:
@@ -352,7 +362,7 @@ class Attachments:
     # --- The watchdog ---------------------------------------------------------------------------------------------
 
     async def _watchdog(self) -> None:
-        looked = time.monotonic()
+        looked = counted = time.monotonic()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             now = time.monotonic()
@@ -365,7 +375,12 @@ class Attachments:
                     log.info("%s does not answer: the original does", each.spec.who)
                     self._dirty.set()
                     each.cut()
-            if any(end < now for _, end in self._draining.values()):
+            if self._leaving.due(now) and now - counted > COUNT_SECONDS:
+                counted = now
+                with contextlib.suppress(OSError, TimeoutError):
+                    if self._leaving.counted(await self._gateway.connections(), now):
+                        self._dirty.set()
+            if self._leaving.changes(now):
                 self._dirty.set()
 
     async def _restore(self) -> None:
@@ -392,21 +407,28 @@ class Attachments:
             for name in [name for name, each in self._view.services.items() if is_broken(each)]:
                 # Nobody would answer until its holder comes to mend it.
                 await asyncio.to_thread(self._back, name)
-            await self._forget()
-            left = self._expiry.next(time.monotonic())
+            soon = await self._forget()
+            left = ENDPOINT_SECONDS if soon else self._expiry.next(time.monotonic())
             self._woken.clear()
             # Not wait_for: until Python 3.12 it swallows a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, 60.0) + 0.05 if left is not None else 60.0):
                     await self._woken.wait()
 
-    async def _forget(self) -> None:
-        """Drop members whose lease has gone: they were put back, or somebody else has taken over."""
+    async def _forget(self) -> bool:
+        """Drop members whose lease has gone: they were put back, or somebody else has taken over.
+
+        Whether it has to be looked at again soon: the lease of one who has just come may not be seen here yet.
+        """
         assert self._leases is not None
-        now = time.monotonic()
+        now, soon = time.monotonic(), False
         for each in list(self._members.values()):
-            if lease_name(each.spec) not in self._leases.objects and now - each.began > ENDPOINT_SECONDS:
-                await self._drop(each)
+            if lease_name(each.spec) not in self._leases.objects:
+                if now - each.began > ENDPOINT_SECONDS:
+                    await self._drop(each)
+                else:
+                    soon = True
+        return soon
 
     async def fail_open(self) -> None:
         """This pod is about to end: lead every Service back to its pods. The leases stay; their holders come again."""
@@ -446,15 +468,11 @@ class Attachments:
         self._view.close()
         if self._leases is not None:
             self._leases.close()
-        for member in self._members.values():
+        for member in (*self._members.values(), *self._left):
             await member.close()
+            member.cut()
         await self._pods.leave()
         await self._gateway.close()
-
-
-def _bare(plan: ServicePlan) -> ServicePlan:
-    """The Service without its attachments."""
-    return replace(plan, locals=())
 
 
 def _ipv6() -> bool:

@@ -10,6 +10,7 @@ a second at most; and `{"leaving": true}` when it is about to end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections import Counter, defaultdict
@@ -126,7 +127,8 @@ class Desk:
 
     def _send(self, message: dict[str, Any]) -> None:
         if not self._ended:
-            self._channel.write(json.dumps(message) + "\n")
+            with contextlib.suppress(OSError):  # it is being closed, and `ended` comes
+                self._channel.write(json.dumps(message) + "\n")
 
     def stuck(self, now: bool) -> None:
         """Whether the channel's window is used up."""

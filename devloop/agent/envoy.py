@@ -13,6 +13,7 @@ For each port of a Service whose selector leads to the agent there is
 Where a Service's traffic goes by way of its pods, each pod has a plan of its own, in which the original is that pod.
 
 Routes and endpoints change without a listener's change, so no connection is drained when a developer comes or goes.
+When the last one has left, the listener stays until its last connection has ended (`leaving.py`).
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def files(plans: Iterable[ServicePlan], folder: str, *, address: str = "0.0.0.0"
     out: dict[str, str] = {}
     for plan in sorted(plans, key=lambda each: each.key):
         for port in plan.ports:
-            listeners.append(_listener(plan, port, folder, address))
+            if plan.listening:
+                listeners.append(_listener(plan, port, folder, address))
             for assignment, cluster in _clusters(plan, port, folder):
                 name = cluster["name"]
                 clusters.append(cluster)
@@ -106,6 +108,7 @@ def _response(kind: str, resources: list[Document]) -> str:
 def _listener(plan: ServicePlan, port: PortPlan, folder: str, address: str) -> Document:
     out: Document = {
         "name": f"{plan.name}-{port.number}{plan.at}",
+        "stat_prefix": str(port.listener),
         "address": {
             "socket_address": {"address": address, "port_value": port.listener, "ipv4_compat": address == "::"}
         },
@@ -146,10 +149,11 @@ def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: s
         codec_type=codec,
         rds={"route_config_name": table, "config_source": _from_file(f"{folder}/rds/{table}.json")},
         http_filters=[
+            routes.leave_filter(),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": typed("envoy.extensions.filters.http.router.v3.Router", suppress_envoy_headers=True),
-            }
+            },
         ],
         upgrade_configs=[{"upgrade_type": "websocket"}],
         access_log=[_log(plan, port, HTTP)],

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -20,8 +21,12 @@ log = logging.getLogger("agent.envoy")
 TAKEN_SECONDS = 5.0
 POLL_SECONDS = 0.002
 RESPAWN_SECONDS = 0.1
-DRAIN_SECONDS = 10
+END_SECONDS = 1.0
+DRAIN_SECONDS = 3600
+"""How long Envoy lets connections of a listener go on that it has to replace: one whose port speaks another protocol by
+now. They are asked to connect anew with each answer."""
 _STATS = "version_text|update_rejected|total_listeners_warming|warming_clusters"
+_CONNECTIONS = re.compile(r"listener\.(\d+)\.downstream_(?:pre_)?cx_active: (\d+)")
 
 
 class GatewayError(Exception):
@@ -67,6 +72,7 @@ class Gateway:
         self._running: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
         self._output: Output | None = None
+        self._ended: asyncio.Future[None] | None = None
         self._transport: asyncio.SubprocessTransport | None = None
 
     @property
@@ -85,13 +91,14 @@ class Gateway:
             for name, text in self._files.items():
                 self._write(name, text)
             self._running = background(self._run(), name="envoy")
-        await asyncio.wait_for(self._started.wait(), TAKEN_SECONDS)
+        async with asyncio.timeout(TAKEN_SECONDS):
+            await self._started.wait()
 
     async def _run(self) -> None:
         """Keep it running. What it needs is in its files, so another one goes on where the last one ended."""
         loop = asyncio.get_running_loop()
         while True:
-            ended: asyncio.Future[None] = loop.create_future()
+            ended = self._ended = loop.create_future()
             output = self._output = Output(self._lines, ended)
             self._transport, _ = await loop.subprocess_exec(
                 lambda output=output: output,  # type: ignore[misc]
@@ -104,7 +111,7 @@ class Gateway:
             try:
                 await self._answers(ended)
                 self._started.set()
-                await ended
+                await asyncio.shield(ended)  # it is waited for when this is over, too
             finally:
                 self._transport.close()  # ends it, if it has not
             self._started.clear()
@@ -189,11 +196,19 @@ class Gateway:
                 break
             except OSError:  # it is just being started anew
                 await asyncio.sleep(POLL_SECONDS)
-                await asyncio.wait_for(self._started.wait(), TAKEN_SECONDS)
+                async with asyncio.timeout(TAKEN_SECONDS):
+                    await self._started.wait()
         found: dict[str, str] = {}
         for line in text.splitlines():
             key, _, value = line.partition(": ")
             found[key] = value.strip('"')
+        return found
+
+    async def connections(self) -> dict[int, int]:
+        """How many connections each listener has, by its port. OSError, TimeoutError."""
+        found: dict[int, int] = {}
+        for port, count in _CONNECTIONS.findall(await self._admin("/stats?filter=downstream_(pre_)?cx_active$")):
+            found[int(port)] = found.get(int(port), 0) + int(count)
         return found
 
     async def drain(self) -> None:
@@ -205,7 +220,8 @@ class Gateway:
         reader, writer = await asyncio.open_unix_connection(str(self.folder / "admin.sock"))
         try:
             writer.write(f"{method} {path} HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n".encode())
-            answer = await asyncio.wait_for(reader.read(), 2)
+            async with asyncio.timeout(2):
+                answer = await reader.read()
         finally:
             writer.close()
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -226,6 +242,8 @@ class Gateway:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._running
             self._running = None
+            if self._ended is not None:
+                await asyncio.wait([self._ended], timeout=END_SECONDS)
 
 
 def unchunked(body: bytes) -> bytes:

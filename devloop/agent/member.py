@@ -53,6 +53,11 @@ class Member:
     targets: dict[str, Target] = field(default_factory=dict)
     """By the pods' uids; for an attachment that goes by way of pods."""
 
+    @property
+    def open(self) -> bool:
+        """Something goes through it."""
+        return any(each.open for each in self.uplinks)
+
     def cut(self) -> None:
         """Give up what waits for this developer."""
         for each in self.uplinks:

@@ -45,6 +45,10 @@ class ServicePlan:
     """The Service asks for `sessionAffinity: ClientIP`."""
     pod: str = ""
     """The pod's tag (`doors.tag_of`), if this is about one pod's traffic: its original is that pod and no other."""
+    leaving: bool = False
+    """Nobody new comes: who is connected is served by the original, and asked to connect anew with each answer."""
+    listening: bool = True
+    """False: nobody is connected any more."""
 
     @property
     def key(self) -> str:

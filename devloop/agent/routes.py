@@ -12,6 +12,9 @@ Document = dict[str, Any]
 
 TYPE = "type.googleapis.com/"
 IDEMPOTENT = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
+LEAVE = "leave"
+"""The filter that asks a client to connect anew when it has been answered. It is off unless a table switches it on."""
+_LEAVE = "function envoy_on_request(handle) handle:streamInfo():drainConnectionUponCompletion() end"
 
 
 def typed(kind: str, **fields: Any) -> Document:
@@ -72,10 +75,26 @@ def table(plan: ServicePlan, port: PortPlan, version: int) -> Document:
     if everywhere:
         rest["request_mirror_policies"] = everywhere
     routes += _both(rest, Route(), "original", plan, version, share=0, local=False)
-    return {
+    out: Document = {
         "name": table_name(plan, port, version),
         "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
     }
+    if plan.leaving:
+        script = typed(f"{_LUA}.LuaPerRoute", source_code={"inline_string": _LEAVE})
+        out["typed_per_filter_config"] = {LEAVE: typed("envoy.config.route.v3.FilterConfig", config=script)}
+    return out
+
+
+_LUA = "envoy.extensions.filters.http.lua.v3"
+
+
+def leave_filter() -> Document:
+    """For a listener's filters. `connection: close` on HTTP/1.1; GOAWAY, and another one 5 s later, on HTTP/2.
+
+    A listener that Envoy removes does the same, but it ends what is still connected after a time, and takes nobody who
+    comes late.
+    """
+    return {"name": LEAVE, "typed_config": typed(f"{_LUA}.Lua"), "disabled": True}
 
 
 def _mirror(local: Local, route: Route, plan: ServicePlan, port: PortPlan) -> Document:

@@ -25,6 +25,8 @@ from .turns import LOST, REFUSED_H2, Turns, is_h2
 log = logging.getLogger("agent")
 
 REFUSE_SECONDS = 0.5
+LAST_SECONDS = 1.0
+"""How long Envoy may take to close a connection of HTTP/2 that is over."""
 Endpoints = Callable[[], Sequence[tuple[str, int]]]
 
 
@@ -37,6 +39,7 @@ class FromEnvoy(Far, asyncio.Protocol):
         self.turns = Turns()
         self.over = False
         self._refusing = False
+        self._refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the channel; nothing is read meanwhile."""
@@ -72,12 +75,21 @@ class FromEnvoy(Far, asyncio.Protocol):
             self._decline(early)
         else:
             self.transport.resume_reading()
-            asyncio.get_running_loop().call_later(REFUSE_SECONDS, self.transport.abort)
+            asyncio.get_running_loop().call_later(REFUSE_SECONDS, self._unasked)
+
+    def _unasked(self) -> None:
+        if not self._refused:
+            self.transport.abort()
 
     def _decline(self, data: bytes) -> None:
+        if self._refused:
+            return
         if is_h2(data):
+            # Envoy closes when it has read this. What it sends until then would meet a closed connection.
+            self._refused = True
             self.transport.write(REFUSED_H2)
-            self.transport.close()
+            self.transport.resume_reading()
+            asyncio.get_running_loop().call_later(LAST_SECONDS, self.transport.close)
         else:
             self.transport.abort()
 
@@ -128,6 +140,11 @@ class Uplink:
         self._server: asyncio.Server | None = None
         self._open: set[FromEnvoy] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def open(self) -> bool:
+        """There are connections."""
+        return bool(self._open)
 
     async def listen(self) -> None:
         """Begin."""

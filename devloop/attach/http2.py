@@ -14,8 +14,10 @@ PREFACE_BYTES = 24
 """What a client says first (RFC 9113, 3.4)."""
 GREETING_BYTES = _HEADER_BYTES = 9
 """So many tell whether a server of HTTP/2 speaks."""
-_HEADERS, _SETTINGS, _GOAWAY, _CONTINUATION = 1, 4, 7, 9
-_END_HEADERS = 4
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY, _CONTINUATION = 0, 1, 3, 4, 7, 9
+_END_STREAM, _END_HEADERS = 1, 4
+_RESET = (4).to_bytes(3, "big") + bytes((_RST_STREAM, 0))
+_INTERNAL_ERROR = (2).to_bytes(4, "big")
 _NO_SETTINGS = bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0))
 
 
@@ -30,38 +32,45 @@ class Streams:
     def __init__(self) -> None:
         self.last = 0
         """The newest that the process was given."""
-        self.pieces = 0
-        """In how many pieces it was given what came; see `http1.Exchange`."""
+        self._before = 0  # the newest before the last piece of what it was given
+        self.open: set[int] = set()
+        """Those that are not answered to the end."""
         self._asked = _Frames(PREFACE_BYTES)
         self._answered = _Frames(0)
         self._greeted = False
         self._open_head = False  # of an answer, which CONTINUATION completes
 
-    @property
-    def greeted(self) -> bool:
-        """The process has said something."""
-        return self._greeted
-
     def asked(self, data: bytes) -> None:
         """Bytes that the process is given."""
-        self.pieces += 1
+        self._before = self.last
         for kind, _, stream in self._asked.take(data):
-            if kind == _HEADERS:
-                self.last = max(self.last, stream)
+            if kind == _HEADERS and stream > self.last:  # else it is trailers
+                self.last = stream
+                self.open.add(stream)
+            elif kind == _RST_STREAM:
+                self.open.discard(stream)
 
     def answered(self, data: bytes) -> None:
         """Bytes of the process."""
         self._greeted = True
-        for kind, flags, _ in self._answered.take(data):
+        for kind, flags, stream in self._answered.take(data):
             if kind in (_HEADERS, _CONTINUATION):
                 self._open_head = not flags & _END_HEADERS
+            if kind == _RST_STREAM or (kind in (_DATA, _HEADERS) and flags & _END_STREAM):
+                self.open.discard(stream)
 
     def goaway(self, *, unread: bool = False) -> bytes | None:
-        """What is said when the process has gone; `unread`: it has read nothing. None if it went within a frame."""
+        """What is said when the process has gone: which calls nobody has seen, and that the others are lost. None if it
+        went within a frame.
+
+        `unread`: it has not read the last piece of what it was given; see `http1.Exchange.pieces`.
+        """
         if not self._answered.whole or self._open_head:
             return None
-        last = 0 if unread else self.last
+        last = self._before if unread else self.last
         frame = (8).to_bytes(3, "big") + bytes((_GOAWAY, 0)) + bytes(4) + last.to_bytes(4, "big") + bytes(4)
+        lost = sorted(stream for stream in self.open if stream <= last)
+        frame += b"".join(_RESET + stream.to_bytes(4, "big") + _INTERNAL_ERROR for stream in lost)
         return frame if self._greeted else _NO_SETTINGS + frame
 
 

@@ -33,9 +33,15 @@ Connect = Callable[[Callable[[], "Near"]], Awaitable[tuple[asyncio.Transport, "N
 """Connects to the local service, waiting while it reloads."""
 REPEATS = 2
 """How often one request is given to another process: a request that kills its process must not kill the next ones."""
+LAST_SECONDS = 1.0
+"""How long Envoy may take to close a connection of HTTP/2 that is over."""
 FIRST_SECONDS = 0.25
 """Envoy connects when it has a request, which is on its way then. If the process ends meanwhile, and has said nothing
 that needs an answer, the request is waited for so long: the next process may have it."""
+
+
+_ESTABLISHED = 1
+"""tcpi_state, the first byte of TCP_INFO (tcp(7))."""
 
 
 class Near(asyncio.Protocol):
@@ -60,6 +66,11 @@ class Near(asyncio.Protocol):
     def usable(self) -> bool:
         """What is written may arrive."""
         return self.transport is not None and not self._lost and not self.transport.is_closing()
+
+    @property
+    def there(self) -> bool:
+        """The kernel has not heard of the process' end either; this process may be about to."""
+        return self.usable and not _closed_by_peer(cast(asyncio.Transport, self.transport))
 
     @property
     def silent_loss(self) -> bool:
@@ -155,6 +166,8 @@ class Far(asyncio.Protocol):
         self._unasked = Streams()
         self._finished = False
         self._lost = False
+        self._over = False
+        """All is said; nobody is given what still comes."""
         self._waiting: list[bytes] = []
         """What came from Envoy while there was no process to give it to."""
         self._joining: asyncio.Task[None] | None = None
@@ -163,9 +176,11 @@ class Far(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """A request is under way."""
-        return (
-            not self._lost and self._exchange is not None and self._exchange.where in (Where.WAITING, Where.ANSWERING)
-        )
+        if self._lost:
+            return False
+        if self._streams is not None:
+            return self.near is not None and bool(self._streams.open)
+        return self._exchange is not None and self._exchange.where in (Where.WAITING, Where.ANSWERING)
 
     async def join(self) -> None:
         """Connect to the local service, before the channel is open. OSError, RemoteError.
@@ -191,6 +206,8 @@ class Far(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A request, or more of it."""
+        if self._over:
+            return
         first = not self._started
         if first:
             self._started = True
@@ -206,7 +223,7 @@ class Far(asyncio.Protocol):
         if first and near is not None and near.finished and near.usable and (greets(self._said) or not self._said):
             near.drop()  # it has ended before it was asked anything
             near = self.near = None
-        if near is not None and near.usable and self._joining is None:
+        if near is not None and near.there and self._joining is None:
             if self._streams is not None:
                 self._streams.asked(data)
             near.give(data)
@@ -300,9 +317,7 @@ class Far(asyncio.Protocol):
         if self._may_wait():
             asyncio.get_running_loop().call_later(FIRST_SECONDS, self._silent_loss, problem)
         elif self._streams is not None:
-            reset = problem is not None or was_reset(near)
-            unread = not near.given or (reset and self._streams.pieces == 1 and not self._streams.greeted)
-            self._give_up(unread=unread)
+            self._give_up(unread=problem is not None or was_reset(near))
         elif exchange is None or exchange.where is Where.RAW:
             if problem is None:
                 self.transport.close()
@@ -385,15 +400,27 @@ class Far(asyncio.Protocol):
         if self.transport is None or self.transport.is_closing():
             return
         said = self._streams.goaway(unread=unread) if self._streams is not None else None
-        if said is not None:
-            self.transport.write(said)
-            self.transport.close()
-        else:
+        if said is None:
             self._abort()
+            return
+        # Envoy closes when it has read this. What it sends until then would meet a closed connection, and fail by that.
+        self._over = True
+        self.transport.write(said)
+        asyncio.get_running_loop().call_later(LAST_SECONDS, self.transport.close)
 
     def _abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
+
+
+def _closed_by_peer(transport: asyncio.Transport) -> bool:
+    connected: Any = transport.get_extra_info("socket")
+    if connected is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:
+        return bool(connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED)
+    except OSError:
+        return False
 
 
 def was_reset(near: Near) -> bool:

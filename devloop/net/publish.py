@@ -247,7 +247,8 @@ class Publisher:
         delay, ends = _FIRST_TRY, asyncio.get_running_loop().time() + self.hold
         while asyncio.get_running_loop().time() < ends:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(moved.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await moved.wait()
                 return
             delay = min(delay * 1.5, _LAST_TRY)
             with contextlib.suppress(OSError):

@@ -296,7 +296,8 @@ async def flaky(fake: FakeEngine, interval: float) -> None:
                 "reconnecting", since_at=since, reason=lost, attempt=attempt, next_at=fake.clock() + int(wait * SECOND)
             )
             try:
-                await asyncio.wait_for(again.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await again.wait()
                 break
             except TimeoutError:
                 pass

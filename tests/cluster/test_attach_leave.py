@@ -124,7 +124,7 @@ async def test_an_agent_that_goes_in_the_middle(
         await ada.attachments.attach(ada.wanted(here), here)
         load = Load(rig.space, rate=200, connections=8, timeout=2)
         await kit.eventually(lambda: ask(rig.space), "here", 5)
-        gone = time.time()
+        gone, before = time.time(), len(ada.states)
         if how == "evicted":
             eviction = client.V1Eviction(metadata=client.V1ObjectMeta(name=AGENT))
             await client.CoreV1Api(rig.admin).create_namespaced_pod_eviction(AGENT, rig.space.name, eviction)
@@ -132,7 +132,8 @@ async def test_an_agent_that_goes_in_the_middle(
             await kill_pod(rig.space.name, AGENT)
 
         async def attached() -> bool:
-            return len(ada.states) > 1 and ada.attachments.held[0].state.phase is Phase.ATTACHED
+            lost = any(not each.startswith(Phase.ATTACHED) for each in ada.states[before:])
+            return lost and ada.attachments.held[0].state.phase is Phase.ATTACHED
 
         await kit.eventually(attached, True, 40)
         await kit.eventually(lambda: ask(rig.space), "here", 5)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -233,15 +233,22 @@ async def test_a_service_that_writes_what_it_watches_is_caught(
 
 
 async def test_a_taken_port_names_who_holds_it(project: Project) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = holder.getsockname()[1]
+    # Another process: of a port that the engine's own holds, it would say that.
+    holding = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1]); input()"
+    holder = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-uc", holding), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        port = int(await holder.stdout.readline())
         project.config(f'[services.api]\ncommand = "sleep 600"\nports = [{port}]\nready = false\n')
         async with project.up():
             status = await project.until_state("api", State.FAILED)
             assert f"port {port}" in status.reason
-            assert f"pid {os.getpid()}" in status.reason
+            assert f"pid {holder.pid}" in status.reason
+    finally:
+        holder.kill()
+        await holder.wait()
 
 
 async def test_a_crash_loop_waits_for_a_save(project: Project) -> None:

@@ -88,6 +88,7 @@ async def test_what_there_is_and_which_service_stands_for_it(
             "wanted": 2,
             "services": [{"name": "shop", "ports": [80, 81]}],
             "service": "web",
+            "mode": None,
             "held_by": [],
         },
         {
@@ -96,16 +97,25 @@ async def test_what_there_is_and_which_service_stands_for_it(
             "wanted": None,
             "services": [],
             "service": "jobs",
+            "mode": None,
             "held_by": [],
         },
-        {"workload": "pod/lone", "ready": 1, "wanted": 1, "services": [], "service": None, "held_by": []},
+        {
+            "workload": "pod/lone",
+            "ready": 1,
+            "wanted": 1,
+            "services": [],
+            "service": None,
+            "mode": None,
+            "held_by": [],
+        },
     ]
     assert namespace.name in found.json["where"]
     assert "gone stands for deployment/gone" in found.stderr
     rows = [line.split() for line in text.stdout.splitlines()]
     assert rows[1:3] == [
-        ["deployment/web", "2/2", "shop:80,81", "web", "(local)"],
-        ["cronjob/nightly", "jobs", "(remote)"],
+        ["deployment/web", "2/2", "shop:80,81", "web", "(local,", "not", "up)"],
+        ["cronjob/nightly", "jobs", "(remote,", "not", "up)"],
     ]
 
 

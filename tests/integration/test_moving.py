@@ -348,9 +348,9 @@ async def test_channels_make_another_connection_and_no_call_fails(toggled: Toggl
         for chat in chats:
             await chat.done_writing()
             assert await chat.read() is grpc.aio.EOF
+        await toggled.until(0)  # a call that comes before GOAWAY is read still goes where its connection leads
         for channel in channels:
             assert (await channel.unary_unary("/a/Say")(b"x")).startswith(b"here")
-        await toggled.until(0)
     finally:
         for channel in channels:
             await channel.close()

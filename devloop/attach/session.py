@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from devloop.agent.paths import COMMAND, listen_path
+from devloop.agent.paths import COMMAND, PROTOCOL, listen_path, protocol_of
 from devloop.agent.records import Request, read
 from devloop.agent.spec import Spec
 from devloop.agent.tasks import background
@@ -34,6 +34,18 @@ class SessionLostError(RemoteError):
     """The connection to the agent ended while something was asked of it."""
 
 
+def _differs(theirs: int, where: str) -> AttachError:
+    if theirs < PROTOCOL:
+        what = "the agent is older than this devloop"
+        hint = "`devloop agent uninstall` when nobody else uses it, and the next `up` makes it anew. "
+        hint += "An administrator's: `devloop agent manifest`, applied again."
+    else:
+        what = "the agent is newer than this devloop"
+        hint = "Update devloop: the agent of a namespace is shared by all who work in it."
+    what = f"{what} (it speaks version {theirs} of their protocol, this one {PROTOCOL}), so nothing is attached"
+    return AttachError(what, where=where, hint=hint)
+
+
 class Session:
     """A connection to the agent's desk. Importing this imports asyncssh."""
 
@@ -52,9 +64,13 @@ class Session:
         """The agent is about to end, and leads everything back to where it was."""
 
     async def open(self) -> None:
-        """Begin. RemoteError if this agent has no desk; SessionLostError."""
+        """Begin. AttachError if this agent speaks another version; RemoteError if it has no desk; SessionLostError."""
         import asyncssh
 
+        # Two that differ would take each other's first bytes for something else, and lose connections in silence.
+        banner = str(self.carrier.connection.get_extra_info("server_version", ""))
+        if (theirs := protocol_of(banner)) != PROTOCOL:
+            raise _differs(theirs, self.carrier.where)
         try:
             self._channel, _ = await self.carrier.connection.create_session(
                 lambda: cast(Any, _Desk(self)), COMMAND, encoding="utf-8"
@@ -62,7 +78,7 @@ class Session:
         except asyncssh.ChannelOpenError as problem:
             if self.carrier.connection.is_closed():
                 raise SessionLostError(str(problem)) from problem
-            hint = "It may be older than this devloop: `devloop agent uninstall`, and it is made anew."
+            hint = "Its image has no Envoy: `devloop doctor` names the image."
             raise RemoteError("the agent attaches nothing", where=self.carrier.where, hint=hint) from problem
         except (asyncssh.Error, OSError) as problem:
             raise SessionLostError(str(problem)) from problem

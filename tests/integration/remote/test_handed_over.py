@@ -24,6 +24,7 @@ from devloop.agent.paths import listen_path
 from devloop.agent.spec import ALL, Spec
 from devloop.agent.splice import Inward, Onward
 from devloop.agent.uplink import Uplink
+from devloop.attach.seam import AttachError
 from devloop.attach.session import Session
 from devloop.net.publish import loopback_listeners
 from devloop.net.router import ToLink
@@ -269,3 +270,24 @@ async def everybody_hears(said: bytes, where: str | int) -> None:
     count = COUNT if len(said) < 1000 else COUNT // 6
     found = await asyncio.gather(*(asks(where) for _ in range(count)))
     assert [each == said for each in found] == [True] * count, {len(each) for each in found}
+
+
+@pytest.mark.parametrize(
+    ("banner", "words"), [("devloop", "the agent is older than this devloop"), ("devloop_99", "the agent is newer")]
+)
+async def test_two_versions_that_differ_attach_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, banner: str, words: str
+) -> None:
+    monkeypatch.setattr(server, "SOFTWARE", banner)
+    async with an_agent(tmp_path, envoy="none") as (port, options):
+        carrier = SshCarrier(await connect(HERE, where="here", port=port, **options), "agent", "here")
+        session = Session(carrier, lambda *_: None)
+        with pytest.raises(AttachError) as refused:
+            await session.open()
+        assert words in refused.value.what
+        assert "nothing is attached" in refused.value.what
+        assert refused.value.hint
+        # What goes by the link needs no such agreement.
+        assert (await carrier.connection.run("clients", check=True)).stdout == "1"
+        await session.close()
+        await carrier.close()

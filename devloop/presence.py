@@ -100,8 +100,10 @@ def open_file_of(pid: int, name: str) -> Path | None:
     return None
 
 
-def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped, by SIGSTOP, Ctrl-Z or a debugger (proc(5), `state`)."""
+def is_stopped(pid: int | None) -> bool:
+    """Whether a process is stopped, by SIGSTOP, Ctrl-Z or a debugger (proc(5), `state`); None is not."""
+    if pid is None:
+        return False
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

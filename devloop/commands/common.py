@@ -127,17 +127,12 @@ def socket_of(state: StateFolder) -> Path:
         raise EngineError("no engine runs for this project", where=str(state.root), hint="start it with `devloop up`")
     until = time.monotonic() + _MENDED
     if obstacle := state.obstacle:
-        raise UnansweredError(state.path, running.pid, stopped=is_stopped(running.pid), obstacle=obstacle)
+        raise UnansweredError(state.path, running.pid, stopped=presence.is_stopped(running.pid), obstacle=obstacle)
     while not state.socket.is_socket():
         if time.monotonic() > until:
-            raise UnansweredError(state.path, running.pid, stopped=is_stopped(running.pid))
+            raise UnansweredError(state.path, running.pid, stopped=presence.is_stopped(running.pid))
         time.sleep(0.05)
     return state.socket
-
-
-def is_stopped(pid: int | None) -> bool:
-    """Whether a signal has suspended this process."""
-    return pid is not None and presence.is_stopped(pid)
 
 
 def print_json(data: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import re
 import shlex
@@ -127,18 +128,46 @@ def engine_of_our_own(args: argparse.Namespace) -> Iterator[Path]:
             process.wait()
 
 
+class NotRunError(ServiceError):
+    """A command that did not start. Its exit code is a shell's: 127 if there is no such program, else 126."""
+
+    def __init__(self, what: str, *, hint: str | None = None, missing: bool = False) -> None:
+        super().__init__(what, hint=hint)
+        self.exit_code = 127 if missing else 126
+
+
 def _become(pid: int | None, argv: Sequence[str], cwd: str, env: dict[str, str], *, with_parent: bool = False) -> int:
-    """This process is the command from here on."""
-    from devloop.net.enter import run
+    """This process is the command from here on. Raises NotRunError."""
+    from devloop.net.enter import end_with_parent, enter
 
     try:
-        run(pid, argv, cwd, env, with_parent=with_parent)
-    except FileNotFoundError:
-        raise ServiceError(f"no such program: {argv[0]}", hint="is it installed, and on PATH?") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError):
-            raise ServiceError(f"can't run {argv[0]}: {error}") from None
-        raise ServiceError(f"can't run {argv[0]}: {error.strerror}") from None
+        if pid is not None:
+            enter(pid)
+    except ProcessLookupError:
+        raise NotRunError("the service's processes have just ended", hint="run it again") from None
+    except OSError as error:
+        raise NotRunError(f"the service's namespaces can't be entered: {error.strerror}") from None
+    if with_parent:
+        end_with_parent()
+    try:
+        os.chdir(cwd)
+        try:
+            os.execvpe(argv[0], list(argv), env)
+        except OSError as error:
+            from devloop.local.holder import is_script, program
+
+            if error.errno != errno.ENOEXEC or not is_script(file := program(argv[0], cwd, env)):
+                raise
+            os.execve("/bin/sh", ["/bin/sh", file, *argv[1:]], env)  # as a service's, and as POSIX has it
+    except OSError as error:
+        from devloop.local.holder import unstarted
+        from devloop.local.process import explain
+
+        found = unstarted(error, argv[0], cwd, env)
+        what, hint = explain(found, argv, Path(cwd))
+        raise NotRunError(what, hint=hint, missing=not found["file"] and not found["cwd"]) from None
+    except ValueError as error:
+        raise NotRunError(f"can't run {argv[0]}: {error}") from None
 
 
 def _run(pid: int | None, argv: Sequence[str], cwd: str, env: dict[str, str]) -> int:

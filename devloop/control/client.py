@@ -63,7 +63,7 @@ class _Patience:
 
     def look(self) -> None:
         """To be called each LOOK seconds. Blocks for ANSWER at most; raises UnansweredError."""
-        stopped = self._pid is not None and presence.is_stopped(self._pid)
+        stopped = presence.is_stopped(self._pid)
         self._stopped = self._stopped + 1 if stopped else 0
         if self._stopped >= 2:  # once may be a debugger that has just come
             raise UnansweredError(self._path.parent, self._pid, stopped=True)

@@ -201,7 +201,16 @@ def program(name: str, cwd: str, env: dict[str, str]) -> str:
     return ""
 
 
-def _script(file: str) -> bool:
+def unstarted(error: OSError, name: str, cwd: str, env: dict[str, str]) -> dict[str, Any]:
+    """What has prevented a start, for `devloop.local.process.explain`."""
+    is_cwd = not os.path.isdir(cwd)  # noqa: PTH112 - False too where a folder may not be searched
+    file, number = program(name, cwd, env), error.errno
+    if number in (errno.EACCES, errno.ENOTDIR) and not file and not is_cwd:
+        number = errno.ENOENT  # a folder of PATH that may not be read, or is none; no other has it
+    return {"errno": number, "error": error.strerror, "cwd": is_cwd, "file": file}
+
+
+def is_script(file: str) -> bool:
     """Whether a file that the kernel can't run is text, which POSIX' execvp gives to sh: one without "#!"."""
     with contextlib.suppress(OSError), open(file, "rb") as opened:  # noqa: PTH123 - as short as it gets
         head = opened.read(512)
@@ -385,15 +394,11 @@ class Holder:
                 process = _popen(argv, cwd, env, fds, tty=message["tty"])
             except OSError as error:
                 file = program(argv[0], cwd, env)
-                if error.errno != errno.ENOEXEC or not _script(file):
+                if error.errno != errno.ENOEXEC or not is_script(file):
                     raise
                 process = _popen(["/bin/sh", file, *argv[1:]], cwd, env, fds, tty=message["tty"])
         except OSError as error:
-            is_cwd = not os.path.isdir(cwd)  # noqa: PTH112 - False too where a folder may not be searched
-            file, number = program(argv[0], cwd, env), error.errno
-            if number in (errno.EACCES, errno.ENOTDIR) and not file and not is_cwd:
-                number = errno.ENOENT  # a folder of PATH that may not be read, or is none; no other has it
-            self.tell(ev="failed", job=name, errno=number, error=error.strerror, cwd=is_cwd, file=file)
+            self.tell(ev="failed", job=name, **unstarted(error, argv[0], cwd, env))
         else:
             self.jobs[name] = Job(name, process, main=message["main"], keep=message["keep"])
             self.tell(ev="spawned", job=name, pid=process.pid, at=time.monotonic_ns())

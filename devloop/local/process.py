@@ -221,7 +221,7 @@ class Holder:
                 listener.job_started(message["pid"], message["at"])
             case "failed":
                 del self._jobs[name]
-                listener.job_failed(*_explain(message, argv, cwd))
+                listener.job_failed(*explain(message, argv, cwd))
             case "ended":
                 del self._jobs[name]
                 survivors = tuple(message["survivors"])
@@ -235,7 +235,8 @@ class Holder:
             listener.job_ended(Ended(-9, 0, (), time.monotonic_ns()))
 
 
-def _explain(message: Mapping[str, Any], argv: Sequence[str], cwd: Path) -> tuple[str, str]:
+def explain(message: Mapping[str, Any], argv: Sequence[str], cwd: Path) -> tuple[str, str]:
+    """What a start has failed of (`devloop.local.holder.unstarted`), and what to do."""
     if message["cwd"]:
         return f"its folder is gone: {cwd}", "mend `cwd`, or the `cd` that its command begins with"
     if message["errno"] == errno.E2BIG:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000  # sched.h
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -40,17 +38,8 @@ def enter(pid: int) -> None:
             os.close(descriptor)
 
 
-def run(
-    pid: int | None, argv: Sequence[str], cwd: str, env: Mapping[str, str], *, with_parent: bool = False
-) -> NoReturn:
-    """Become this command, in the namespaces of `pid` if there is one. Raises OSError.
-
-    `with_parent`: it is killed when this process's parent ends, however that ends.
+def end_with_parent() -> None:
+    """This process is killed when its parent ends, however that ends. After `enter`: a process that changes its
+    credentials loses it (prctl(2)).
     """
-    if pid is not None:
-        enter(pid)
-    if with_parent:
-        # Not before: a process that changes its credentials loses it (prctl(2)).
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    os.chdir(cwd)
-    os.execvpe(argv[0], list(argv), env)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

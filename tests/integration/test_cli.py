@@ -175,7 +175,8 @@ def test_exec_and_env_show_the_world_of_a_service(devloop: Cli) -> None:
         (["-f", "nowhere.toml", "status"], 2, "no such project file"),
         (["stats", "--since", "yesterday"], 2, "30m, 12h, 7d"),
         (["exec", "api"], 2, "no command"),
-        (["exec", "api", "--", "no-such-program"], 1, "no such program"),
+        (["exec", "api", "--", "no-such-program"], 127, "no such program"),
+
         (["exec", "back", "--", "true"], 2, "is a group"),
         (["init"], 2, "--force"),
         (["dance"], 2, "there is no command 'dance'"),
@@ -183,6 +184,22 @@ def test_exec_and_env_show_the_world_of_a_service(devloop: Cli) -> None:
 )
 def test_mistakes_say_what_and_what_to_do(devloop: Cli, args: list[str], code: int, words: str) -> None:
     assert words in devloop(*args, code=code).stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "code", "words"),
+    [
+        ("exit $1\n", 0o755, 12, ""),  # without "#!" it is the shell's
+        ("exit 0\n", 0o644, 126, "is it an executable file?"),
+        ("#!/bin/sh\r\nexit 0\r\n", 0o755, 126, "ends as on Windows"),
+        ("#!/nowhere/sh\n", 0o755, 126, "there is no /nowhere/sh"),
+    ],
+)
+def test_exec_ends_as_a_shell_does(devloop: Cli, content: str, mode: int, code: int, words: str) -> None:
+    script = devloop.folder / "script"
+    script.write_bytes(content.encode())
+    script.chmod(mode)
+    assert words in devloop("exec", "api", "--", "./script", "12", code=code).stderr
 
 
 def test_check_reports_every_problem_with_its_place(devloop: Cli) -> None:

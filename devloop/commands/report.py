@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 from devloop.protocol import AttachmentStatus, ServiceStatus, State
 
+_WEB = re.compile(r"http|web|ui\b")
 PATIENCE = 2.0
 """Seconds that a service may wait for another until that is said: most starts are over by then."""
 
@@ -45,12 +47,22 @@ def late(status: ServiceStatus) -> str:
     return f"{status.name} ({reason})"
 
 
+def places(published: Mapping[str, int]) -> str:
+    """Where a service is found on this machine: a URL for what is called like one's port, else host and port."""
+    found = []
+    for name, port in published.items():
+        scheme = "https" if "https" in name else "http" if _WEB.search(name) else ""
+        found.append(f"{scheme}://localhost:{port}" if scheme else f"localhost:{port}")
+    return ", ".join(dict.fromkeys(found))
+
+
 class Reporter:
-    """Says what keeps services from being ready, once each."""
+    """Says what keeps services from being ready, once each, and where those that are ready are found."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._said: dict[str, str] = {}
+        self._found: dict[str, str] = {}
         self._later: dict[str, asyncio.TimerHandle] = {}
 
     def status(self, status: ServiceStatus) -> None:
@@ -66,6 +78,10 @@ class Reporter:
             self._later[name] = asyncio.get_running_loop().call_later(PATIENCE, self._tell, name, line)
         elif status.state in (State.READY, State.COMPLETED) and self._said.pop(name, ""):
             self._say(f"{name} is {'ready' if status.state is State.READY else 'completed'} now")
+        where = places(status.published) if status.state is State.READY else ""
+        if where and self._found.get(name) != where:
+            self._found[name] = where
+            self._say(f"{name} is ready at {where}")
 
     def _tell(self, name: str, line: str) -> None:
         if self._said.get(name) != line:

@@ -60,11 +60,25 @@ def up(args: argparse.Namespace) -> int:
     elif args.services:
         client.call(socket_of(state), "start", services=args.services)
     if args.detach:
-        return asyncio.run(_wait_until_ready(socket_of(state), args.wait))
+        return _detach(state, args)
     # A thread that is there before the TUI becomes nice: an engine that it starts later is not (nice(2), per thread).
     with concurrent.futures.ThreadPoolExecutor(1) as starter:
         starter.submit(int).result()
         return _tui(state, lambda: starter.submit(start_engine, file, state, args.services).result())
+
+
+def _detach(state: StateFolder, args: argparse.Namespace) -> int:
+    """Wait for the services; the engine goes on, whatever comes of them, and that is said."""
+    named = [] if args.file is None else ["-f", args.file]
+    goes_on = f"the engine goes on: `{shlex.join(['devloop', 'down', *named])}` ends it"
+    try:
+        code = asyncio.run(_wait_until_ready(state, args.wait))
+    except KeyboardInterrupt:
+        streams.tell(f"devloop: no longer waiting; {goes_on}")
+        raise
+    if code:
+        streams.tell(f"devloop: {goes_on}")
+    return code
 
 
 def _beside(args: argparse.Namespace) -> str:
@@ -190,15 +204,19 @@ def _tui(state: StateFolder, start: Callable[[], None]) -> int:
         else:
             print("The services go on: `devloop up` opens them again, `devloop down` stops them.")
     elif outcome is Outcome.LOST:
-        raise EngineError(
-            "the engine is gone",
-            where=str(state.engine_log),
-            hint="its services were ended with it; `devloop up` starts anew",
-        )
+        raise _gone(state)
     return 0
 
 
-async def _wait_until_ready(socket: Path, seconds: float) -> int:
+def _gone(state: StateFolder) -> EngineError:
+    return EngineError(
+        "the engine is gone",
+        where=str(state.engine_log),
+        hint="its services were ended with it; `devloop up` starts anew",
+    )
+
+
+async def _wait_until_ready(state: StateFolder, seconds: float) -> int:
     from devloop.commands.inspect import status_table
     from devloop.commands.report import coming, late
 
@@ -216,7 +234,7 @@ async def _wait_until_ready(socket: Path, seconds: float) -> int:
                 text = f"{notice.service or 'devloop'}: {notice.text}"
                 streams.tell("\n  ".join(filter(None, (text, notice.hint))))
 
-    async with await client.ControlClient.connect(socket) as connection:
+    async with await client.ControlClient.connect(socket_of(state)) as connection:
         await connection.subscribe()
         try:
             async with asyncio.timeout(seconds):
@@ -234,6 +252,8 @@ async def _wait_until_ready(socket: Path, seconds: float) -> int:
                         tell(last.notices)
                         services = {service.name: service for service in last.services}
                         break
+                else:  # it has hung up
+                    raise _gone(state)
         except TimeoutError:
             waiting = [late(s) for s in services.values() if not settled(s)]
             print(status_table(list(services.values())))

@@ -71,6 +71,24 @@ async def test_each_is_said_once_and_that_it_is_over(monkeypatch: pytest.MonkeyP
     assert len(said) == 3
 
 
+async def test_where_a_service_is_found_is_said_once_and_anew_where_that_changes() -> None:
+    said: list[str] = []
+    reporter = report.Reporter(said.append)
+    for published, state in (
+        ({"http": 8080, "debug": 9229}, State.STARTING),
+        ({}, State.READY),
+        ({"http": 8080, "debug": 9229}, State.READY),
+        ({"http": 8080, "debug": 9229}, State.STARTING),
+        ({"http": 8080, "debug": 9229}, State.READY),
+        ({"https": 8443}, State.READY),
+    ):
+        reporter.status(status("api", state, published=published))
+    assert said == [
+        "api is ready at http://localhost:8080, localhost:9229",
+        "api is ready at https://localhost:8443",
+    ]
+
+
 async def test_a_short_wait_is_not_worth_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "PATIENCE", 0.0)
     said: list[str] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hmac
 import json
 import logging
@@ -30,6 +31,9 @@ TICKET_SECONDS = 5.0
 """So long may a connection take to show one."""
 STRANGERS = 16
 """More than so many that have not shown it yet are not let in."""
+
+REST_SECONDS = 1.0
+"""So long nobody is let in where the process has no descriptors left."""
 
 Login = Callable[[socket.socket, Seat], Awaitable[Any]]
 """Has the SSH server take a connection; returns when its developer has logged in. Any exception: they have not."""
@@ -56,7 +60,7 @@ class Direct:
                 log.warning("no direct connections: port %d: %s", self._port, problem)
                 self._port = None
             else:
-                asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+                self._hear(self._listener)
         if self._listener is None:
             return json.dumps({"port": 0})
         ticket = self._tickets[seat] = secrets.token_bytes(TICKET_BYTES)
@@ -76,6 +80,10 @@ class Direct:
             task.cancel()
         await asyncio.gather(*self._arriving, return_exceptions=True)
 
+    def _hear(self, listener: socket.socket) -> None:
+        if listener is self._listener:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
     def _deafen(self) -> None:
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
@@ -85,7 +93,13 @@ class Direct:
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, _ = listener.accept()
-        except OSError:  # it has gone again, or there are no descriptors left
+        except OSError as problem:
+            # Else it has gone again. Without descriptors the kernel would report it ready without end, as asyncio's
+            # own servers know.
+            if problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener)
+                loop.call_later(REST_SECONDS, self._hear, listener)
             return
         if self._strangers >= STRANGERS:
             sock.close()

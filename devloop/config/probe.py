@@ -126,13 +126,8 @@ def _http(
         if port is not None:
             number = _port(port, ports, place.at("port"), findings)
             return None if number is None else HttpCheck(HOST, number, text, tls)
-        if ports is None:
-            return None
-        if not ports:
-            hint = f'give it ports = {{ http = 8080 }}, or write ":8080{text}"'
-            findings.add(at, f"{label}: {quoted(text)} needs a port, and the service has none", hint)
-            return None
-        return HttpCheck(HOST, next(iter(ports.values())), text, tls)
+        number = _first(ports, text, at, findings, example="http = 8080", instead=f":8080{text}")
+        return None if number is None else HttpCheck(HOST, number, text, tls)
     if match := _PORT_AND_PATH.fullmatch(text):
         number = _number(match["port"], at, label, findings)
         return None if number is None else HttpCheck(HOST, number, str(match["path"] or "/"), tls)
@@ -174,13 +169,8 @@ def _grpc(
         number = _number(match["port"], at, label, findings)
         return None if number is None else GrpcCheck(str(match["v6"] or match["host"]), number, service, tls)
     if not where:
-        if ports is None:
-            return None
-        if not ports:
-            hint = f'give it ports = {{ grpc = 50051 }}, or write "50051{text}"'
-            findings.add(at, f"{label}: {quoted(text)} needs a port, and the service has none", hint)
-            return None
-        return GrpcCheck(HOST, next(iter(ports.values())), service, tls)
+        number = _first(ports, text, at, findings, example="grpc = 50051", instead=f"50051{text}")
+        return None if number is None else GrpcCheck(HOST, number, service, tls)
     number = _port(where.removeprefix(":") if where[1:].isdigit() else where, ports, at, findings)
     return None if number is None else GrpcCheck(HOST, number, service, tls)
 
@@ -192,6 +182,18 @@ def _tcp(text: str, ports: Mapping[str, int] | None, place: Place, findings: Fin
         return None if number is None else TcpCheck(str(match["v6"] or match["host"]), number)
     number = _port(text.removeprefix(":") if text[1:].isdigit() else text, ports, at, findings)
     return None if number is None else TcpCheck(HOST, number)
+
+
+def _first(
+    ports: Mapping[str, int] | None, text: str, at: Place, findings: Findings, *, example: str, instead: str
+) -> int | None:
+    """The service's first port, which a check means that names none."""
+    if ports is None:
+        return None
+    if not ports:
+        hint = f'give it ports = {{ {example} }}, or write "{instead}"'
+        findings.add(at, f"{dotted(at.path)}: {quoted(text)} needs a port, and the service has none", hint)
+    return next(iter(ports.values()), None)
 
 
 def _port(name: str, ports: Mapping[str, int] | None, at: Place, findings: Findings) -> int | None:

@@ -37,6 +37,8 @@ FLUSH_INTERVAL = 0.04
 """Seconds between two writes to one subscriber: 25 a second are more than an eye can tell apart."""
 LOG_LINES_PER_FLUSH = 500
 """So a subscriber is sent at most 12,500 lines a second, whatever the service prints."""
+REQUESTS = 100
+"""Of one connection, carried out at once; more are read as these are answered."""
 GOODBYE_SECONDS = 1.0
 """So long may a client take, at the end, for what it has not read yet."""
 
@@ -299,10 +301,12 @@ class ControlServer:
         try:
             if self._closing:
                 return
+            room = asyncio.Semaphore(REQUESTS)
             async with asyncio.TaskGroup() as group:
                 pump = group.create_task(subscriber.pump())
                 while line := await reader.readline():
-                    group.create_task(self._answer(subscriber, line))
+                    await room.acquire()
+                    group.create_task(self._answer(subscriber, line)).add_done_callback(lambda _: room.release())
                 pump.cancel()
         except* (OSError, ValueError, asyncio.CancelledError):
             # A client that is gone, or a line over the limit. asyncio's own wrapper would log a cancelled

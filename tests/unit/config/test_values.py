@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
@@ -89,6 +90,7 @@ def test_a_command_for_the_shell_goes_there_as_it_is(line: str) -> None:
 @given(st.lists(st.text("ab '\"\\$|&;<>()*?[]{}~#=!-\t", min_size=1), min_size=1, max_size=4))
 def test_quoted_words_come_back(words: list[str]) -> None:
     line = shlex.join(words)
+    assume(not re.match(r"\w+=", line))  # sets a variable for the words after it
     argv = values.command_line(line).argv
     assert argv == tuple(words) or argv == ("/bin/sh", "-c", with_exec(line))
 

@@ -23,6 +23,8 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.names) - {*NAMES, *ON_REQUEST}:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    # What a shell starts in the background ignores it, and so would every tool: some end their service by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # So that tools and services are ended on the way out then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     info = machine()

@@ -301,8 +301,8 @@ class Attachments:
         return tuple(self._view.pods(name, port)) or self._known(name, port)
 
     def _known(self, name: str, port: int) -> tuple[tuple[str, int], ...]:
-        """The pods as they were, if the shadow Service has just gone and comes again."""
-        if self._view.sees_pods(name):
+        """The pods as they were, if the shadow Service has just gone and comes again, or its port has another name."""
+        if self._view.tells(name, port):
             return ()
         if name not in self._last:
             return self._leaving.endpoints(name, port)

@@ -66,19 +66,35 @@ class View:
 
     def sees_pods(self, name: str) -> bool:
         """There is word of the shadow's pods, if only that there are none."""
-        return self._slices is not None and any(about(each, name) for each in self._slices.objects.values())
+        return bool(self._about(name))
+
+    def tells(self, name: str, port: int) -> bool:
+        """There is word of the pods of one port. While the port gets another name, there is none for a moment."""
+        found, called = self._about(name), self._called(name, port)
+        named = any((each.get("name") or "") in called for one in found for each in one.get("ports") or [])
+        return bool(found) and (named or not any(one.get("endpoints") for one in found))
+
+    def _about(self, name: str) -> list[Document]:
+        return [each for each in self._slices.objects.values() if about(each, name)] if self._slices is not None else []
+
+    def _called(self, name: str, port: int) -> list[str]:
+        """What a port is called in the shadow's EndpointSlices: as in the shadow, which is behind where the Service's
+        own has just been renamed; or as in the Service, whose endpoints may be there before the shadow is seen."""
+        both = (self.services.get(each) for each in (shadow_name(name), name))
+        ports = [port for each in both if each is not None for port in each["spec"].get("ports", [])]
+        return list(dict.fromkeys(each.get("name", "") for each in ports if each["port"] == port))
 
     def pods(self, name: str, port: int) -> list[tuple[str, int]]:
         """The original pods of one port, the ready ones; or the shadow's own address if they can't be seen."""
         service = self.services.get(name)
         if service is None or self._slices is None:
             return []
-        called = next((each.get("name", "") for each in service["spec"]["ports"] if each["port"] == port), "")
         if self._slices.forbidden:
             shadow = self.services.get(shadow_name(name))
             address = shadow["spec"].get("clusterIP") if shadow is not None else None
             return [(address, port)] if address else []
-        return addresses([each for each in self._slices.objects.values() if about(each, name)], called)
+        found = (addresses(self._about(name), each) for each in self._called(name, port))
+        return next(filter(None, found), [])
 
     def close(self) -> None:
         """Watch no more."""

@@ -19,7 +19,7 @@ from . import kit
 from .attaching import Engine, Here, Load, ask, client_pod, engine, objects_of, plain, run_stateful
 from .conftest import Namespace, Target
 from .kit import ApiClient, client
-from .test_attach_traffic import TCP, WEBSOCKET, python
+from .test_attach_traffic import TCP, WEBSOCKET, grpc_and_http2, python
 
 WEB = "web"
 MINE = ("-H", "baggage: devloop=ada")
@@ -160,6 +160,10 @@ async def test_all_of_it_and_plain_connections_come_here_and_the_kubelet_still_a
         await kit.eventually(probed, True, 30)
         await answers(space, {host(pod): "here" for pod in PODS})
         assert [each[1] for each in here.seen] and all(each[1] != "/ready" for each in here.seen)
+
+
+async def test_grpc_and_http2(admin: ApiClient, open_namespace: Namespace, tmp_path: Path) -> None:
+    await grpc_and_http2(admin, open_namespace, tmp_path, "pods")
 
 
 async def test_developers_share_a_pods_door_and_one_can_have_a_copy(

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from devloop.attach import ALL, Header, Match, Phase, Route, Wanted, personal
 
@@ -168,7 +168,13 @@ asyncio.run(main())
 
 
 async def test_grpc_and_http2(admin: ApiClient, namespace: Namespace, tmp_path: Path) -> None:
-    """Calls on one connection go to different ends, each with its trailers."""
+    await grpc_and_http2(admin, namespace, tmp_path, "service")
+
+
+async def grpc_and_http2(
+    admin: ApiClient, namespace: Namespace, tmp_path: Path, way: Literal["service", "pods"]
+) -> None:
+    """Calls go to different ends, each with its trailers; by the Service's address, or in its pod."""
     name = namespace.name
     ports = [client.V1ServicePort(name="grpc", port=PORT)]
     spec = client.V1ServiceSpec(selector={"app": "grpc"}, ports=ports)
@@ -195,13 +201,14 @@ async def test_grpc_and_http2(admin: ApiClient, namespace: Namespace, tmp_path: 
             return await call()
 
         await kit.eventually(original, ("original", "grpc-status: 0"), 20)
-        wanted = Wanted("intercept", "grpc", {"grpc": server.sockets[0].getsockname()[1]}, (personal("ada"),))
+        own = {"grpc": server.sockets[0].getsockname()[1]}
+        wanted = Wanted("intercept", "grpc", own, (personal("ada"),), way=way)
         found = await ada.attachments.attach(wanted, here)
         assert await call() == ("original", "grpc-status: 0")
         assert await call("-H", "baggage: devloop=ada") == ("here", "grpc-status: 0")
         assert greeter.calls == [b"\0\0\0\0\3abc"]
         await ada.attachments.leave(found)
-        await ada.attachments.attach(Wanted("intercept", "grpc", {"grpc": server.sockets[0].getsockname()[1]}), here)
+        await ada.attachments.attach(Wanted("intercept", "grpc", own, way=way), here)
         await kit.eventually(call, ("here", "grpc-status: 0"), 10)
         # Nobody listens: nothing of the call was given to anybody, so the original may have it, though it is a POST.
         server.close()

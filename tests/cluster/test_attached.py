@@ -309,10 +309,7 @@ async def test_a_replaced_workload_ends_before_its_stand_in_starts_and_comes_bac
 async def test_requests_wait_while_a_replaced_workload_comes_back(
     admin: ApiClient, shop: Namespace, project: Project
 ) -> None:
-    """Its stand-in has ended before the pods start. Each connection loses one request at the most.
-
-    Four of four were measured: why they are not kept waiting is not known yet.
-    """
+    """Its stand-in has ended before the pods start, and nobody is told."""
     attach(project, "web", '"replace"')
     apps = client.AppsV1Api(admin)
     async with project.up() as running:
@@ -326,7 +323,7 @@ async def test_requests_wait_while_a_replaced_workload_comes_back(
         assert (await apps.read_namespaced_deployment("web", shop.name)).spec.replicas > 0
         await asyncio.sleep(2)  # what comes after it
         result = await load.stop()
-    assert result["failed"] <= 4, str(result)
+    assert result["failed"] == 0, str(result)
     assert result["answered"] > 0
 
 

@@ -176,7 +176,6 @@ def test_exec_and_env_show_the_world_of_a_service(devloop: Cli) -> None:
         (["stats", "--since", "yesterday"], 2, "30m, 12h, 7d"),
         (["exec", "api"], 2, "no command"),
         (["exec", "api", "--", "no-such-program"], 127, "no such program"),
-
         (["exec", "back", "--", "true"], 2, "is a group"),
         (["init"], 2, "--force"),
         (["dance"], 2, "there is no command 'dance'"),

@@ -13,7 +13,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from devloop.agent.objects import is_swapped
+from devloop.agent.objects import is_swapped, shadow_name
+from devloop.agent.paths import services, slices
+from devloop.agent.spec import Header, Match, Route
 from tests.waiting import until, until_so
 
 from ...cluster.attach_grpc import (
@@ -29,7 +31,7 @@ from ...cluster.attach_grpc import (
     literal,
     message,
 )
-from .envoy_here import HERE, Local, Rig, a_rig, ended, serving
+from .envoy_here import HERE, NAME, Local, Rig, a_rig, ended, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 CONNECTIONS = 6
@@ -426,3 +428,31 @@ async def test_who_waits_for_a_local_service_that_leaves_is_answered_by_the_orig
         assert rig.agent is not None
         # And nothing of it stays.
         await until(lambda: not any("local-" in each for each in rig.agent._gateway._files), 20)
+
+
+async def test_a_port_that_is_renamed_keeps_its_pods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Service, shadow and the shadow's endpoints follow one after the other."""
+    async with serving(http("original")) as at, serving(http("local")) as here, a_rig(monkeypatch, at, "http") as rig:
+        await rig.attach(Local(here), Route((Header("x-user", Match("exact", "ada")),)))
+        await until(lambda: is_swapped(rig.service))
+        async with Pool.asking(rig.proxy.port) as pool:
+            await pool.hears("original")
+            for name in ("http-x", "http"):
+                for path in (f"{services('space')}/{NAME}", f"{services('space')}/{shadow_name(NAME)}"):
+                    found = rig.api.call("GET", path)
+                    found["spec"]["ports"][0]["name"] = name
+                    rig.api.put(path, found)
+                    await pool.hears("original")
+                path = f"{slices('space')}/{shadow_name(NAME)}-1"
+                found = rig.api.call("GET", path)
+                found["ports"] = []
+                rig.api.put(path, found)
+                await pool.hears("original")
+                found["ports"] = [{"name": name, "port": at}]
+                rig.api.put(path, found)
+                await pool.hears("original")
+            assert not pool.failed
+            # That there are none is believed.
+            found["endpoints"] = []
+            rig.api.put(path, found)
+            await until(lambda: bool(pool.failed))

@@ -20,6 +20,7 @@ import pytest
 from devloop.local.process import RUN_VARIABLE, Ended, Holders
 from devloop.local.sweep import note, sweep
 from tests.integration.conftest import DEADLINE, wait_gone
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -129,8 +130,14 @@ async def test_a_stop_ends_double_forked_daemons_too(bench: Bench) -> None:
     script = "(setsid sh -c 'sleep 600 & exec sleep 600' &); exec sleep 600"
     listener = bench.start(script)
     await listener.pid
-    while len(psutil.Process(bench.holders.root_pid).children(recursive=True)) < 4:  # noqa: ASYNC110 - the process table has no events
-        await asyncio.sleep(0.005)
+
+    def sleeping() -> int:
+        root = psutil.Process(bench.holders.root_pid)
+        with contextlib.suppress(psutil.NoSuchProcess):  # a shell that has just become something else, or ended
+            return [each.name() for each in root.children(recursive=True)].count("sleep")
+        return 0
+
+    await until(lambda: sleeping() == 3)
     bench.stop(5)
     ended = await listener.ended
     assert ended.left_behind == 2

@@ -23,6 +23,12 @@ _BEGINS = re.compile(rb"[A-Z][A-Z-]{2,19} \S|[A-Z][A-Z-]{0,19} ?\Z")
 """A request's first bytes, with the methods that there are (the registry of RFC 9110, 18.2), however few have come."""
 
 
+_DIGITS = 18
+"""A longer number is not read: nobody sends so much, and Python refuses to read very long ones."""
+_ENDLESS = 1 << 62
+"""Nobody can tell where this ends."""
+
+
 class Body:
     """So many bytes; None: until the end of the connection."""
 
@@ -80,6 +86,8 @@ class Chunks(Body):
             end = found.find(b"\n", at)
             if end < 0:
                 self._line += found[at:]
+                if len(self._line) > HEAD_BYTES:
+                    self._line, self._data = b"", _ENDLESS
                 return len(found)
             line, self._line = (self._line + found[at:end]).rstrip(b"\r"), b""
             at = end + 1
@@ -91,7 +99,7 @@ class Chunks(Body):
             except ValueError:
                 size = -1
             if size < 0:
-                self._data = 1 << 62  # nobody can tell where this ends
+                self._data = _ENDLESS
             elif size:
                 self._data = size + 2
             else:
@@ -105,8 +113,15 @@ def answer_body(head: bytes, status: int, *, head_alone: bool) -> Body:
         return Body(0)
     if CHUNKED.search(head):
         return Chunks()
-    length = LENGTH.search(head)
-    return Body(int(length[1])) if length else Body(None)
+    return Body(_length(head))
+
+
+def _length(head: bytes) -> int | None:
+    """What a head says of its body's length; None: nothing."""
+    found = LENGTH.search(head)
+    if found is None:
+        return None
+    return int(found[1]) if len(found[1]) <= _DIGITS else _ENDLESS
 
 
 def closes(head: bytes) -> bool:
@@ -214,8 +229,7 @@ class Conversation:
         self.closes = self.closes or closes(head)
         if CHUNKED.search(head):
             return Chunks()
-        length = LENGTH.search(head)
-        return Body(int(length[1]) if length else 0)
+        return Body(_length(head) or 0)
 
     def _answer(self, head: bytes) -> Body | None:
         found = STATUS.match(head)

@@ -40,6 +40,8 @@ class _Frames:
         self.header = b""
         self.left = skip
         """Bytes of this frame, or of the preface, that are still to come."""
+        self.hides = False
+        """This header is not passed on before it is known what it is of."""
         self.held = b""
         """The answer to a PING, as far as it has come."""
         self.block = False
@@ -99,6 +101,13 @@ class Conversation:
             self._preface = self._preface[size:]
         return data if self.raw else self._follow(self._asks, bytes(data), client=True)
 
+    def rest(self) -> bytes:
+        """The client sends no more: what of it was not passed on."""
+        asks = self._asks
+        said, asks.held = asks.held or (asks.header if asks.hides else b""), b""
+        asks.hides = False
+        return said
+
     def answered(self, data: Bytes) -> Bytes:
         """Bytes from the server. Returns those that the client gets."""
         if self.raw:
@@ -128,17 +137,21 @@ class Conversation:
                 if frames.held and not frames.left:
                     out.append(self._answer_to_ping(frames))
             else:
-                taken = _HEADER - len(frames.header)
-                frames.header += data[at : at + taken]
-                at += taken
+                if not frames.header:
+                    frames.hides = client and self._told and not self._heard
+                part = data[at : at + _HEADER - len(frames.header)]
+                frames.header += part
+                at += len(part)
+                if not frames.hides:
+                    out.append(part)
                 if len(frames.header) < _HEADER:
-                    break  # nobody can do anything with a part of one
+                    break
                 header, frames.header = frames.header, b""
                 self._begins(frames, header, client=client)
                 if self.raw:
-                    out += (header, data[at:])
+                    out.append(data[at:])
                     break
-                if not frames.held:
+                if frames.hides and not frames.held:
                     out.append(header)
             if not client and self.leaving and not self._told:
                 out.append(self._leave_now())
@@ -165,7 +178,7 @@ class Conversation:
             self._open[stream] |= 1 if client else 2
             if self._open[stream] == 3:
                 del self._open[stream]
-        elif kind == _PING and client and self._told and flags & _ACK:
+        elif kind == _PING and frames.hides and flags & _ACK and frames.left == len(_MARK):
             frames.held = header
 
     def _answer_to_ping(self, frames: _Frames) -> bytes:

@@ -274,8 +274,8 @@ class Relay:
             if not self.target.lost and data:
                 self.target.transport.write(data)
             return
-        if side is not self.target:
-            return  # it was parted from
+        if self._replaced(side):
+            return
         if not self._spoken:
             self._spoken = True
             self._talk = http2.Conversation() if http2.greets(bytes(data[:9])) else None
@@ -295,12 +295,16 @@ class Relay:
 
     def side_ended(self, side: Side) -> None:
         """A side will send no more."""
+        if self._replaced(side):
+            return
         if side is not self.client and self._start_over(side):
             # A process that is killed ends its connections in good order, as far as TCP is concerned.
             side.close()
             return
         other = self.target if side is self.client else self.client
         if other.transport is not None and not other.lost:
+            if side is self.client and isinstance(self._talk, http2.Conversation) and (rest := self._talk.rest()):
+                other.transport.write(rest)
             _write_eof(other)
         if self.client.ended and (self.target.ended or self._parted):
             self.client.close()
@@ -326,20 +330,24 @@ class Relay:
 
     def side_full(self, side: Side) -> None:
         """A side does not take more for now."""
+        if self._replaced(side):
+            return
         other = self.target if side is self.client else self.client
         if other.transport is not None and not other.lost:
             other.transport.pause_reading()
 
     def side_drained(self, side: Side) -> None:
         """A side takes more again."""
+        if self._replaced(side):
+            return
         other = self.target if side is self.client else self.client
         if other.transport is not None and not other.lost:
             other.transport.resume_reading()
 
     def side_lost(self, side: Side) -> None:
         """A side is closed."""
-        if side is not self.client and side is not self.target:
-            return  # replaced already
+        if self._replaced(side):
+            return
         # One that had ended in good order was asked about then, and the client has been told of its end.
         if not side.closing and not side.ended and self._start_over(side):
             return
@@ -353,6 +361,10 @@ class Relay:
             self._forget_early()
             self._has_left()
             self._done(self)
+
+    def _replaced(self, side: Side) -> bool:
+        """Another target stands in its place. A channel of the link may tell of its end long after it was closed."""
+        return side is not self.client and side is not self.target
 
     def _start_over(self, side: Side) -> bool:
         """Whether a target that ended without an answer was replaced."""

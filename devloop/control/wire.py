@@ -30,7 +30,7 @@ def decode(line: bytes) -> dict[str, Any]:
     """One message. Raises UsageError if the line is not a JSON object."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise UsageError("not a JSON-RPC message", where="control socket")

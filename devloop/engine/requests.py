@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from devloop.engine.passthrough import Passthrough
 
 
-MOST_LINES = 20_000
-"""Log lines of one answer: a tenth of a second of the engine's time."""
+MOST = 20_000
+"""Log lines of one answer, for instance: a tenth of a second of the engine's time."""
 
 
 class Requests:
@@ -44,13 +44,13 @@ class Requests:
             case "logs":
                 names = params.get("services")
                 chosen = None if names is None else self._names(params)
-                lines = self._engine.logs.tail(chosen, min(MOST_LINES, int(params.get("tail", 100))))
+                lines = self._engine.logs.tail(chosen, _number(params, "tail", 100))
                 return {
                     "lines": [line.to_json() for line in lines],
                     "earlier": self._engine.logs.count(chosen) - len(lines),
                 }
             case "loops":
-                loops = self._engine.recent_loops(self._service(params), int(params.get("limit", 50)))
+                loops = self._engine.recent_loops(self._service(params), _number(params, "limit", 50))
                 return {"loops": [loop.to_json() for loop in loops]}
             case "env":
                 return await self._env(self._service(params), bool(params.get("reveal", False)))
@@ -69,7 +69,7 @@ class Requests:
                 ended, left = await self._remote().move(self._service(params), force=bool(params.get("force", False)))
                 return {"ended": ended, "left": [each.to_json() for each in left]}
             case "requests":
-                found = self._remote().recent_requests(self._service(params), int(params.get("limit", 100)))
+                found = self._remote().recent_requests(self._service(params), _number(params, "limit", 100))
                 return {"requests": [each.to_json() for each in found]}
             case "reload_config":
                 return {"changed": await self._engine.reload_config()}
@@ -87,7 +87,7 @@ class Requests:
         else:
             try:
                 mode = Mode(wanted)
-            except ValueError:
+            except (TypeError, ValueError):
                 raise UsageError(f"there is no mode {wanted!r}", hint="local, remote or off") from None
         if mode is Mode.REMOTE and mode not in modes:
             why = "this project has no remote" if self._engine.remote is None else "the remote does not have it"
@@ -145,15 +145,24 @@ class Requests:
         return expand(names, services, self._engine.project.groups)
 
 
+def _number(params: Mapping[str, Any], name: str, default: int) -> int:
+    found = params.get(name, default)
+    if not isinstance(found, int) or found < 0:
+        raise UsageError(f"`{name}` is a number, 0 or more", where="control socket")
+    return min(found, MOST)
+
+
 def expand(names: Iterable[Any], services: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Names of services and groups as names of services, each once. Raises UsageError for an unknown one."""
     found: dict[str, None] = {}
     for name in names:
+        if not isinstance(name, str):
+            raise UsageError("a service is asked for by its name", where="control socket")
         if name in services:
             found[name] = None
         elif name in groups:
             found.update(dict.fromkeys(groups[name]))
         else:
-            hint = suggestion(str(name), [*services, *groups], kind="services and groups")
-            raise UsageError(f"there is no service {quoted(str(name))}", hint=hint)
+            hint = suggestion(name, [*services, *groups], kind="services and groups")
+            raise UsageError(f"there is no service {quoted(name)}", hint=hint)
     return tuple(found)

@@ -49,6 +49,8 @@ class Backend:
     async def call(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         if method == "fail":
             raise ServiceError("it failed", where="here", hint="do this")
+        if method == "fault":
+            raise KeyError("nobody has thought of this")
         return {"method": method, **params}
 
 
@@ -98,6 +100,11 @@ async def test_garbage_is_answered_and_does_not_end_the_server(tmp_path: Path) -
             b"[]\n",
             b'{"id": 7}\n',
             b'{"id": 8, "method": "subscribe", "params": {"logs": 3}}\n',
+            b'{"id": 9, "method": "subscribe", "params": {"logs": [["api"], {}]}}\n',
+            b'{"id": 9, "method": "subscribe", "params": {"logs": "*", "tail": -1}}\n',
+            b'{"id": 9, "method": "terminal_type", "params": {"service": "api", "data": "\\ud800\xc3\xa9"}}\n',
+            b"[" * 200_000 + b"\n",
+            b'{"id": ' + b"9" * 5000 + b"}\n",
         ):
             writer.write(line)
             answer = json.loads(await reader.readline())
@@ -105,6 +112,17 @@ async def test_garbage_is_answered_and_does_not_end_the_server(tmp_path: Path) -
         writer.close()
         async with await client.ControlClient.connect(path) as connection:
             assert await connection.call("echo") == {"method": "echo"}
+
+
+async def test_a_fault_in_one_request_is_told_and_the_next_is_answered(tmp_path: Path) -> None:
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    async with serving(tmp_path) as (_, path), await client.ControlClient.connect(path) as connection:
+        await connection.subscribe()
+        with pytest.raises(DevloopError, match="a fault in devloop itself: KeyError"):
+            await connection.call("fault")
+        assert [type(each["exception"]) for each in faults] == [KeyError]
+        assert await connection.call("echo") == {"method": "echo"}
 
 
 async def test_an_engine_that_hangs_up_ends_calls_and_events(tmp_path: Path) -> None:

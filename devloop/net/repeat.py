@@ -6,7 +6,8 @@ import re
 
 _METHODS = (b"GET ", b"HEAD ", b"OPTIONS ", b"TRACE ", b"PUT ", b"DELETE ")
 _LINE = re.compile(rb"(?:GET|HEAD|OPTIONS|TRACE|PUT|DELETE) [^\r\n]+ HTTP/1\.[01]")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.I)  # Python refuses to read very long numbers
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.I)
+"""Python refuses to read very long numbers."""
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked[ \t]*\r\n", re.I)
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 

@@ -36,6 +36,11 @@ DETECT_SECONDS = 0.5
 ORIGINAL_IDLE = "1s"
 """Shorter than servers keep idle connections: else a request may meet a connection that is just being closed."""
 LOCAL_IDLE = "60s"
+RUNTIME = {"overload.premature_reset_total_stream_count": 1_000_000_000}
+"""Envoy ends a connection on which 500 calls were cancelled, most of them early: a guard against strangers. Here it
+cuts gRPC clients whose calls have short deadlines, with all else that is under way on their connection."""
+HEADERS, HEADERS_KB = 1000, 1024
+"""More than any server takes. Envoy's own limits for answers are 100 and 80 KiB."""
 
 
 # --- Bootstrap ----------------------------------------------------------------------------------------------------
@@ -50,6 +55,7 @@ def bootstrap(folder: str) -> Document:
             "lds_config": _from_file(f"{folder}/lds.json"),
             "cds_config": _from_file(f"{folder}/cds.json"),
         },
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": RUNTIME}]},
     }
 
 
@@ -160,19 +166,22 @@ def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: s
         generate_request_id=False,
         preserve_external_request_id=True,
         skip_xff_append=True,
+        # Else Envoy says "100 Continue" by itself, and a service can't refuse a body before it is sent.
+        proxy_100_continue=True,
         server_header_transformation="PASS_THROUGH",
         normalize_path=False,
         merge_slashes=False,
         stream_idle_timeout="0s",
         request_timeout="0s",
-        max_request_headers_kb=1024,
+        max_request_headers_kb=HEADERS_KB,
         http_protocol_options={
             "accept_http_10": True,
             "default_host_for_http_10": plan.name,
             "header_key_format": _PRESERVE_CASE,
+            "enable_trailers": True,
         },
         http2_protocol_options={"allow_connect": True},
-        common_http_protocol_options={"idle_timeout": "3600s", "max_headers_count": 1000},
+        common_http_protocol_options={"idle_timeout": "3600s", "max_headers_count": HEADERS},
         delayed_close_timeout="0.1s",
     )
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": config}
@@ -284,9 +293,13 @@ def _cluster(name: str, folder: str, balance: str, idle: str | None) -> Document
         out["typed_extension_protocol_options"] = {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
                 "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                common_http_protocol_options={"idle_timeout": idle, "max_headers_count": 1000},
+                common_http_protocol_options={
+                    "idle_timeout": idle,
+                    "max_headers_count": HEADERS,
+                    "max_response_headers_kb": HEADERS_KB,
+                },
                 use_downstream_protocol_config={
-                    "http_protocol_options": {"header_key_format": _PRESERVE_CASE},
+                    "http_protocol_options": {"header_key_format": _PRESERVE_CASE, "enable_trailers": True},
                     "http2_protocol_options": {"allow_connect": True},
                 },
             )

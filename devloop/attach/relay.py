@@ -223,7 +223,7 @@ class Far(asyncio.Protocol):
         if first and near is not None and near.finished and near.usable and (greets(self._said) or not self._said):
             near.drop()  # it has ended before it was asked anything
             near = self.near = None
-        if near is not None and near.there and self._joining is None:
+        if near is not None and self._joining is None and (near.there or self._still_hears(near, first=first)):
             if self._streams is not None:
                 self._streams.asked(data)
             near.give(data)
@@ -235,6 +235,11 @@ class Far(asyncio.Protocol):
             self._again()
         elif near is None:
             self._give_up(unread=False)
+
+    def _still_hears(self, near: Near, *, first: bool) -> bool:
+        """Plain bytes: a process that has said its last word (a half-close) may want to hear the rest."""
+        raw = self._streams is None and (self._exchange is None or self._exchange.where is Where.RAW)
+        return raw and near.usable and (not first or bool(self._said))
 
     def _between(self) -> bool:
         """HTTP/1.1, of which the next process may have the next request."""

@@ -16,6 +16,7 @@ import pytest
 from devloop.agent.objects import is_swapped, shadow_name
 from devloop.agent.paths import services, slices
 from devloop.agent.spec import Header, Match, Route
+from devloop.attach.seam import AttachError
 from tests.waiting import until, until_so
 
 from ...cluster.attach_grpc import (
@@ -456,3 +457,10 @@ async def test_a_port_that_is_renamed_keeps_its_pods(monkeypatch: pytest.MonkeyP
             found["endpoints"] = []
             rig.api.put(path, found)
             await until(lambda: bool(pool.failed))
+
+
+async def test_a_message_that_is_none_leaves_the_next_one_to_be_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(http("original")) as at, a_rig(monkeypatch, at, "http") as rig:
+        with pytest.raises(AttachError, match="ValueError"):
+            await rig.session.ask(do="local", id="x", up=True, deaf=["y"])
+        assert "error" not in await rig.session.ask(do="local", id="x", up=True)

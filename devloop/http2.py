@@ -9,48 +9,96 @@ streams that have begun go on to the end, where they are.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
 Bytes = bytes | memoryview
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_HEADER = 9
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _CONTINUATION = 0, 1, 3, 4, 5, 6, 7, 9
-_END_STREAM = _ACK = 0x1
-_END_HEADERS = 0x4
+HEADER_BYTES = 9
+"""Of a frame's header. So many also tell whether a server of HTTP/2 speaks: see `greets`."""
+DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 5, 6, 7, 9
+END_STREAM = ACK = 0x1
+END_HEADERS = 0x4
+NO_ERROR, INTERNAL_ERROR = 0, 2
 _MOST = 0x7FFFFFFF
 _MARK = b"devlmove"
 """What the PING carries: eight bytes, by which its answer is known."""
 
 
-def _frame(kind: int, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes((kind, 0)) + bytes(4) + payload
+def frame(kind: int, payload: bytes = b"", *, stream: int = 0) -> bytes:
+    """A frame without flags."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, 0)) + stream.to_bytes(4, "big") + payload
 
 
 def goaway(last: int) -> bytes:
     """GOAWAY with NO_ERROR."""
-    return _frame(_GOAWAY, struct.pack(">II", last, 0))
+    return frame(GOAWAY, struct.pack(">II", last, NO_ERROR))
 
 
-LEAVE = goaway(_MOST) + _frame(_PING, _MARK)
+def reset(stream: int, error: int) -> bytes:
+    """RST_STREAM."""
+    return frame(RST_STREAM, struct.pack(">I", error), stream=stream)
 
 
-class _Frames:
-    """One direction's frames."""
+_OUR_PING = frame(PING, _MARK)
+LEAVE = goaway(_MOST) + _OUR_PING
+
+
+class Frame(NamedTuple):
+    """A frame's header (RFC 9113, 4.1)."""
+
+    kind: int
+    flags: int
+    stream: int
+    length: int
+    header: bytes
+    """As it came: nine bytes."""
+
+
+class Frames:
+    """One direction's frames, as far as their headers tell. `skip`: so many bytes come before the first one."""
 
     def __init__(self, skip: int = 0) -> None:
+        self._left = skip
+        self._block = False
         self.header = b""
-        self.left = skip
-        """Bytes of this frame, or of the preface, that are still to come."""
-        self.hides = False
-        """This header is not passed on before it is known what it is of."""
-        self.held = b""
-        """The answer to a PING, as far as it has come."""
-        self.block = False
-        """In a field block, which no other frame may come into (RFC 9113, 6.10)."""
+        """A frame's, as far as it has come."""
+        self.heading = False
+        """The last piece is of a header."""
+        self.at = 0
+        """Up to where `parts` has read."""
 
     @property
     def between(self) -> bool:
-        """Another frame may be put in here."""
-        return not self.left and not self.header and not self.block
+        """All frames are whole, and another one may come: none may within a field block (RFC 9113, 6.10)."""
+        return not self._left and not self.header and not self._block
+
+    def parts(self, data: bytes) -> Iterator[Frame | bytes]:
+        """All of these bytes, in pieces; and each frame, right after the piece that makes its header whole."""
+        self.at = 0
+        while self.at < len(data):
+            at = self.at
+            self.heading = not self._left
+            size = HEADER_BYTES - len(self.header) if self.heading else self._left
+            piece = data[at : at + size] if at or size < len(data) else data
+            self.at += len(piece)
+            if not self.heading:
+                self._left -= len(piece)
+                yield piece
+                continue
+            self.header += piece
+            yield piece
+            if len(self.header) == HEADER_BYTES:
+                yield self._begun()
+
+    def _begun(self) -> Frame:
+        header, self.header = self.header, b""
+        length, stream = int.from_bytes(header[:3], "big"), int.from_bytes(header[5:], "big") & _MOST
+        found = Frame(header[3], header[4], stream, length, header)
+        self._left = length
+        if found.kind in (HEADERS, PUSH_PROMISE, CONTINUATION):
+            self._block = not found.flags & END_HEADERS
+        return found
 
 
 class Conversation:
@@ -65,8 +113,12 @@ class Conversation:
         self._heard = False
         self._preface = PREFACE
         """What the client has yet to say of it."""
-        self._asks = _Frames(len(PREFACE))
-        self._answers = _Frames()
+        self._asks = Frames(len(PREFACE))
+        self._answers = Frames()
+        self._hides = False
+        """The header that the client has begun is not passed on before it is known what it is of."""
+        self._held = b""
+        """The answer to a PING, as far as it has come from the client."""
         self._greeted = False
         self._last = 0
         self._open: dict[int, int] = {}
@@ -103,9 +155,8 @@ class Conversation:
 
     def rest(self) -> bytes:
         """The client sends no more: what of it was not passed on."""
-        asks = self._asks
-        said, asks.held = asks.held or (asks.header if asks.hides else b""), b""
-        asks.hides = False
+        said = self._held or (self._asks.header if self._hides else b"")
+        self._held, self._hides = b"", False
         return said
 
     def answered(self, data: Bytes) -> Bytes:
@@ -122,69 +173,57 @@ class Conversation:
         self._told = True
         return LEAVE
 
-    def _follow(self, frames: _Frames, data: bytes, *, client: bool) -> bytes:
+    def _follow(self, frames: Frames, data: bytes, *, client: bool) -> bytes:
         out: list[bytes] = []
-        at = 0
-        while at < len(data):
-            if frames.left:
-                taken = min(frames.left, len(data) - at)
-                if frames.held:
-                    frames.held += data[at : at + taken]
-                else:
-                    out.append(data[at : at + taken] if taken < len(data) else data)
-                frames.left -= taken
-                at += taken
-                if frames.held and not frames.left:
-                    out.append(self._answer_to_ping(frames))
-            else:
-                if not frames.header:
-                    frames.hides = client and self._told and not self._heard
-                part = data[at : at + _HEADER - len(frames.header)]
-                frames.header += part
-                at += len(part)
-                if not frames.hides:
-                    out.append(part)
-                if len(frames.header) < _HEADER:
-                    break
-                header, frames.header = frames.header, b""
-                self._begins(frames, header, client=client)
+        for part in frames.parts(data):
+            if isinstance(part, Frame):
+                self._begins(part, client=client)
                 if self.raw:
-                    out.append(data[at:])
+                    out.append(data[frames.at :])
                     break
-                if frames.hides and not frames.held:
-                    out.append(header)
+                if client and self._hides:
+                    self._hides = False
+                    if part.kind == PING and part.flags & ACK and part.length == len(_MARK):
+                        self._held = part.header
+                    else:
+                        out.append(part.header)
+            elif client and frames.heading:
+                if len(frames.header) == len(part):
+                    self._hides = self._told and not self._heard
+                if not self._hides:
+                    out.append(part)
+            elif client and self._held:
+                self._held += part
+                if len(self._held) == len(_OUR_PING):
+                    out.append(self._answer_to_ping())
+            else:
+                out.append(part)
             if not client and self.leaving and not self._told:
                 out.append(self._leave_now())
         return b"".join(out) if len(out) != 1 else out[0]
 
-    def _begins(self, frames: _Frames, header: bytes, *, client: bool) -> None:
+    def _begins(self, begun: Frame, *, client: bool) -> None:
         """A frame's header has come."""
-        frames.left = int.from_bytes(header[:3], "big")
-        kind, flags = header[3], header[4]
-        stream = int.from_bytes(header[5:], "big") & _MOST
+        kind, stream = begun.kind, begun.stream
         if not client and not self._greeted:
             self._greeted = True
-            if kind != _SETTINGS:
+            if kind != SETTINGS:
                 self.raw = True
                 return
-        if kind in (_HEADERS, _PUSH_PROMISE, _CONTINUATION):
-            frames.block = not flags & _END_HEADERS
-        if kind == _HEADERS and client and stream > self._last:
+        if kind == HEADERS and client and stream > self._last:
             self._last = stream
             self._open[stream] = 0
-        if kind == _RST_STREAM:
+        if kind == RST_STREAM:
             self._open.pop(stream, None)
-        elif kind in (_DATA, _HEADERS) and flags & _END_STREAM and stream in self._open:
+        elif kind in (DATA, HEADERS) and begun.flags & END_STREAM and stream in self._open:
             self._open[stream] |= 1 if client else 2
             if self._open[stream] == 3:
                 del self._open[stream]
-        elif kind == _PING and frames.hides and flags & _ACK and frames.left == len(_MARK):
-            frames.held = header
 
-    def _answer_to_ping(self, frames: _Frames) -> bytes:
+    def _answer_to_ping(self) -> bytes:
         """Whole, and kept from the server if it is the answer to ours."""
-        held, frames.held = frames.held, b""
-        if held[_HEADER:] != _MARK:
+        held, self._held = self._held, b""
+        if held[HEADER_BYTES:] != _MARK:
             return held
         self._heard = True
         return b""
@@ -198,4 +237,4 @@ def begins(data: bytes) -> bool:
 def greets(data: bytes) -> bool:
     """Whether a server of HTTP/2 begins with these bytes: with SETTINGS, for which many don't wait for the client."""
     length = int.from_bytes(data[:3], "big")
-    return data[3:_HEADER] == bytes((_SETTINGS, 0, 0, 0, 0, 0)) and length % 6 == 0 and length < 1 << 14
+    return data[3:HEADER_BYTES] == bytes((SETTINGS, 0, 0, 0, 0, 0)) and length % 6 == 0 and length < 1 << 14

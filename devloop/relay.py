@@ -278,7 +278,7 @@ class Relay:
             return
         if not self._spoken:
             self._spoken = True
-            self._talk = http2.Conversation() if http2.greets(bytes(data[:9])) else None
+            self._talk = http2.Conversation() if http2.greets(bytes(data[: http2.HEADER_BYTES])) else None
         if self._talk is not None:
             data = self._heard(self._talk, self._talk.answered(data))
         if not self.answered:

@@ -25,9 +25,10 @@ from typing import Any, cast
 from devloop.agent.tasks import background
 from devloop.agent.turns import LOST, begins, is_h2
 from devloop.errors import DevloopError
+from devloop.http2 import HEADER_BYTES, greets
 
 from .http1 import KEPT_BYTES, Exchange, Where
-from .http2 import GREETING_BYTES, Streams, greets
+from .http2 import Streams
 
 Connect = Callable[[Callable[[], "Near"]], Awaitable[tuple[asyncio.Transport, "Near"]]]
 """Connects to the local service, waiting while it reloads."""
@@ -292,8 +293,8 @@ class Far(asyncio.Protocol):
             exchange.answered(data)
         if self._streams is not None:
             self._streams.answered(data)
-        elif not self._started and (len(self._said) < GREETING_BYTES or greets(self._said)):
-            self._said = (self._said + data[:GREETING_BYTES])[:GREETING_BYTES]
+        elif not self._started and (len(self._said) < HEADER_BYTES or greets(self._said)):
+            self._said = (self._said + data[:HEADER_BYTES])[:HEADER_BYTES]
             self._unasked.answered(data)
         self.transport.write(data)
 

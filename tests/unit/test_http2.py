@@ -158,3 +158,12 @@ def test_a_server_that_speaks_something_else_is_left_alone(answer: bytes) -> Non
     assert talk.answered(answer[:3]) + talk.answered(answer[3:]) == answer
     assert talk.raw
     assert talk.leave() == b""
+
+
+def test_an_answer_to_no_ping_of_ours_passes_whatever_its_length() -> None:
+    ends = Ends()
+    ends.pass_on()
+    ends.leave()
+    for payload in (b"", b"x", b"another1", b"x" * 9):
+        answer = len(payload).to_bytes(3, "big") + bytes((6, 1)) + bytes(4) + payload
+        assert b"".join(bytes(ends.talk.asked(answer[at : at + 5])) for at in range(0, len(answer), 5)) == answer

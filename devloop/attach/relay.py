@@ -216,19 +216,22 @@ class Far(asyncio.Protocol):
                 self._exchange = Exchange()
             elif is_h2(data):
                 self._streams = self._unasked
+        anew = first and not self._said  # no process has seen anything of what this belongs to
         if self._exchange is not None:
             if self._exchange.where is Where.IDLE:
                 self._repeats = 0
+                anew = True
             self._exchange.asked(data)
+            anew = anew and self._exchange.where is not Where.RAW
         near = self.near
         if first and near is not None and near.finished and near.usable and (greets(self._said) or not self._said):
             near.drop()  # it has ended before it was asked anything
             near = self.near = None
-        if near is not None and self._joining is None and (near.there or self._still_hears(near, first=first)):
+        if near is not None and self._joining is None and self._takes(near, anew=anew):
             if self._streams is not None:
                 self._streams.asked(data)
             near.give(data)
-        elif self._joining is not None or (first and not self._said) or self._between():
+        elif self._joining is not None or anew:
             self.near = None  # it is given nothing of this, and its end is nobody's any more
             self._waiting.append(data)
             if sum(map(len, self._waiting)) > KEPT_BYTES and self.transport is not None:
@@ -236,15 +239,16 @@ class Far(asyncio.Protocol):
             self._again()
         elif near is None:
             self._give_up(unread=False)
+        # Else it is more of what a process was given that ends now. It may have answered before that, and `near_lost`
+        # follows, which knows whether anybody else may have the request.
 
-    def _still_hears(self, near: Near, *, first: bool) -> bool:
-        """Plain bytes: a process that has said its last word (a half-close) may want to hear the rest."""
-        raw = self._streams is None and (self._exchange is None or self._exchange.where is Where.RAW)
-        return raw and near.usable and (not first or bool(self._said))
-
-    def _between(self) -> bool:
-        """HTTP/1.1, of which the next process may have the next request."""
-        return self._exchange is not None and self._exchange.where is not Where.RAW
+    def _takes(self, near: Near, *, anew: bool) -> bool:
+        """This process may be given what has come."""
+        if near.there:
+            return True
+        # One that has half-closed may still read, where nothing is known of what it speaks.
+        known = self._streams is not None or (self._exchange is not None and self._exchange.where is not Where.RAW)
+        return near.usable and not known and not anew
 
     def eof_received(self) -> bool:
         """Envoy sends no more."""

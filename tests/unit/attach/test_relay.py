@@ -40,6 +40,8 @@ class Wire:
         self.done: list[str] = []
         self.paused = False
         self.lost = False
+        self.state = 1
+        """As tcp(7)'s tcpi_state has it: established; 8 if the other end has said that it sends no more."""
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -51,7 +53,13 @@ class Wire:
         return True
 
     def get_extra_info(self, name: str) -> Any:
-        return None
+        return self
+
+    def fileno(self) -> int:
+        return 3
+
+    def getsockopt(self, level: int, option: int, size: int = 0) -> Any:
+        return bytes((self.state,)) if size else 0
 
     def pause_reading(self) -> None:
         self.paused = True
@@ -276,6 +284,43 @@ async def test_a_request_meets_a_connection_that_is_just_being_closed() -> None:
     first.connection_lost(None)
     await rig.settle()
     assert (rig.wire.sent, rig.envoy.sent, rig.envoy.done) == (POST, OK, [])
+
+
+async def test_the_rest_of_a_request_that_was_answered_early_is_given_to_no_other_process() -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 90\r\n\r\n"
+    rig = await Rig.open(head)
+    rig.wire.state = 8  # it has refused the upload and closed, and nobody has read that yet
+    rig.far.data_received(GET)  # a part of the body, whatever it looks like
+    await rig.settle()
+    assert len(rig.processes) == 1
+    near = rig.processes[-1][1]
+    refusal = b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    near.data_received(refusal)
+    rig.ends()
+    assert (rig.envoy.sent, rig.envoy.done) == (refusal, ["write_eof"])
+
+
+async def test_a_request_whose_process_ends_while_its_body_comes_is_repeated_whole_or_answered() -> None:
+    for method, sent in ((b"PUT", 2), (b"POST", 1)):
+        head = method + b" / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"
+        rig = await Rig.open(head)
+        rig.wire.state = 8
+        rig.far.data_received(b"ab")
+        rig.ends()
+        await rig.settle()
+        assert [wire.sent for wire, _ in rig.processes] == [head, head + b"ab"][:sent]
+        assert rig.envoy.sent == (b"" if sent == 2 else LOST)
+
+
+@pytest.mark.parametrize("first", [b"EHLO x\r\n", GET])
+async def test_one_that_sends_no_more_may_still_read(first: bytes) -> None:
+    rig = await Rig.open(first)
+    near = rig.processes[-1][1]
+    near.data_received(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n" if first == GET else b"250 hello\r\n")
+    rig.wire.state = 8
+    assert near.eof_received()
+    rig.far.data_received(b"more")
+    assert (rig.wire.sent, rig.envoy.done) == (first + b"more", ["write_eof"])
 
 
 # --- HTTP/2 --------------------------------------------------------------------------------------------------------

@@ -343,18 +343,35 @@ class Attachments(Hearers):
 
     async def _watching(self) -> None:
         """Notice what others do to our Services."""
+        path = f"/api/v1/namespaces/{self.api.namespace}/services"
         while True:
             try:
-                async for kind, service in self.api.watch(f"/api/v1/namespaces/{self.api.namespace}/services"):
-                    try:
-                        self._seen(kind, service)
-                    except Exception as problem:  # of one Service; the others are to be watched
-                        contained(problem, "a change of a Service can't be followed")
+                listed = await self.api.get(path)
+                self._listed(listed)
+                seen = str((listed.get("metadata") or {}).get("resourceVersion") or "0")
+                async for kind, service in self.api.watch(path, resourceVersion=seen):
+                    self._see(kind, service)
+                await asyncio.sleep(RETRY_SECONDS[0])
             except ApiError as problem:
                 log.info("Services can't be watched: %s", problem.what)
                 await asyncio.sleep(RETRY_SECONDS[1])
             except (RemoteError, OSError, TimeoutError):
                 await asyncio.sleep(1)
+
+    def _listed(self, listed: objects.Document) -> None:
+        """All Services as they are now: of what went while nobody watched, no watch tells."""
+        there = {each["metadata"]["name"]: each for each in listed.get("items") or []}
+        for each in there.values():
+            self._see("ADDED", each)
+        for found in [each for each in self._held.values() if each.task is not None and not each.over]:
+            if found.spec.service not in there and 0 < found.version < version(listed):
+                self._deleted(found, "the Service was deleted")
+
+    def _see(self, kind: str, service: objects.Document) -> None:
+        try:
+            self._seen(kind, service)
+        except Exception as problem:  # of one Service; the others are to be watched
+            contained(problem, "a change of a Service can't be followed")
 
     def _seen(self, kind: str, service: objects.Document) -> None:
         name = service["metadata"]["name"]

@@ -20,6 +20,7 @@ from devloop.agent.objects import Call, Document, Record, Snapshot
 from devloop.agent.overlap import conflicts
 from devloop.agent.paths import STEPS, leases, scale, services
 from devloop.agent.spec import Spec
+from devloop.errors import RemoteError
 from devloop.remote.kubernetes.api import MERGE, Api, ApiError
 
 from .seam import AttachError, HeldError
@@ -207,7 +208,12 @@ class Claims:
         for each in held_now:
             spec = objects.spec_of(each)
             if spec is not None and spec.workload and objects.REPLICAS in (each["metadata"].get("annotations") or {}):
-                sizes[spec.workload] = await self.size(spec.workload)
+                try:
+                    sizes[spec.workload] = await self.size(spec.workload)
+                except ApiError as problem:
+                    # A colleague's, of a kind that we may not read: theirs alone stays as it is.
+                    if problem.status != HTTPStatus.FORBIDDEN:
+                        raise
         return Snapshot(tuple(found), tuple(held_now), sizes)
 
     async def size(self, workload: str) -> int | None:
@@ -278,7 +284,7 @@ def held(spec: Spec, clash: list[Spec], over: Mapping[str, float], where: str) -
 
 def version(found: Document) -> int:
     """An object's resourceVersion. They can be compared within a kind (KEP-5504)."""
-    text = found["metadata"].get("resourceVersion", "")
+    text = (found.get("metadata") or {}).get("resourceVersion", "")
     return int(text) if text.isdecimal() else 0
 
 
@@ -287,8 +293,11 @@ def gone(spec: Spec, where: str) -> GoneError:
     return GoneError(f"there is no Service {spec.service}", where=where)
 
 
-def refused(problem: ApiError, doing: str, where: str) -> AttachError:
-    """What the API server does not let us do."""
+def refused(problem: ApiError, doing: str, where: str) -> RemoteError:
+    """What the API server does not let us do: an AttachError. Its own trouble, or too many requests, is none: that
+    passes, and who keeps an attachment tries again."""
+    if problem.status == HTTPStatus.TOO_MANY_REQUESTS or problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ApiError(problem.status, problem.reason, f"{doing}: {problem.what}", where=where)
     hint = None
     if problem.status == HTTPStatus.FORBIDDEN:
         hint = "`devloop doctor` names the rights; devloop/remote/manifests/role.yaml has them all."

@@ -27,6 +27,10 @@ CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 15.0
 WATCH_SECONDS = 300
 MERGE = "application/merge-patch+json"
+BUSY_TRIES = 4
+BUSY_SECONDS = 2.0
+"""A server that has too much to do (429) has done nothing, whatever was asked, and says for how long to wait. So often
+it is asked, and no longer is waited for, each time."""
 
 
 class ApiError(RemoteError):
@@ -156,7 +160,13 @@ class Api:
         headers = {"Content-Type": content_type} if body is not None else {}
         data = json.dumps(body).encode() if body is not None else None
         target = f"{path}?{urlencode(query)}" if query else path
-        response = await self._send(method, target, timeout=timeout, headers=headers, data=data)
+        for attempt in range(1, BUSY_TRIES + 1):
+            response = await self._send(method, target, timeout=timeout, headers=headers, data=data)
+            if response.status != HTTPStatus.TOO_MANY_REQUESTS or attempt == BUSY_TRIES:
+                break
+            said = response.headers.get("Retry-After", "")
+            response.release()
+            await asyncio.sleep(min(float(said) if said.isdecimal() else BUSY_SECONDS / 4, BUSY_SECONDS))
         async with response:
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise await self._error(response, f"{method} {path}")
@@ -198,6 +208,8 @@ class Api:
                         yield event["type"], event["object"]
             except (aiohttp.ClientError, OSError, TimeoutError) as problem:
                 raise self._unreachable(problem) from problem
+            except (ValueError, KeyError, TypeError) as problem:
+                raise ApiUnreachableError(f"{path}: the watch is no JSON", where=self.where) from problem
 
     async def stream(self, path: str, **query: str) -> AsyncIterator[bytes]:
         """Yield an answer's bytes as they come, until it ends. Raises ApiError and ApiUnreachableError."""

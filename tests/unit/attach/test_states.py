@@ -5,12 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
+from devloop.agent import objects
 from devloop.agent.spec import Fail, Spec
 from devloop.attach.attachment import Attachment
 from devloop.attach.attachments import Attachments
-from devloop.attach.seam import Phase, Wanted
+from devloop.attach.claims import Claims
+from devloop.attach.seam import AttachError, Phase, Wanted
+from devloop.remote.kubernetes.api import ApiError
 
-from .fake_api import FakeApi
+from .fake_api import FakeApi, service
 
 WHY = "nothing listens on port 8080; it listens on 9090"
 
@@ -61,3 +66,59 @@ async def test_one_that_fails_closed_does_not_say_that_the_original_answers() ->
     local.deaf = {8080: WHY, 8081: WHY}
     work._stands(found)
     assert found.state.reason == WHY
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_a_moments_trouble_of_the_api_server_is_no_refusal(status: int) -> None:
+    api = FakeApi(service())
+
+    def trouble(method: str, path: str) -> None:
+        if method != "GET":
+            raise ApiError(status, "", "etcdserver: request timed out", where="here")
+
+    api.before = trouble
+    claims = Claims(cast(Any, api))
+    found, _ = attachment()
+    for call in (
+        claims.acquire(found.spec),
+        claims.shadow(service()),
+        claims.lead(found.spec, {80: 20000, 81: 20001}),
+    ):
+        with pytest.raises(ApiError, match="etcdserver") as problem:
+            await call
+        assert not isinstance(problem.value, AttachError)
+
+
+async def test_a_workload_of_a_colleagues_that_may_not_be_read_keeps_nobody_from_leaving() -> None:
+    api = FakeApi(service())
+    ours = attachment()[0].spec
+    theirs = Spec("two", "bob", "h", "replace", "now", workload="rollout/pay")
+    claims = Claims(cast(Any, api))
+    await claims.acquire(theirs, replicas=2)
+    await claims.acquire(ours)
+
+    def refuse(method: str, path: str) -> None:
+        if path.endswith("/scale"):
+            raise ApiError(403, "Forbidden", "rollouts/scale", where="here")
+
+    api.before = refuse
+    await claims.restore({objects.lease_name(ours)})
+    assert [each["metadata"]["name"] for each in await claims.leases()] == [objects.lease_name(theirs)]
+    await claims.restore({objects.lease_name(theirs)})
+    assert len(await claims.leases()) == 1, "who may read it puts it back"
+
+
+async def test_a_service_that_went_while_nobody_watched_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Attachments(cast(Any, None), cast(Any, FakeApi()), user="ada", host="h")
+    gone: list[str] = []
+    monkeypatch.setattr(work, "_deleted", lambda found, what: gone.append(found.spec.id))
+    found, _ = attachment()
+    work._held[found.spec.id] = found
+    found.task, found.version = cast(Any, object()), 7
+    there = service()
+    there["metadata"]["resourceVersion"] = "6"
+    for items, version in (([there], "9"), ([], "6")):
+        work._listed({"metadata": {"resourceVersion": version}, "items": items})
+        assert gone == []  # it is there, or has been made since
+    work._listed({"metadata": {"resourceVersion": "9"}, "items": []})
+    assert gone == ["one"]

@@ -399,7 +399,10 @@ async def test_keeping_one_attachment(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_change_of_one_object(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     seen, done = [], asyncio.Event()
 
-    async def watch(_: str) -> AsyncIterator[Any]:
+    async def listed(_: str) -> dict[str, Any]:
+        return {}
+
+    async def watch(_: str, **query: str) -> AsyncIterator[Any]:
         for name in ("one", "two"):
             yield "MODIFIED", {"metadata": {"name": name}}
         await asyncio.Event().wait()
@@ -417,7 +420,7 @@ async def test_a_change_of_one_object(monkeypatch: pytest.MonkeyPatch, what: str
         work._needed.set()
         run = work.watching
     else:
-        work.api.watch = watch
+        work.api.get, work.api.watch = listed, watch
         run = work._watching
     monkeypatch.setattr(work, "_seen", see)
     task = asyncio.create_task(run())

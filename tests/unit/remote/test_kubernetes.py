@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from devloop.remote.kubernetes.api import ApiError
+from devloop.remote.kubernetes.api import BUSY_TRIES, Api, ApiError
 from devloop.remote.kubernetes.install import (
     AgentPod,
     ended,
@@ -291,3 +291,46 @@ async def test_a_pod_that_a_resource_quota_refuses_is_made_with_limits() -> None
     made = await AgentPod(cast(Any, Quota())).create(pod_manifest())
     assert made is not None and len(asked) == 2
     assert made["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "1"
+
+
+class Answer:
+    """Of aiohttp's, as far as `Api` reads it."""
+
+    def __init__(self, status: int, **headers: str) -> None:
+        self.status, self.headers, self.reason, self.released = status, headers, "", False
+
+    async def __aenter__(self) -> Answer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def release(self) -> None:
+        self.released = True
+
+    async def text(self) -> str:
+        return '{"message": "too many"}'
+
+    async def read(self) -> bytes:
+        return b'{"kind": "Service"}'
+
+
+@pytest.mark.parametrize("busy", [1, BUSY_TRIES - 1, BUSY_TRIES])
+async def test_a_server_that_has_too_much_to_do_is_asked_again(monkeypatch: pytest.MonkeyPatch, busy: int) -> None:
+    answers = [Answer(429, **{"Retry-After": "0"}) for _ in range(busy)] + [Answer(201)]
+    asked: list[str] = []
+    api = object.__new__(Api)
+    api.where = "here"
+
+    async def send(method: str, path: str, **_: Any) -> Any:
+        asked.append(method)
+        return answers[len(asked) - 1]
+
+    monkeypatch.setattr(api, "_send", send)
+    if busy < BUSY_TRIES:
+        assert await api.request("POST", "/services", {}) == {"kind": "Service"}
+        assert all(each.released for each in answers[:busy])
+    else:
+        with pytest.raises(ApiError, match="too many"):
+            await api.request("POST", "/services", {})
+    assert len(asked) == min(busy + 1, BUSY_TRIES)

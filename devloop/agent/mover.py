@@ -31,6 +31,8 @@ PLAN = "DEVLOOP_MOVE"
 """The variable with the plan, as JSON: see `Plan`."""
 MESSAGE = Path("/dev/termination-log")
 """What stands there when a container ends is in its pod's status."""
+CLIENTS = 60
+"""So many are named: a message has 4,096 bytes."""
 LOOK_SECONDS = 0.01
 QUIET_MS = 100
 """So long after an answer nothing more of it is expected."""
@@ -205,11 +207,18 @@ def move(plan: Plan, known: Collection[str]) -> tuple[int, Counter[str]]:
             time.sleep(LOOK_SECONDS)
 
 
+def fitting(left: Counter[str]) -> dict[str, int]:
+    """Who was left, most first, as many as fit in a pod's status. All others are one, without an address."""
+    shown = dict(left.most_common(CLIENTS))
+    rest = left.total() - sum(shown.values())
+    return {**shown, "": rest} if rest else shown
+
+
 def main() -> int:
     """The exit code: 0, or 1 if nothing can be ended here; then the message says why."""
     try:
         ended, left = move(Plan.read(os.environ.get(PLAN, "")), gateways())
-        said = {"ended": ended, "left": left}
+        said = {"ended": ended, "left": fitting(left)}
         code = 0
     except OSError as problem:
         why = problem.strerror or str(problem)

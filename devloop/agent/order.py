@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterator
 
 TABLE = "devloop_order"
 GROUP = 19998
+MOST = 20_000
+"""Packets that are read at a time."""
 _SNAP = 160
 """Bytes of each packet: more than the longest heads of IP and TCP."""
 _HEADER = struct.Struct("=IHHII")
@@ -72,10 +74,12 @@ class Order:
         self.asked: dict[Ends, bool] = {}
         """Whether the last bytes were the client's, of each connection on which there were any."""
         self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)  # NETLINK_NETFILTER
+        self._ours = False  # the table: another one at work here has the group, and one of that name
         try:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
-            self._configure(1, b"\x01")  # bind
+            self._configure(1, b"\x01")  # bind; EBUSY if another socket has
+            self._ours = True
             self._configure(2, struct.pack(">IBx", _SNAP, 2))  # copy packets
             self._configure(5, struct.pack(">I", 1))  # each at once
             self._nft(rules(self._ports))
@@ -86,22 +90,25 @@ class Order:
 
     def close(self) -> None:
         """Leave nothing in the pod's network."""
-        self._sock.close()
-        with contextlib.suppress(OSError):
-            self._nft(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
+        if self._ours:
+            with contextlib.suppress(OSError):
+                self._nft(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
+        self._sock.close()  # last: who comes next has a table of that name
 
     def read(self) -> bool:
         """Take what has passed by now. False: some was missed, and nothing is known any more."""
         try:
-            while True:
+            for _ in range(MOST):
                 for packet in _packets(self._sock.recv(1 << 18)):
                     if (found := passed(packet, self._ports)) is not None:
                         self.asked[found[0]] = found[1]
         except BlockingIOError:
             return True
         except OSError:  # ENOBUFS
-            self.asked.clear()
-            return False
+            pass
+        # Or more come than can be read, and what is known is older than what was found.
+        self.asked.clear()
+        return False
 
     def _configure(self, kind: int, value: bytes) -> None:
         header = struct.pack("=BBH", socket.AF_UNSPEC, 0, socket.htons(GROUP))

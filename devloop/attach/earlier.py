@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from devloop.agent import objects, sockets
 from devloop.agent.objects import Document
 from devloop.errors import RemoteError
+from devloop.failures import contained
 from devloop.remote.kubernetes.api import Api
 from devloop.remote.kubernetes.install import SELECTOR
 
@@ -32,6 +33,8 @@ SOON_SECONDS, LATER_SECONDS = 10.0, 60.0
 """Between two looks, while there are some, and while there are none."""
 NAME_SECONDS = 60.0
 """How long it is believed which pod has an address."""
+OTHERS = "others"
+"""Clients that are too many to be named."""
 AT_ONCE = 4
 """Commands at a time: each is a process on a node."""
 _WAYS: tuple[tuple[str, ...], ...] = (
@@ -98,6 +101,9 @@ class Earlier:
         except (RemoteError, OSError, TimeoutError) as problem:
             log.info("connections from before of %s: %s", found.spec.service, problem)
             return
+        except Exception as problem:  # what a pod prints is anybody's, and `attach` waits for this
+            what = f"the connections from before of {found.spec.service} can't be counted"
+            (counted, uids), why = ((), frozenset()), contained(problem, what).what
         found.leads_to = uids
         if (counted, why) != (found.earlier, found.uncounted):
             found.earlier, found.uncounted = counted, why
@@ -139,7 +145,7 @@ class Earlier:
         """(client, how many), most first, of numbers by address."""
         named = Counter[str]()
         for address, number in counts.items():
-            named[await self._name(address)] += number
+            named[await self._name(address) if address else OTHERS] += number
         return tuple(sorted(named.items(), key=lambda each: (-each[1], each[0])))
 
     async def _count(self, found: Attachment) -> tuple[tuple[tuple[str, int], ...], frozenset[str]]:

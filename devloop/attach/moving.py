@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from devloop.agent.mover import PLAN, Plan
 from devloop.agent.objects import Document
@@ -119,7 +120,12 @@ class Mover:
         body = {"metadata": {"uid": pod.uid}, "spec": {"ephemeralContainers": [container]}}
         query = {"fieldManager": "devloop", **({"dryRun": "All"} if dry else {})}
         path = f"{self._path}/{pod.name}/ephemeralcontainers"
-        await self._api.request("PATCH", path, body, query=query, content_type=STRATEGIC)
+        try:
+            await self._api.request("PATCH", path, body, query=query, content_type=STRATEGIC)
+        except ApiError as problem:
+            # The pod has gone meanwhile, and its connections with it; another one may have its name.
+            if problem.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                raise
 
     async def _ended(self, pod: pods.Pod, name: str, where: str) -> Document:
         """What it has said in the end; nothing if its pod has gone meanwhile. AttachError, RemoteError."""

@@ -26,6 +26,10 @@ WATCH_SECONDS = 290
 SILENCE_SECONDS = 90
 """A watch that hears nothing for so long, not even a bookmark, is made anew: a laptop may have slept."""
 EXEC_SECONDS = 20
+PRINTED_BYTES = 8 << 20
+"""A command in a pod prints no more: what is in an image is anybody's."""
+ERROR_BYTES = 64 << 10
+"""So much of its standard error is kept."""
 
 
 class KubeCluster:
@@ -124,18 +128,20 @@ class KubeCluster:
         return pod
 
     async def run(self, pod: str, container: str, command: Sequence[str]) -> Ran:
-        """See `Cluster`. Ends after 20 s with a RemoteError."""
+        """See `Cluster`. Ends with a RemoteError after 20 s, or when more is printed than `PRINTED_BYTES`."""
         stream = await self._exec(pod, container, command, stdin=False)
-        out = b""
+        out = bytearray()
         try:
             async with asyncio.timeout(EXEC_SECONDS):
                 while data := await stream.receive():
                     out += data
+                    if len(out) > PRINTED_BYTES:
+                        raise RemoteError(f"exec in pod {pod}: {command[0]} prints without end")
         except TimeoutError:
             raise RemoteError(f"exec in pod {pod} gave no answer for {EXEC_SECONDS} s") from None
         finally:
             await stream.close()
-        return Ran(stream.code, out, bytes(stream.stderr))
+        return Ran(stream.code, bytes(out), bytes(stream.stderr))
 
     async def open_exec(self, pod: str, container: str, command: Sequence[str]) -> ExecStream:
         """See `Cluster`."""
@@ -235,7 +241,7 @@ class _Exec:
             if channel == 1 and data:
                 return data
             if channel == 2:
-                self.stderr += data
+                self.stderr += data[: ERROR_BYTES - len(self.stderr)]
             if channel == 3:
                 self._ended(json.loads(data))
 

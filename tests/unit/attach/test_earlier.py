@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Sequence
 from ipaddress import IPv4Address
@@ -12,8 +13,10 @@ import pytest
 from devloop.agent.spec import Spec
 from devloop.attach.attachment import Attachment
 from devloop.attach.earlier import Earlier
+from devloop.attach.moving import Mover
 from devloop.attach.seam import Wanted
 from devloop.errors import RemoteError
+from devloop.remote.kubernetes.api import ApiError
 
 from .fake_api import service
 from .fake_pods import FakePods
@@ -111,3 +114,50 @@ async def test_what_is_not_known_is_said(why: str) -> None:
     await rig.earlier.look(rig.found)
     assert words in rig.found.uncounted
     assert rig.found.earlier == ()
+
+
+async def test_what_a_pod_prints_stops_nothing() -> None:
+    rig = Rig()
+    rig.tables["web-0"] = table() + b"eth0 00000000 FFFFFFFFFFFFFFFF 0003 0 0 0 00000000 0 0 0\n"
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    await rig.earlier.look(rig.found)
+    assert "can't be counted" in rig.found.uncounted and told
+    rig.tables["web-0"] = table("10.0.0.6")
+    await rig.earlier.look(rig.found)
+    assert (rig.found.earlier, rig.found.uncounted) == ((("front-5", 1),), "")
+
+
+async def test_those_who_are_too_many_to_be_named_are_counted() -> None:
+    assert await Rig().earlier.named({"10.0.0.6": 2, "": 7}) == (("others", 7), ("front-5", 2))
+
+
+@pytest.mark.parametrize("status", [404, 409])
+async def test_a_pod_that_goes_while_connections_are_moved_keeps_nobody(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    rig = Rig()
+    rig.tables["web-0"] = rig.tables["web-1"] = table("10.0.0.6")
+    put: list[str] = []
+
+    async def request(method: str, path: str, body: Any = None, **_: Any) -> dict[str, Any]:
+        name = path.split("/")[-2]
+        if name == "web-0":
+            raise ApiError(status, "", "it has gone", where="here")
+        (made,) = body["spec"]["ephemeralContainers"]
+        put.append(made["name"])
+        over = {"terminated": {"message": '{"ended": 1, "left": {"10.0.0.6": 1}}'}}
+        rig.api.pods[name]["status"]["ephemeralContainerStatuses"] = [{"name": made["name"], "state": over}]
+        return {}
+
+    async def find(path: str) -> dict[str, Any] | None:
+        name = path.rpartition("/")[2]
+        if name == "web-0":
+            return None
+        return rig.api.pods.get(name, rig.api.service)
+
+    monkeypatch.setattr(rig.api, "request", request)
+    monkeypatch.setattr(rig.api, "find", find)
+    moved = await Mover(rig.api, rig.earlier).move(rig.found, force=False)  # type: ignore[arg-type]
+    assert (moved.ended, moved.left) == (1, (("front-5", 1),))
+    assert len(put) == 2, "once dry, once in earnest"

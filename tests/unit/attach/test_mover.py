@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import socket
 import struct
 import sys
+from collections import Counter
+from typing import Any, cast
 
 import pytest
 
@@ -88,3 +92,45 @@ def test_a_connection_is_ended_for_its_client_and_no_other_is() -> None:
                 pairs[1][0].recv(1)
             assert pairs[0][1].recv(5) == b"hello"
             assert not mover.destroy(sock, other)
+
+
+def test_what_is_left_fits_in_a_pods_status() -> None:
+    left = Counter({f"2001:db8:ffff:ffff:ffff:ffff:ffff:{number:04x}": 10_000 + number for number in range(500)})
+    found = mover.fitting(left)
+    assert sum(found.values()) == left.total()
+    assert found["2001:db8:ffff:ffff:ffff:ffff:ffff:01f3"] == 10_499
+    assert len(json.dumps({"ended": 1, "left": found})) < 4096
+    assert mover.fitting(Counter(a=2)) == {"a": 2}
+    assert mover.fitting(Counter()) == {}
+
+
+def test_two_that_move_connections_of_one_pod_leave_each_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    taken = False
+
+    def configure(found: order.Order, kind: int, value: bytes) -> None:
+        if kind == 1 and taken:
+            raise OSError(errno.EBUSY, "nfnetlink_log")
+
+    monkeypatch.setattr(order.Order, "_configure", configure)
+    monkeypatch.setattr(order.Order, "_nft", lambda _, text: told.append(text))
+    sockets = list(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+    monkeypatch.setattr(socket, "socket", lambda *_: sockets.pop())
+    first = order.Order({8080})
+    taken = True
+    with pytest.raises(OSError, match="nfnetlink_log"):
+        order.Order({8080})
+    assert len(told) == 1, "the first one's table stays"
+    first.close()
+    assert "delete table" in told[1]
+
+
+def test_more_than_can_be_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flood:
+        def recv(self, size: int) -> bytes:
+            return b""
+
+    found = object.__new__(order.Order)
+    found._sock, found._ports, found.asked = cast(Any, Flood()), frozenset({8080}), {(8080, "a", 1): True}
+    assert not found.read()
+    assert not found.asked

@@ -42,15 +42,20 @@ class Local:
 
     async def connect(self, factory: Callable[[], P], port: int) -> tuple[asyncio.Transport, P]:
         """See `LocalEnd`."""
+        sock: socket.socket | None
         try:
             found: Ports = await self._ports()
             sock = await self._open(found, port)
         except (OSError, DevloopError):
             if self._handing_over is None:
                 raise
+            sock = None
         if self._handing_over is not None:
+            if sock is not None:
+                sock.close()  # it leads to a process that ends
             await self._handing_over.wait()  # its caller knows for how long
             raise ConnectionRefusedError("its workload runs again")
+        assert sock is not None
         try:
             return await asyncio.get_running_loop().create_connection(factory, sock=sock)
         except BaseException:

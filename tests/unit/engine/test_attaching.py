@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import replace
 from typing import Any, cast
 
@@ -283,3 +284,28 @@ def test_while_it_hands_over_to_its_workload_requests_wait() -> None:
     it.at(5, 8080)
     it.end.hand_over()
     assert it.at(60) == ""
+
+
+async def test_a_connection_to_a_process_that_is_about_to_end_is_closed_and_waits_for_the_pods() -> None:
+    made, other = socket.socketpair()
+
+    class Ports:
+        async def open(self, port: int) -> socket.socket:
+            local.hand_over()
+            return made
+
+    async def ports() -> Any:
+        return Ports()
+
+    async def end() -> None:
+        pass
+
+    local = Local(ports, end)
+    waiting = asyncio.create_task(local.connect(asyncio.Protocol, 8080))
+    await asyncio.sleep(0)
+    with other:
+        other.settimeout(5)
+        assert other.recv(1) == b""
+    local.hand_over().set()
+    with pytest.raises(ConnectionRefusedError):
+        await waiting

@@ -17,6 +17,7 @@ import time
 import urllib.error
 from collections.abc import Container
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Seam
@@ -24,7 +25,7 @@ from typing import Protocol as Seam
 from . import envoy, kube, reach
 from .expiry import Expiry
 from .forward import Connection
-from .gateway import Gateway, GatewayError
+from .gateway import Gateway, GatewayError, RejectedError
 from .leaving import Leaving
 from .member import Member
 from .objects import (
@@ -46,7 +47,7 @@ from .records import service_of
 from .spec import Spec
 from .tasks import background
 from .uplink import Uplink
-from .view import RefusedError, View, until
+from .view import NotNowError, RefusedError, View, until
 
 log = logging.getLogger("agent")
 
@@ -56,6 +57,7 @@ CHECK_SECONDS = 0.25
 ENDPOINT_SECONDS = 2.0
 FIRST_LISTENER = 20000
 RESTORE_PAUSE = 1.0
+BACK_PAUSE = 0.1
 AGAIN_SECONDS = 0.5
 COUNT_SECONDS = 1.0
 FADE_SECONDS = 2.0
@@ -94,6 +96,7 @@ class Attachments:
         self._engines: set[Engine] = set()
         self._dirty = asyncio.Event()
         self._applying = asyncio.Lock()
+        self._trying: Member | None = None
         self._expiry = Expiry()
         self._tasks: list[asyncio.Task[None]] = []
         self._view = View(None, self._changed)
@@ -131,13 +134,17 @@ class Attachments:
         member = Member(spec, connection, owner, time.monotonic(), time.monotonic())
         if old is not None:
             member.targets = old.targets
-            old.cut()
-            await old.close()
+            if (old.connection, old.spec) == (connection, spec):
+                # Its Service was edited, say: what it is answering goes on.
+                member.uplinks, member.taken = old.uplinks, old.taken
+            else:
+                old.cut()
+                await old.close()
         try:
             if spec.way == "pods":
                 await self._view.service(spec.service)
                 self._members[spec.id] = member
-                await self.apply()
+                await self.apply(member)
                 return {}
             listeners = await self._listeners(spec.service) if spec.service else {}
             for port in spec.ports:
@@ -145,19 +152,23 @@ class Attachments:
                     raise RefusedError(f"the Service {spec.service} has no port {port}")
                 path = Path(socket_path(str(self.folder), spec.id, port))
                 pods = (lambda port=port: self._endpoints(spec.service, port)) if spec.fail == "open" else None
-                plain = self._view.protocol(spec.service, port) == "tcp"
-                uplink = Uplink(connection, path, listen_path(spec.id, port), pods if plain else None)
+                fallback = pods if self._view.protocol(spec.service, port) == "tcp" else None
+                known = next((each for each in member.uplinks if each.path == path), None)
+                if known is not None:
+                    known.fallback = fallback
+                    continue
+                uplink = Uplink(connection, path, listen_path(spec.id, port), fallback)
                 await uplink.listen()
                 member.uplinks.append(uplink)
             self._members[spec.id] = member
             if spec.service:
                 await self._view.endpoints(spec.service)
-                await self.apply()
+                await self.apply(member)
         except (GatewayError, TimeoutError) as problem:
-            await self._drop(member)
-            raise RefusedError(str(problem) or "Envoy does not answer") from problem
+            await self._refuse(member)
+            raise _refusal(problem) from problem
         except BaseException:
-            await self._drop(member)
+            await self._refuse(member)
             raise
         log.info("%s: %s of %s", spec.who, spec.kind, spec.service or spec.workload)
         return listeners
@@ -179,7 +190,9 @@ class Attachments:
             try:  # also when nothing is new: what Envoy refuses is for this developer to hear
                 await self.apply()
             except (GatewayError, TimeoutError) as problem:
-                raise RefusedError(str(problem) or "Envoy does not answer") from problem
+                if isinstance(problem, RejectedError):
+                    await self._refuse(member)  # or nobody else's would be taken any more
+                raise _refusal(problem) from problem
         return self._pods.standing(member)
 
     async def detach(self, attachment: str) -> None:
@@ -191,6 +204,21 @@ class Attachments:
                 await until(lambda: all(self._view.pods(member.spec.service, port) for port in member.spec.ports))
             await self._drop(member)
 
+    async def _refuse(self, member: Member) -> None:
+        """Nothing is left of it; nor of the same attachment as it was told before."""
+        before = self._members.get(member.spec.id)
+        if before is not None and before is not member:
+            await self._drop(before)
+        await self._drop(member)
+
+    async def _apply_or_later(self) -> None:
+        """Have Envoy do what follows. Where it can't be told now, it is told again in a moment."""
+        try:
+            await self.apply()
+        except (GatewayError, TimeoutError, OSError) as problem:
+            log.warning("%s", problem)
+            self._dirty.set()
+
     async def _drop(self, member: Member) -> None:
         if self._members.get(member.spec.id) is member:
             del self._members[member.spec.id]
@@ -198,8 +226,7 @@ class Attachments:
             self._left.append(member)
         if not any(each.spec.service == member.spec.service for each in self._members.values()):
             self._claimed.pop(member.spec.service, None)
-        with contextlib.suppress(GatewayError, TimeoutError):
-            await self.apply()
+        await self._apply_or_later()
         # Routes lead elsewhere by now. What is being answered may end, and a stream may last; what waits for the local
         # service waits no longer than its `hold`.
         await member.close()
@@ -229,8 +256,7 @@ class Attachments:
         member = self._members.get(attachment)
         if member is not None and (member.up, member.deaf) != (up, deaf):
             member.up, member.deaf = up, deaf
-            with contextlib.suppress(GatewayError, TimeoutError):
-                await self.apply()
+            await self._apply_or_later()
 
     async def left(self, owner: Engine) -> None:
         """A session has ended: what it had stays claimed by its leases, and gets no traffic."""
@@ -244,8 +270,7 @@ class Attachments:
                 each.cut()
         if gone:
             log.info("%s is gone: its traffic goes to the original", gone[0].spec.who)
-            with contextlib.suppress(GatewayError, TimeoutError):
-                await self.apply()
+            await self._apply_or_later()
 
     def came(self, owner: Engine) -> None:
         """A session has begun."""
@@ -311,7 +336,11 @@ class Attachments:
     def _plan(self, service: Document) -> ServicePlan:
         name = service["metadata"]["name"]
         listeners = {**self._claimed.get(name, {}), **listeners_of(service)}
-        members = [each for each in self._members.values() if each.spec.service == name]
+        members = [
+            each
+            for each in self._members.values()
+            if each.spec.service == name and (each.taken or each is self._trying)
+        ]
         members.sort(key=lambda each: (each.spec.since, each.spec.id))
         ports = [
             PortPlan(
@@ -354,27 +383,43 @@ class Attachments:
             for plan in (*plans.values(), *self._leaving.now(now).values())
         ]
 
-    async def apply(self) -> None:
-        """Make Envoy do what follows from all this. GatewayError, TimeoutError."""
+    async def apply(self, trying: Member | None = None) -> None:
+        """Make Envoy do what follows from all this. GatewayError, TimeoutError.
+
+        `trying`: who has just come. If Envoy refuses that (a regular expression that isn't RE2's), it is theirs alone.
+        """
         async with self._applying:
-            self._dirty.clear()
-            await self._pods.prepare()
-            plans = self._plans()
-            if not plans and not self._gateway.started:
-                return
-            await self._pods.link(plans)
-            address = "::" if _ipv6() else "0.0.0.0"
-            await self._gateway.apply(envoy.files(plans, str(self.folder), address=address))
-            await self._pods.catch(self._leaving.pods)
+            self._trying = trying
+            try:
+                await self._apply()
+            finally:
+                self._trying = None
+            if trying is not None:
+                trying.taken = True
+
+    async def _apply(self) -> None:
+        self._dirty.clear()
+        await self._pods.prepare()
+        plans = self._plans()
+        if not plans and not self._gateway.started:
+            return
+        await self._pods.link(plans)
+        address = "::" if _ipv6() else "0.0.0.0"
+        await self._gateway.apply(envoy.files(plans, str(self.folder), address=address))
+        await self._pods.catch(self._leaving.pods)
 
     async def _configure(self) -> None:
         while True:
             await self._dirty.wait()
             try:
                 await self.apply()
+            except RejectedError as problem:  # the same would be refused again
+                log.warning("%s", problem)
+                await asyncio.sleep(AGAIN_SECONDS)
             except (GatewayError, TimeoutError, OSError) as problem:
                 log.warning("%s", problem)
                 await asyncio.sleep(AGAIN_SECONDS)
+                self._dirty.set()
             except Exception:  # of one Service's; what comes next is to be taken up
                 log.exception("what is attached can't be made Envoy's")
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -389,19 +434,25 @@ class Attachments:
             late, looked = now - looked > 3 * CHECK_SECONDS, now
             if late:
                 continue  # this process was not running; what was said meanwhile is read first
-            for each in self._members.values():
-                if not each.silent and now - each.beaten > SILENCE_SECONDS:
-                    each.silent = True
-                    log.info("%s does not answer: the original does", each.spec.who)
+            try:
+                self._see_who_is_silent(now)
+                if self._leaving.due(now) and now - counted > COUNT_SECONDS:
+                    counted = now
+                    with contextlib.suppress(OSError, TimeoutError):
+                        if self._leaving.counted(await self._gateway.connections(), now):
+                            self._dirty.set()
+                if self._leaving.changes(now) or self._faded(now):
                     self._dirty.set()
-                    each.cut()
-            if self._leaving.due(now) and now - counted > COUNT_SECONDS:
-                counted = now
-                with contextlib.suppress(OSError, TimeoutError):
-                    if self._leaving.counted(await self._gateway.connections(), now):
-                        self._dirty.set()
-            if self._leaving.changes(now) or self._faded(now):
+            except Exception:  # of one attachment's; the others are watched on
+                log.exception("who is there can't be watched")
+
+    def _see_who_is_silent(self, now: float) -> None:
+        for each in self._members.values():
+            if not each.silent and now - each.beaten > SILENCE_SECONDS:
+                each.silent = True
+                log.info("%s does not answer: the original does", each.spec.who)
                 self._dirty.set()
+                each.cut()
 
     async def _restore(self) -> None:
         """Put back what nobody holds any more."""
@@ -410,44 +461,63 @@ class Attachments:
         await self._view.synced()
         await self._leases.synced.wait()
         while not self._ending:
-            now = time.monotonic()
-            found = self._leases.objects.values()
-            self._expiry.see(found, now)
-            dead = self._expiry.over(now)
-            seen = Snapshot(tuple(self._view.services.values()), tuple(found))
-            # What is seen here may be a moment old, and then it is nothing: the API is asked before anything is done.
-            if dead or next_step(seen, dead) is not None:
-                try:
-                    await asyncio.to_thread(kube.restore, self._api, dead)
-                except urllib.error.HTTPError as problem:
-                    log.warning("putting back: %s", kube.error_text(problem))
-                except OSError as problem:
-                    log.warning("putting back: %s", problem)
-                await asyncio.sleep(RESTORE_PAUSE)
-            for name in [name for name, each in self._view.services.items() if is_broken(each)]:
-                # Nobody would answer until its holder comes to mend it.
-                await asyncio.to_thread(self._back, name)
-            soon = await self._forget()
-            left = ENDPOINT_SECONDS if soon else self._expiry.next(time.monotonic())
-            self._woken.clear()
+            self._woken.clear()  # before it is looked: what comes meanwhile is looked at next
+            try:
+                left = await self._put_back()
+            except Exception:  # whatever it is, the next lease that is over has to be seen
+                log.exception("putting back")
+                left = ENDPOINT_SECONDS
             # Not wait_for: until Python 3.12 it swallows a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, 60.0) + 0.05 if left is not None else 60.0):
                     await self._woken.wait()
 
+    async def _put_back(self) -> float | None:
+        """What nobody holds now; after how many seconds it has to be looked at again, if nothing wakes it."""
+        assert self._api is not None and self._leases is not None
+        now = time.monotonic()
+        found = self._leases.objects.values()
+        self._expiry.see(found, now)
+        dead = self._expiry.over(now)
+        seen = Snapshot(tuple(self._view.services.values()), tuple(found))
+        soon = False
+        # What is seen here may be a moment old, and then it is nothing: the API is asked before anything is done.
+        if dead or next_step(seen, dead) is not None:
+            try:
+                await asyncio.to_thread(kube.restore, self._api, dead)
+            except urllib.error.HTTPError as problem:
+                log.warning("putting back: %s", kube.error_text(problem))
+                soon = problem.code in kube.AGAIN
+            except (OSError, HTTPException) as problem:
+                log.warning("putting back: %s: %s", type(problem).__name__, problem)
+                soon = True
+            await asyncio.sleep(RESTORE_PAUSE)
+        for name in [name for name, each in self._view.services.items() if is_broken(each)]:
+            # Nobody would answer until its holder comes to mend it.
+            await asyncio.to_thread(self._back, name)
+        soon = await self._forget() or soon
+        return ENDPOINT_SECONDS if soon else self._expiry.next(time.monotonic())
+
     async def _forget(self) -> bool:
         """Drop members whose lease has gone: they were put back, or somebody else has taken over.
 
-        Whether it has to be looked at again soon: the lease of one who has just come may not be seen here yet.
+        Whether it has to be looked at again soon: the lease of one who has just come may not be seen here yet, nor may
+        any while the API server is away.
         """
-        assert self._leases is not None
+        assert self._api is not None and self._leases is not None
         now, soon = time.monotonic(), False
         for each in list(self._members.values()):
-            if lease_name(each.spec) not in self._leases.objects:
-                if now - each.began > ENDPOINT_SECONDS:
+            name = lease_name(each.spec)
+            if name in self._leases.objects:
+                continue
+            path = f"{leases(self._api.namespace)}/{name}"
+            try:
+                if now - each.began > ENDPOINT_SECONDS and not await asyncio.to_thread(kube.exists, self._api, path):
                     await self._drop(each)
-                else:
-                    soon = True
+                    continue
+            except (OSError, HTTPException) as problem:
+                log.info("the lease of %s can't be looked for: %s", each.spec.id, problem)
+            soon = True
         return soon
 
     async def fail_open(self) -> None:
@@ -474,11 +544,12 @@ class Attachments:
                     self._api.call("PUT", f"{path}?{kube.MANAGER}", owners(found))
                 return
             except urllib.error.HTTPError as problem:
-                problem.close()
-                if problem.code != 409:
+                log.warning("%s: %s", name, kube.error_text(problem))
+                if problem.code not in kube.AGAIN:
                     return
-            except OSError as problem:
-                log.warning("%s: %s", name, problem)
+            except (OSError, HTTPException) as problem:
+                log.warning("%s: %s: %s", name, type(problem).__name__, problem)
+            time.sleep(BACK_PAUSE)
 
     async def close(self) -> None:
         """End Envoy and the watches."""
@@ -493,6 +564,12 @@ class Attachments:
             member.cut()
         await self._pods.leave()
         await self._gateway.close()
+
+
+def _refusal(problem: GatewayError | TimeoutError) -> RefusedError:
+    """What Envoy refuses, it refuses again; anything else is a moment's."""
+    kind = RefusedError if isinstance(problem, RejectedError) else NotNowError
+    return kind(str(problem) or "Envoy does not answer")
 
 
 def _ipv6() -> bool:

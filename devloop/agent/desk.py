@@ -3,8 +3,9 @@
 From the engine: `{"do": "attach", "n": 1, "spec": {…}}`, `{"do": "detach", "n": 2, "id": …}`,
 `{"do": "local", "n": 3, "id": …, "up": false}`, `{"do": "doors", "n": 4, "id": …, "pods": […]}`, `{"do": "beat"}`.
 From the agent: `{"answer": 1, "listeners": {…}}`, `{"answer": 4, "agent": …, "token": …, "pods": {…}}` or
-`{"answer": 1, "error": "…"}`; `{"requests": ["…", …], "counts": {"api": {"original": 12}}, "holders": {…}}`, ten times
-a second at most; and `{"leaving": true}` when it is about to end.
+`{"answer": 1, "error": "…", "again": false}`, where `again` says that it is a moment's trouble;
+`{"requests": ["…", …], "counts": {"api": {"original": 12}}, "holders": {…}}`, ten times a second at most; and
+`{"leaving": true}` when it is about to end.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .forward import Connection
 from .records import answerer
 from .spec import Spec, SpecError
 from .tasks import background
-from .view import RefusedError
+from .view import NotNowError, RefusedError
 
 log = logging.getLogger("agent")
 
@@ -63,20 +64,21 @@ class Desk:
                 message = json.loads(line)
                 if message.get("do") != "beat":
                     self._queue.put_nowait(message)
-            except (ValueError, AttributeError, RecursionError):
+            except (ValueError, AttributeError):
                 log.warning("an unreadable message")
 
     async def _work(self) -> None:
         """One message after the other: what the engine asks for has an order."""
-        await self._attachments.warm()
+        with contextlib.suppress(OSError):  # then the first attachment says so
+            await self._attachments.warm()
         while True:
             message = await self._queue.get()
             answer: dict[str, Any] = {}
             try:
                 answer = await self._do(message)
             except (RefusedError, SpecError) as problem:
-                answer = {"error": str(problem)}
-            except Exception as problem:  # of one message's: what comes next is to be answered
+                answer = {"error": str(problem), "again": isinstance(problem, NotNowError)}
+            except Exception as problem:  # of one message; the next ones are to be answered
                 log.exception("a message of the engine's")
                 answer = {"error": f"{type(problem).__name__}: {problem}"}
             if "n" in message:

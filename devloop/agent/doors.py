@@ -61,7 +61,16 @@ class Door:
         """Let it make places for these ports. DoorLostError."""
         if ports - self.places.keys():
             answer = await self._ask(open=sorted(ports))
-            self.places = {int(port): int(place) for port, place in answer["places"].items()}
+            try:
+                places = {int(port): int(place) for port, place in answer["places"].items()}
+                if not all(0 < each < 65536 for each in places.values()):
+                    raise ValueError("no port")
+            except (KeyError, TypeError, AttributeError, ValueError):
+                # Of whoever is in that pod. Envoy would refuse it, and with it what is everybody's.
+                self.problem = "what the door says can't be read"
+                self.close()
+                raise DoorLostError(self.problem) from None
+            self.places = places
 
     async def catch(self, ports: Mapping[int, int]) -> None:
         """Let it catch these ports and no others. DoorLostError."""

@@ -33,6 +33,10 @@ class GatewayError(Exception):
     """Envoy did not take a configuration; the text is what it said."""
 
 
+class RejectedError(GatewayError):
+    """Envoy has refused it, and would again."""
+
+
 class Output(asyncio.SubprocessProtocol):
     """What Envoy prints: its access log on one descriptor, its own words on the other."""
 
@@ -157,7 +161,7 @@ class Gateway:
                 await self._taken(wanted, rejected)
             except GatewayError:
                 # Envoy goes on with what it had; so do the files, for the next one.
-                for name in changed - {"cds.json"}:
+                for name in (*sorted(changed - {"cds.json"}), "cds.json"):
                     if name in old:
                         self._write(name, old[name])
                 raise
@@ -173,7 +177,7 @@ class Gateway:
             stats = await self._stats()
             if sum(int(value) for key, value in stats.items() if key.endswith("update_rejected")) > rejected:
                 said = self._output.said[-1] if self._output and self._output.said else "no reason"
-                raise GatewayError(f"Envoy refuses the configuration: {said[:300]}")
+                raise RejectedError(f"Envoy refuses the configuration: {said[:300]}")
             missing = [
                 key
                 for key, text in wanted.items()

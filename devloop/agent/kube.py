@@ -26,6 +26,17 @@ Document = dict[str, Any]
 RETRY_SECONDS = (0.1, 5.0)
 FORBIDDEN_SECONDS = 60.0
 WATCH_SECONDS = 120
+AGAIN = frozenset(
+    (
+        HTTPStatus.CONFLICT,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    )
+)
+"""What the API server answers where the same call may do in a moment."""
 MANAGER = "fieldManager=devloop"
 """How the API server notes who has changed what (managedFields)."""
 
@@ -69,8 +80,8 @@ class Watched:
                 if problem.code == HTTPStatus.FORBIDDEN:
                     self._tell(self._refused)
                     self._closed.wait(FORBIDDEN_SECONDS)
-            except (OSError, ValueError, KeyError) as problem:
-                log.info("%s: %s", self._path, problem)
+            except Exception as problem:  # http.client's own too: half an answer is no OSError. The watch must go on.
+                log.info("%s: %s: %s", self._path, type(problem).__name__, problem)
             self._closed.wait(delay)
             delay = min(delay * 2, RETRY_SECONDS[1])
 
@@ -119,6 +130,18 @@ def snapshot(api: ClusterApi) -> Snapshot:
                 else:
                     log.warning("the size of %s can't be read: %s", spec.workload, problem)
     return Snapshot(tuple(found), tuple(held), sizes)
+
+
+def exists(api: ClusterApi, path: str) -> bool:
+    """Whether an object is there. Blocking; OSError."""
+    try:
+        api.call("GET", path)
+    except urllib.error.HTTPError as problem:
+        problem.close()
+        if problem.code == HTTPStatus.NOT_FOUND:
+            return False
+        raise
+    return True
 
 
 def perform(api: ClusterApi, call: Call) -> None:

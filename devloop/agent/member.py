@@ -49,6 +49,8 @@ class Member:
     deaf: frozenset[int] = frozenset()
     """Ports of the Service at which the local service takes nothing."""
     silent: bool = False
+    taken: bool = False
+    """Envoy has taken what follows from it. Until then it is in nobody else's configuration, which it could spoil."""
     fades: float = 0.0
     """When it was last seen to have a connection, having left."""
     uplinks: list[Uplink] = field(default_factory=list)

@@ -136,7 +136,7 @@ class Uplink:
         self._connection = connection
         self.path = path
         self._target = target
-        self._fallback = fallback
+        self.fallback = fallback
         self._server: asyncio.Server | None = None
         self._open: set[FromEnvoy] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -169,7 +169,7 @@ class Uplink:
             await TcpChannel.of(self._connection.ssh).hand_over(near, self._target)
         except (asyncssh.Error, OSError) as problem:
             log.debug("%s: %s", self._target, problem)
-            if self._fallback is None or not await self._original(far):
+            if self.fallback is None or not await self._original(far):
                 far.refuse()
         except BaseException:
             far.transport.abort()
@@ -177,8 +177,8 @@ class Uplink:
 
     async def _original(self, far: FromEnvoy) -> bool:
         """Let an original pod have the connection; False if none takes it."""
-        assert self._fallback is not None
-        endpoints = list(self._fallback())
+        assert self.fallback is not None
+        endpoints = list(self.fallback())
         random.shuffle(endpoints)
         loop = asyncio.get_running_loop()
         for host, port in endpoints[:3]:
@@ -218,6 +218,8 @@ class _Pod(asyncio.Protocol):
         self.far.transport.set_protocol(_Client(self))
         for data in self.far.kept():
             self.transport.write(data)
+        if self.far.finished:
+            _write_eof(self.transport)
         self.far.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:

@@ -22,6 +22,10 @@ class RefusedError(Exception):
     """The agent can't do that; the text is for the developer."""
 
 
+class NotNowError(RefusedError):
+    """It may be able to in a moment: the developer's side tries again."""
+
+
 class View:
     """Kept in step by watches; `changed` is called after each change. Without an API it is empty."""
 
@@ -49,8 +53,9 @@ class View:
         await until(self._services.synced.is_set)
         found = self.services.get(name)
         if found is None:
-            why = "may not see Services (role.yaml)" if self._services.forbidden else f"sees no Service {name}"
-            raise RefusedError(f"the agent {why}")
+            if self._services.forbidden:
+                raise RefusedError("the agent may not see Services (role.yaml)")
+            raise NotNowError(f"the agent sees no Service {name}")
         return found
 
     def protocol(self, name: str, port: int) -> Protocol:

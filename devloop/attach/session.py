@@ -95,7 +95,7 @@ class Session:
                 self._channel.write(json.dumps(message) + "\n")
 
     async def ask(self, **message: Any) -> dict[str, Any]:
-        """Ask the agent. AttachError is its refusal."""
+        """Ask the agent. AttachError is its refusal; RemoteError, that it can't now."""
         if self._over:
             raise SessionLostError("the connection to the agent is lost")
         self._number += 1
@@ -109,6 +109,8 @@ class Session:
             raise SessionLostError(f"the agent has not answered in {ANSWER_SECONDS:g} s") from None
         finally:
             self._answers.pop(number, None)
+        if found.get("again"):
+            raise RemoteError(str(found["error"]), where=self.carrier.where)
         if "error" in found:
             raise AttachError(str(found["error"]), where=self.carrier.where)
         return found

@@ -207,6 +207,26 @@ async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name:
         assert await reader.readexactly(len(name) + 6) == f"{name}:hello".encode()
 
 
+async def test_what_is_under_way_goes_on_when_its_service_was_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        serving(http("original")) as at,
+        serving(http("local")) as local,
+        a_rig(monkeypatch, at, "http") as rig,
+    ):
+        end = Local(local)
+        await rig.attach(end)
+        mine = await upgraded(rig.proxy.port)
+        await says(*mine, "local")
+        assert rig.spec is not None
+        for _ in range(2):
+            await rig.session.attach(rig.spec, end, lambda: None)  # as an engine does, whatever was changed
+            await says(*mine, "local")
+            async with Pool.asking(rig.proxy.port) as pool:
+                await pool.hears("local")
+                assert not pool.failed
+        await ended(mine[1])
+
+
 async def test_who_attaches_again_meanwhile_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async with (
         serving(http("original")) as at,

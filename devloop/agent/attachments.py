@@ -496,7 +496,8 @@ class Attachments:
             # Nobody would answer until its holder comes to mend it.
             await asyncio.to_thread(self._back, name)
         soon = await self._forget() or soon
-        return ENDPOINT_SECONDS if soon else self._expiry.next(time.monotonic())
+        # As of then: one that has ended since is none of those that are over.
+        return ENDPOINT_SECONDS if soon else self._expiry.next(now)
 
     async def _forget(self) -> bool:
         """Drop members whose lease has gone: they were put back, or somebody else has taken over.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -64,8 +65,6 @@ class Api:
         if self.ends:
             raise self.ends.pop(0)
         while not self.over:
-            import time
-
             time.sleep(0.01)
 
 
@@ -331,3 +330,18 @@ async def test_what_a_door_says_that_can_not_be_is_its_own_trouble(
     with pytest.raises(DoorLostError, match="can't be read"):
         await door.open({8080})
     assert closed and not door.places
+
+
+async def test_a_lease_that_ends_while_another_is_put_back_is_seen_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    made = agent(Api(), tmp_path, lease(SPEC, seconds=30))
+
+    async def forget() -> bool:
+        clock[0] += 31.0  # as long as the API server takes
+        return False
+
+    monkeypatch.setattr(made, "_forget", forget)
+    assert await made._put_back() == 30.0

@@ -3,9 +3,9 @@
 It listens on the pod's loopback alone, so that a port-forward, and with it the API server's own
 authentication and audit log, stands before every client; who has come that way may come by the pod's own address as
 well (`direct.py`). Behind that only a public key opens it. It
-forwards connections (RFC 4254, 7.2, "direct-tcpip"), beside itself too (`lanes.py`), answers questions about itself,
-attaches a developer's services (`desk.py`) and refuses all else: no shell, no file transfer, no agent or X11
-forwarding, no listening ports.
+forwards connections (RFC 4254, 7.2, "direct-tcpip"), beside itself too (`lanes.py`), and datagrams (`datagrams.py`),
+answers questions about itself, attaches a developer's services (`desk.py`) and refuses all else: no shell, no file
+transfer, no agent or X11 forwarding, no listening ports.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncssh
 
 from .attachments import Attachments
+from .datagrams import COMMAND as DATAGRAMS
+from .datagrams import Datagrams
 from .desk import Desk
 from .direct import COMMAND as DIRECT
 from .direct import Direct
@@ -172,13 +174,14 @@ class Handed(asyncssh.SSHListener):
 
 
 class Question(asyncssh.SSHServerSession[str]):
-    """A session that answers one of `COMMANDS` or which other ways there are, or is a desk; it can do nothing else."""
+    """A session that answers one of `COMMANDS` or which other ways there are, is a desk, or carries datagrams."""
 
     def __init__(self, parts: Parts, seat: Seat, connection: Connection) -> None:
         self.parts = parts
         self.seat = seat
         self.connection = connection
         self.desk: Desk | None = None
+        self.datagrams: Datagrams | None = None
         self.channel: asyncssh.SSHServerChannel[str] | None = None
         self.answer = ""
 
@@ -191,6 +194,9 @@ class Question(asyncssh.SSHServerSession[str]):
         parts = self.parts
         if command == COMMAND and parts.attachments is not None:
             self.desk = Desk(parts.attachments, self.connection, self.channel)
+        elif command == DATAGRAMS and self.channel is not None:
+            self.channel.set_encoding(None)
+            self.datagrams = Datagrams(self.channel)
         elif command == LANES:
             self.answer = parts.lanes.answer(self.connection)
         elif command == DIRECT:
@@ -207,28 +213,38 @@ class Question(asyncssh.SSHServerSession[str]):
         if self.desk is not None:
             self.desk.begin()
             return
+        if self.datagrams is not None:
+            return
         self.channel.write(self.answer)
         self.channel.exit(0)
 
     def data_received(self, data: str, datatype: int | None = None) -> None:
-        """Only a desk is spoken to."""
+        """Only a desk and who carries datagrams are spoken to."""
         if self.desk is not None:
             self.desk.received(data)
+        elif self.datagrams is not None:
+            self.datagrams.received(cast(bytes, data))  # its channel has no encoding
 
     def pause_writing(self) -> None:
         """The channel's window is used up."""
         if self.desk is not None:
             self.desk.stuck(True)
+        elif self.datagrams is not None:
+            self.datagrams.stuck(True)
 
     def resume_writing(self) -> None:
         """There is room again."""
         if self.desk is not None:
             self.desk.stuck(False)
+        elif self.datagrams is not None:
+            self.datagrams.stuck(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The session is over, or the developer's whole connection."""
         if self.desk is not None:
             self.desk.ended()
+        elif self.datagrams is not None:
+            self.datagrams.ended()
 
 
 def _resolv_conf(presence: Presence) -> str:

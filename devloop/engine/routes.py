@@ -58,6 +58,25 @@ class Routes:
             return ToLink(self._link, address, port, _moves(standing, address, port))
         return Dial(address, port)
 
+    async def datagrams(self, service: str, destination: Destination) -> Target:
+        """See `devloop.net.router.DatagramRouter`."""
+        address, port = destination.address, destination.port
+        standing = self._standings().by_address.get(address)
+        moves = ""
+        if standing is not None and (here := standing.local_udp_port(address, port)) is not None:
+            if self._is_local(standing.service):
+                return await self._here(standing.service, here)
+            moves = standing.service
+        if standing is not None and address == standing.virtual:
+            if self._is_local(standing.service):
+                raise RefusedError(f"{standing.service} is here, and has no UDP port {port}")
+            return await self._there(standing, port)
+        return ToLink(self._link, address, port, moves) if self.through_link(address) else Dial(address, port)
+
+    def is_dns_service(self, address: str) -> bool:
+        """See `devloop.net.service.ServiceRouter`."""
+        return address in self._standings().dns_servers
+
     async def cluster_service(self, name: str, namespace: str, port: int) -> Target:
         """Where a connection to a Service of the cluster goes: here, if what it leads to is, or there."""
         standings = self._standings()

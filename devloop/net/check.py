@@ -30,8 +30,6 @@ class Capabilities:
     ipv6: bool
     low_ports: bool
     """Whether a service may listen on ports below 1024."""
-    udp_log: bool
-    """Whether UDP that is refused can be told of."""
 
 
 async def check() -> Capabilities:
@@ -58,7 +56,7 @@ async def check() -> Capabilities:
             ) from None
         except EngineError:
             raise ServiceError("the process that tries out a namespace died", hint=_PORTABLE) from None
-        return Capabilities(inside.user_namespace, inside.ipv6, inside.low_ports, inside.udp_log is not None)
+        return Capabilities(inside.user_namespace, inside.ipv6, inside.low_ports)
     finally:
         inside.close()
         await process.wait()
@@ -108,7 +106,7 @@ def _reason(step: str, number: int, sysctl: Path) -> tuple[str, str]:
     if step == "nftables":
         return (
             "this kernel lacks a part of nftables that the network of a service needs",
-            "`sudo modprobe -a nf_tables nft_tproxy nft_socket nft_reject_inet`, "
+            "`sudo modprobe -a nf_tables nft_tproxy nft_socket`, "
             "and the names in /etc/modules-load.d/devloop.conf to keep them",
         )
     return "the namespace could not be made", "report it, with the output of `devloop doctor`"

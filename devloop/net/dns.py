@@ -28,6 +28,7 @@ import dns.rdatatype
 import dns.rrset
 
 from devloop.agent.tasks import background
+from devloop.net.router import Destination, canonical
 from devloop.net.upstream import Upstream
 
 LOCAL_TTL = 0
@@ -275,8 +276,19 @@ def _well_known(name: dns.name.Name, rdtype: int) -> Answer | None:
 class DnsServer:
     """Serves one namespace."""
 
-    def __init__(self, udp: socket.socket, tcp: socket.socket, resolver: Resolver) -> None:
-        """`udp` and `tcp` are `Inside.dns_udp` and `Inside.dns_tcp`; they are closed with the server."""
+    def __init__(
+        self,
+        udp: socket.socket,
+        tcp: socket.socket,
+        resolver: Resolver,
+        elsewhere: Callable[[Destination, str, bytes], bool] = lambda client, address, data: False,
+    ) -> None:
+        """`udp` and `tcp` are `Inside.dns_udp` and `Inside.dns_tcp`; they are closed with the server.
+
+        `elsewhere` is given a client, the address that it has asked, and the datagram; true: that was for somebody
+        else, and is on its way.
+        """
+        self._elsewhere = elsewhere
         self._udp = udp
         self._tcp = tcp
         self._resolver = resolver
@@ -305,7 +317,10 @@ class DnsServer:
                 data, ancillary, _, client = self._udp.recvmsg(65535, 256)
             except OSError:
                 return  # BlockingIOError: all read; else an ICMP error of somebody who is gone
-            self._keep(background(self._answer(data, _source(ancillary), client), name="dns answer"))
+            source = _source(ancillary)
+            if self._elsewhere(Destination(canonical(client[0]), client[1]), _address(source), data):
+                continue
+            self._keep(background(self._answer(data, source, client), name="dns answer"))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -350,3 +365,12 @@ def _source(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, byt
             # in_pktinfo: the interface, the local address, the address in the packet's head.
             return [(level, kind, struct.pack("=I4s4s", 0, data[8:12], bytes(4)))]
     return []
+
+
+def _address(source: list[tuple[int, int, bytes]]) -> str:
+    """The one that was asked; empty if it is not known."""
+    for _, kind, data in source:
+        if kind == _PKTINFO_6:
+            return canonical(socket.inet_ntop(socket.AF_INET6, data[:16]))
+        return socket.inet_ntop(socket.AF_INET, data[4:8])
+    return ""

@@ -61,8 +61,12 @@ class Inside:
         """Listens for all TCP connections that leave the service; for `devloop.net.proxy.Proxy`."""
         self.dns_udp: socket.socket
         self.dns_tcp: socket.socket
-        self.udp_log: socket.socket | None = None
-        """Tells of UDP packets that were refused; for `devloop.net.udp.RefusedUdp`."""
+        self.datagrams: socket.socket
+        """Gets all UDP that leaves the service but for DNS; for `devloop.net.datagrams.Udp`."""
+        self.raw: dict[int, socket.socket] = {}
+        """By family: sends whole packets into it, which the rules leave alone."""
+        self.addresses: tuple[str, ...] = ()
+        """The service's own, one a family."""
         self._diag: socket.socket
         self._sock = sock
         self._lost = lost
@@ -89,8 +93,9 @@ class Inside:
         socks = [socket.socket(fileno=fd) for fd in fds]
         for sock in socks:
             sock.setblocking(False)
-        self.proxy, self.dns_udp, self.dns_tcp, self._diag = socks[:4]
-        self.udp_log = socks[4] if len(socks) > 4 else None
+        self.proxy, self.dns_udp, self.dns_tcp, self._diag, self.datagrams, *raw = socks
+        self.raw = {each.family: each for each in raw}
+        self.addresses = tuple(addresses)
         self.user_namespace, self.ipv6 = answer["user"], answer["ipv6"]
         self.low_ports = answer["low_ports"]
         self.pid = answer["pid"]
@@ -148,10 +153,12 @@ class Inside:
     def close(self) -> None:
         """Close every socket that is not in use elsewhere. The holder takes it as a goodbye."""
         self._let_go()
-        for name in ("proxy", "dns_udp", "dns_tcp", "_diag", "udp_log"):
+        for name in ("proxy", "dns_udp", "dns_tcp", "_diag", "datagrams"):
             made: socket.socket | None = getattr(self, name, None)
             if made is not None:
                 made.close()
+        for sock in self.raw.values():
+            sock.close()
 
     def _let_go(self) -> None:
         """Close what is spoken through with the holder; the other sockets may be in use."""

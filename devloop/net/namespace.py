@@ -9,7 +9,7 @@ processes are gone, the kernel removes the namespaces, mounts and sockets with t
 An ordinary user needs a user namespace for this. Root with CAP_SYS_ADMIN does not, and keeps all users that way.
 
 Messages, JSON, one a packet; each has one answer, in order:
-  {op: enter, addresses: [v4, v6]} → {ok, pid, user, ipv6, udp_log, low_ports} + [proxy, dns udp, dns tcp, diag, log?]
+  {op: enter, addresses: [v4, v6]} → {ok, pid, user, ipv6, low_ports} + [proxy, dns udp, dns tcp, diag, udp, raw, raw6?]
   {op: sockets, count}             → {ok} + that many TCP sockets, made inside, marked, not yet connected
   {op: ports, add, remove}         → {ok}         ports on which the host's loopback listens
   {op: mount, binds: [{source, target, read_only}], remove: [target]} → {ok, made, failed: {target: why}}
@@ -29,7 +29,7 @@ from typing import Any
 from devloop.net import rules
 from devloop.net.listeners import diag_socket
 from devloop.net.mounts import Bind, Grafts, private
-from devloop.net.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, add_address, connect, link_up, local_default
+from devloop.net.netlink import NETLINK_ROUTE, add_address, connect, link_up, local_default
 
 ADDRESSES = ("198.18.0.1", "fd5e:76c0:6f70::1")
 """What a service that asks for its address sees, if it does not get its pod's: RFC 2544's and RFC 4193's ranges."""
@@ -39,8 +39,11 @@ _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
 _SO_MARK = 36
 _IPV6_RECVPKTINFO, _IP_PKTINFO = 49, 8
+_IPV6_RECVORIGDSTADDR, _IP_RECVORIGDSTADDR = 74, 20
 _DNS_PORT = 53
 _BACKLOG = 4096
+_RECEIVE_BYTES = 4 << 20
+"""Of datagrams that the engine has not read yet; the kernel gives what its own limit allows."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -67,7 +70,7 @@ def unshare() -> bool:
     The calling process must have one thread (unshare(2)).
     """
     uid, gid = os.getuid(), os.getgid()
-    if uid == 0:
+    if uid == 0 and _may_send_raw():  # root in a container may lack that one alone; in a namespace of its own it may
         try:
             _unshare(_CLONE_NEWNET | _CLONE_NEWNS)
         except PermissionError:
@@ -85,6 +88,14 @@ def unshare() -> bool:
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
     except OSError as error:
         raise StepError("map", error) from None
+    return True
+
+
+def _may_send_raw() -> bool:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW).close()
+    except OSError:
+        return False
     return True
 
 
@@ -126,6 +137,23 @@ def _listener(kind: int, port: int, *, ipv6: bool) -> socket.socket:
     sock.bind(("::" if ipv6 else "0.0.0.0", port))
     if kind == socket.SOCK_STREAM:
         sock.listen(_BACKLOG)
+    return sock
+
+
+def _datagrams(*, ipv6: bool) -> socket.socket:
+    """Gets all UDP that leaves, with where it was sent to."""
+    sock = _listener(socket.SOCK_DGRAM, rules.PROXY_PORT, ipv6=ipv6)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+    sock.setsockopt(socket.SOL_IP, _IP_RECVORIGDSTADDR, 1)
+    if ipv6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR, 1)
+    return sock
+
+
+def _raw(family: int) -> socket.socket:
+    """Sends whole packets, and receives none (raw(7), IPPROTO_RAW)."""
+    sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, rules.MARK)
     return sock
 
 
@@ -221,25 +249,19 @@ class Namespace:
                     add_address(route, address)
                     local_default(route, address)
             step = "nftables"
-            logs = rules.install(own)
+            rules.install(own)
             low_ports = _allow_low_ports()
             step = "sockets"
             made.append(_listener(socket.SOCK_STREAM, rules.PROXY_PORT, ipv6=self._ipv6))
             made.append(_listener(socket.SOCK_DGRAM, _DNS_PORT, ipv6=self._ipv6))
             made.append(_listener(socket.SOCK_STREAM, _DNS_PORT, ipv6=self._ipv6))
             made.append(diag_socket())
+            made.append(_datagrams(ipv6=self._ipv6))
+            made += [_raw(each) for each in (socket.AF_INET, *((socket.AF_INET6,) if self._ipv6 else ()))]
         except OSError as error:
             raise StepError(step, error) from None
-        if logs:
-            log = connect(NETLINK_NETFILTER)
-            try:
-                rules.subscribe_log(log)
-                made.append(log)
-            except OSError:
-                log.close()
-                logs = False
         self.entered = True
-        found = {"user": user, "ipv6": self._ipv6, "udp_log": logs, "low_ports": low_ports}
+        found = {"user": user, "ipv6": self._ipv6, "low_ports": low_ports}
         return {"ok": True, "pid": os.getpid(), **found}
 
     def _mount(self, message: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Protocol
 from devloop.errors import ServiceError
 from devloop.net.listeners import Listener
 from devloop.net.repeat import repeatable
-from devloop.net.router import OffError, RefusedError, ToService
+from devloop.net.router import LocalDatagrams, OffError, RefusedError, ToService
 from devloop.relay import Relay, Relays, Target
 
 HOLD = 10.0
@@ -76,6 +76,8 @@ class Publisher:
         self._log = log
         self.generation = 0
         """Counts the service's processes: one more whenever the gate opens."""
+        self.datagrams: LocalDatagrams | None = None
+        """The service's UDP; None where it has no network of its own."""
         self.on_served: Callable[[], None] = lambda: None
         """Called once for each of the service's processes, when it first answers a connection."""
         self._told = -1

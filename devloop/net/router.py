@@ -58,8 +58,54 @@ class Router(Protocol):
         """
 
 
+class DatagramRouter(Protocol):
+    """Decides where the datagrams of local services go."""
+
+    async def datagrams(self, service: str, destination: Destination) -> Target:
+        """The target of a new flow of `service`: a `ToLink`, `ToService` or `Dial`. Raises DevloopError."""
+
+    def stale(self, target: Target) -> bool:
+        """Whether it led to a service that has moved since: here, or to the remote."""
+
+
+class DatagramClient(Protocol):
+    """See `devloop.remote.link.DatagramClient`."""
+
+    def received(self, data: bytes) -> None:
+        """A datagram has come from the destination."""
+
+    def refused(self) -> None:
+        """Nobody listens there; more may be sent."""
+
+    def ended(self, why: str) -> None:
+        """The flow is over, for this reason; empty: what carried it has gone."""
+
+
+class DatagramFlow(Protocol):
+    """A way for datagrams to one destination."""
+
+    def send(self, data: bytes) -> bool:
+        """Send one. It never waits; False: it was dropped."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class LocalDatagrams(Protocol):
+    """A local service's UDP: `devloop.net.datagrams.Udp`."""
+
+    def peer(self, port: int, client: DatagramClient) -> DatagramFlow:
+        """A way to what listens on a UDP port of it."""
+
+
 class Link(Protocol):
     """What carries connections to the remote: `devloop.remote.link.Link`."""
+
+    async def datagrams(self, client: DatagramClient, address: str, port: int) -> DatagramFlow:
+        """A UDP socket at the other end, connected to an address there; waits while the link is away.
+
+        Raises DevloopError.
+        """
 
     async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
         """(transport, protocol), after the other end has connected; waits while the link is away.
@@ -135,6 +181,10 @@ class Ports(Protocol):
 
     def served(self) -> None:
         """The process that runs now has answered a connection."""
+
+    @property
+    def datagrams(self) -> LocalDatagrams | None:
+        """Its UDP; None where it has no network of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,9 @@ As nft(8) would show them:
         tcp dport 53 accept                          # the DNS server listens on every address
         tproxy to :PROXY accept
       }
-      chain udp { type filter hook input priority filter;
-        the same for udp: loopback, own addresses, port 53 and MARK are accepted
-        limit rate 20/second log group 1
-        reject
+      chain udp { type filter hook prerouting priority mangle;
+        the same for udp: MARK, loopback, own addresses, multicast and port 53 are accepted
+        tproxy to :PROXY accept
       }
     }
 
@@ -28,8 +27,8 @@ finds what listens before a connection is made. So "nothing inside listens on th
 by the kernel, at the SYN, with nothing to keep in step. There is no address translation and no connection
 tracking either, and getsockname(2) of an accepted connection is where the service wanted to go (IPv4 and IPv6).
 
-The UDP chain hooks `input`, not `output`: there, a reject makes sendto(2) fail with EPERM, which programs do not
-take for "nobody is there"; from here an ICMP message arrives, and they see ECONNREFUSED.
+UDP needs no `own` chain: what is sent to an own address is the kernel's alone, who answers for a port that nobody has.
+What comes back is sent by a marked raw socket (`devloop.net.udp`), and so not caught again.
 """
 
 from __future__ import annotations
@@ -57,14 +56,13 @@ MARK = 0xD0C
 """The mark of sockets that the holder makes for the engine: they reach what listens inside, and nothing else."""
 PROXY_PORT = 65529
 """Where the proxy listens inside: above the ephemeral ports (32768 to 60999), and nobody's registered one."""
-LOG_GROUP = 1
 
 _NFPROTO_INET, _IPV4, _IPV6 = 1, 2, 10
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NEWTABLE, _NEWCHAIN, _NEWRULE, _NEWSET, _NEWSETELEM, _DELSETELEM = 0, 3, 6, 9, 12, 14
-_PREROUTING, _INPUT = 0, 1
-_MANGLE, _FILTER = -150, 0
+_PREROUTING = 0
+_MANGLE = -150
 _TCP, _UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 _DNS = 53
 _INET_SERVICE = 13  # the type's number in nft(8), for people who list the set
@@ -74,7 +72,6 @@ _META_MARK, _META_NFPROTO, _META_L4PROTO = 3, 15, 16
 _EQ, _NEQ = 0, 1
 _VERDICT, _REGISTER = 0, 1
 _ACCEPT, _GOTO = 1, -4 & 0xFFFFFFFF
-_REJECT_ICMPX, _PORT_UNREACHABLE = 2, 1
 
 Rule = bytes
 """Expressions, one after another."""
@@ -115,6 +112,17 @@ def _to(address: str) -> bytes:
     return _meta(_META_NFPROTO, bytes([_IPV4])) + _payload(_NETWORK, 16, length) + _compare(packed[:length])
 
 
+def _multicast(family: int) -> bytes:
+    """`ip daddr 224.0.0.0/4` or `ip6 daddr ff00::/8`: between the sockets of one namespace."""
+    first = _meta(_META_NFPROTO, bytes([family]))
+    if family == _IPV6:
+        return first + _payload(_NETWORK, 24, 1) + _compare(b"\xff")
+    mask = nested(4, attribute(1, b"\xf0"))
+    xor = nested(5, attribute(1, b"\0"))
+    masked = _expression("bitwise", be32(1, _REGISTER), be32(2, _REGISTER), be32(3, 1), mask, xor)
+    return first + _payload(_NETWORK, 16, 1) + masked + _compare(b"\xe0")
+
+
 def _to_port(port: int) -> bytes:
     return _payload(_TRANSPORT, 2, 2) + _compare(port.to_bytes(2, "big"))
 
@@ -127,11 +135,11 @@ def _only_syn() -> bytes:
     return _protocol(_TCP) + _payload(_TRANSPORT, 13, 1) + masked + _compare(b"\x02", _NEQ)
 
 
-def _tproxy(port: int) -> bytes:
+def _tproxy(port: int, protocol: int = _TCP) -> bytes:
     load = nested(2, attribute(1, port.to_bytes(2, "big")))
     # No family: the proxy's port at the first address of lo, whichever family the packet is of.
     return (
-        _protocol(_TCP)
+        _protocol(protocol)
         + _expression("immediate", be32(1, _REGISTER), load)
         + _expression("tproxy", be32(1, 0), be32(3, _REGISTER))
         + _verdict(_ACCEPT)
@@ -146,13 +154,6 @@ def _something_listens() -> bytes:
 def _in_host_set() -> bytes:
     lookup = _expression("lookup", text(1, "host"), be32(2, _REGISTER))
     return _protocol(_TCP) + _payload(_TRANSPORT, 2, 2) + lookup
-
-
-def _log() -> bytes:
-    """At most 20 a second of what is refused, headers only."""
-    rate = (20).to_bytes(8, "big")
-    limit = _expression("limit", attribute(1, rate), attribute(2, (1).to_bytes(8, "big")), be32(3, 5))
-    return limit + _expression("log", attribute(1, LOG_GROUP.to_bytes(2, "big")), be32(3, 64))
 
 
 def _message(kind: int, *attributes: bytes, flags: int = CREATE, family: int = _NFPROTO_INET) -> Message:
@@ -176,8 +177,8 @@ def _batch(*batch: Message) -> list[Message]:
     return [(_BATCH_BEGIN, 0, marker), *batch, (_BATCH_END, 0, marker)]
 
 
-def ruleset(own: Sequence[str], *, proxy_port: int = PROXY_PORT, log: bool = True) -> list[Message]:
-    """The whole table; `own` are the service's addresses besides the loopback. `log` needs nfnetlink_log."""
+def ruleset(own: Sequence[str], *, proxy_port: int = PROXY_PORT) -> list[Message]:
+    """The whole table; `own` are the service's addresses besides the loopback."""
     mark = _meta(_META_MARK, struct.pack("=I", MARK)) + _verdict(_ACCEPT)
     addresses = ("127.0.0.1", "::1", *own)
     udp = _protocol(_UDP)
@@ -195,26 +196,20 @@ def ruleset(own: Sequence[str], *, proxy_port: int = PROXY_PORT, log: bool = Tru
         *(_rule("tcp", _to(address) + _verdict(_GOTO, "own")) for address in addresses),
         _rule("tcp", _protocol(_TCP) + _to_port(_DNS) + _verdict(_ACCEPT)),
         _rule("tcp", _tproxy(proxy_port)),
-        _chain("udp", _INPUT, _FILTER),
+        _chain("udp", _PREROUTING, _MANGLE),
         _rule("udp", _protocol(_UDP, _NEQ) + _verdict(_ACCEPT)),
+        _rule("udp", mark),
         *(_rule("udp", _to(address) + _verdict(_ACCEPT)) for address in addresses),
+        *(_rule("udp", _multicast(family) + _verdict(_ACCEPT)) for family in (_IPV4, _IPV6)),
         _rule("udp", udp + _to_port(_DNS) + _verdict(_ACCEPT)),
-        *((_rule("udp", _log()),) if log else ()),
-        _rule("udp", _expression("reject", be32(1, _REJECT_ICMPX), attribute(2, bytes([_PORT_UNREACHABLE])))),
+        _rule("udp", _tproxy(proxy_port, _UDP)),
     )
 
 
-def install(own: Sequence[str], *, proxy_port: int = PROXY_PORT) -> bool:
-    """Put the rules into this process' network namespace; whether refused UDP is logged. Raises OSError."""
+def install(own: Sequence[str], *, proxy_port: int = PROXY_PORT) -> None:
+    """Put the rules into this process' network namespace. Raises OSError."""
     with connect(NETLINK_NETFILTER) as sock:
-        try:
-            transact(sock, ruleset(own, proxy_port=proxy_port))
-        except FileNotFoundError:
-            # ENOENT: an expression that this kernel doesn't have. The log is the one that can be spared.
-            with connect(NETLINK_NETFILTER) as again:
-                transact(again, ruleset(own, proxy_port=proxy_port, log=False))
-            return False
-    return True
+        transact(sock, ruleset(own, proxy_port=proxy_port))
 
 
 def change_host_ports(add: Iterable[int], remove: Iterable[int]) -> None:
@@ -229,15 +224,3 @@ def change_host_ports(add: Iterable[int], remove: Iterable[int]) -> None:
     if batch:
         with connect(NETLINK_NETFILTER) as sock:
             transact(sock, _batch(*batch))
-
-
-def subscribe_log(sock: socket.socket) -> None:
-    """Have what the rules log sent to this NETLINK_NETFILTER socket (linux/netfilter/nfnetlink_log.h)."""
-    header = struct.pack("=BBH", socket.AF_UNSPEC, 0, socket.htons(LOG_GROUP))
-    config = (4 << 8) | 1  # NFNL_SUBSYS_ULOG, NFULNL_MSG_CONFIG
-    bind = header + attribute(1, b"\x01")
-    copy = header + attribute(2, struct.pack(">IBx", 64, 2))  # NFULNL_COPY_PACKET
-    flush = header + attribute(5, struct.pack(">I", 1)) + attribute(4, struct.pack(">I", 1))
-    transact(sock, [(config, ACK, bind)])
-    transact(sock, [(config, ACK, copy)])
-    transact(sock, [(config, ACK, flush)])

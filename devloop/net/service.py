@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Protocol
 
 from devloop.agent.tasks import background
 from devloop.errors import DevloopError
+from devloop.net.datagrams import Udp
 from devloop.net.host import HostPorts
 from devloop.net.inside import Inside, remove_made, seqpacket_pair
 from devloop.net.mounts import Bind
 from devloop.net.proxy import Proxy
 from devloop.net.publish import Gate, Publisher
-from devloop.net.router import Router
-from devloop.net.udp import RefusedUdp
+from devloop.net.router import DatagramRouter, Destination, Router
 from devloop.relay import Relays
 
 if TYPE_CHECKING:
     from devloop.net.dns import DnsServer, Resolver
+
+
+DNS_PORT = 53
 
 
 class Holder(Protocol):
@@ -76,6 +79,13 @@ class LocalNetwork(Protocol):
         """Break every connection to it."""
 
 
+class ServiceRouter(Router, DatagramRouter, Protocol):
+    """Decides where all goes that leaves a service."""
+
+    def is_dns_service(self, address: str) -> bool:
+        """Whether a Service of the remote's is there that answers DNS questions itself, and not for everybody."""
+
+
 class ServiceNetwork:
     """One service's namespace, its proxy, its DNS server and its published ports.
 
@@ -85,7 +95,7 @@ class ServiceNetwork:
     def __init__(
         self,
         service: str,
-        router: Router,
+        router: ServiceRouter,
         resolver: Resolver,
         host_ports: HostPorts,
         log: Callable[[str], None],
@@ -110,7 +120,7 @@ class ServiceNetwork:
         self._fronts = fronts
         self._proxy: Proxy | None = None
         self._dns: DnsServer | None = None
-        self._udp: RefusedUdp | None = None
+        self._udp: Udp | None = None
         self._follow: asyncio.Task[None] | None = None
         self._made: list[str] = []
 
@@ -127,10 +137,10 @@ class ServiceNetwork:
             await (self.inside.enter(addresses) if addresses else self.inside.enter())
             self._proxy = Proxy(self.service, self.inside.proxy, self._router, self._log)
             await self._proxy.start()
-            self._dns = DnsServer(self.inside.dns_udp, self.inside.dns_tcp, self._resolver)
+            self._udp = self.publisher.datagrams = Udp(self.service, self.inside, self._router, self._log)
+            self._udp.start()
+            self._dns = DnsServer(self.inside.dns_udp, self.inside.dns_tcp, self._resolver, self._to_other_server)
             await self._dns.start()
-            if self.inside.udp_log is not None:
-                self._udp = RefusedUdp(self.inside.udp_log, self._log)
             await self._host_ports.add(self.inside, self._own_host_ports)
         except BaseException:
             await self.close()
@@ -149,6 +159,13 @@ class ServiceNetwork:
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """As it is: names, addresses and paths are what they are in the pod."""
         return dict(env)
+
+    def _to_other_server(self, client: Destination, address: str, data: bytes) -> bool:
+        """A question at port 53 of a DNS server of the remote's own goes there as it is."""
+        if self._udp is None or not self._router.is_dns_service(address):
+            return False
+        self._udp.sent(client, Destination(address, DNS_PORT), data)
+        return True
 
     def _own_host_ports(self) -> frozenset[int]:
         return frozenset(each.host_port for each in self.publisher.published) | frozenset(self._fronts())

@@ -1,67 +1,81 @@
-"""UDP that a service's namespace refuses, told in the service's log, once a while for each destination.
+"""UDP packets, made and taken apart: what a raw socket sends into a namespace (RFC 791, RFC 8200, RFC 768, RFC 4443).
 
-The rules of the namespace (`devloop.net.rules`) refuse it at once and send the packet's head here by way of
-nfnetlink_log.
+An answer has to come from the address and port that were asked. A socket that is bound there would do, but it takes
+the port away from the service: whoever sends from the port that it sends to (SIP, gossip, NTP) has it already. A raw
+socket needs no port, one is enough for all flows, and it can say, too, that nobody listens.
 """
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Iterable
 
-from devloop.net.netlink import attributes, messages
 from devloop.net.router import Destination, canonical
 
-QUIET = 60.0
-"""Seconds in which the same destination is not told of again."""
-_PACKET = 4 << 8  # NFNL_SUBSYS_ULOG, NFULNL_MSG_PACKET
-_PAYLOAD = 9  # NFULA_PAYLOAD
+RECVORIGDSTADDR_4, RECVORIGDSTADDR_6 = 20, 74
+"""IP_RECVORIGDSTADDR and IPV6_RECVORIGDSTADDR (linux/in.h, linux/in6.h)."""
+LONGEST_4, LONGEST_6 = 65_507, 65_488
+"""What a datagram may hold here, in bytes. IPv4: a packet's 65,535. IPv6: lo's 65,536, as nobody cuts what is raw."""
+_UDP, _ICMP, _ICMP_6 = 17, 1, 58
+_HOPS = 64
 
 
-class RefusedUdp:
-    """Reads what was refused for one service."""
-
-    def __init__(self, sock: socket.socket, log: Callable[[str], None]) -> None:
-        """`sock` is `Inside.udp_log`; `log` takes a line for the service's log."""
-        self._sock = sock
-        self._log = log
-        self._told: dict[Destination, float] = {}
-        asyncio.get_running_loop().add_reader(sock, self._readable)
-
-    def close(self) -> None:
-        """Stop; the socket stays its owner's."""
-        if self._sock.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._sock)
-
-    def _readable(self) -> None:
-        try:
-            data = self._sock.recv(65536)
-        except OSError:
-            return  # ENOBUFS: more was refused than is told of
-        now = asyncio.get_running_loop().time()
-        for kind, _, body in messages(data):
-            packet = attributes(body[4:]).get(_PAYLOAD, b"") if kind == _PACKET else b""
-            destination = udp_destination(packet)
-            if destination is None or now - self._told.get(destination, -QUIET) < QUIET:
-                continue
-            if len(self._told) > 1000:
-                self._told.clear()
-            self._told[destination] = now
-            self._log(f"UDP to {destination} was refused: only TCP and DNS leave a service's network namespace")
+def original(ancillary: Iterable[tuple[int, int, bytes]]) -> Destination | None:
+    """Where a datagram was sent to (ip(7), IP_RECVORIGDSTADDR)."""
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IP and kind == RECVORIGDSTADDR_4 and len(data) >= 8:
+            return Destination(socket.inet_ntop(socket.AF_INET, data[4:8]), int.from_bytes(data[2:4], "big"))
+        if level == socket.IPPROTO_IPV6 and kind == RECVORIGDSTADDR_6 and len(data) >= 24:
+            address = canonical(socket.inet_ntop(socket.AF_INET6, data[8:24]))
+            return Destination(address, int.from_bytes(data[2:4], "big"))
+    return None
 
 
-def udp_destination(packet: bytes) -> Destination | None:
-    """Where an IPv4 or IPv6 packet with UDP in it goes (RFC 791, RFC 8200, RFC 768); None for anything else."""
-    if len(packet) < 20:
+def datagram(source: Destination, to: Destination, data: bytes) -> bytes | None:
+    """A whole packet; None if there is no such large one."""
+    if len(data) > (LONGEST_6 if ":" in to.address else LONGEST_4):
         return None
-    if packet[0] >> 4 == 4 and packet[9] == socket.IPPROTO_UDP:
-        start, address = (packet[0] & 15) * 4, socket.inet_ntop(socket.AF_INET, packet[16:20])
-    elif packet[0] >> 4 == 6 and len(packet) >= 40 and packet[6] == socket.IPPROTO_UDP:
-        start, address = 40, socket.inet_ntop(socket.AF_INET6, packet[24:40])
-    else:
-        return None
-    if len(packet) < start + 4:
-        return None
-    return Destination(canonical(address), struct.unpack_from(">H", packet, start + 2)[0])
+    head = _udp(source, to, len(data))
+    if ":" not in to.address:
+        return _ip(source.address, to.address, _UDP, len(head) + len(data)) + head + data
+    # In IPv6 there is no datagram without a checksum.
+    found = checksum(_pseudo(source.address, to.address, _UDP, len(head) + len(data)) + head + data)
+    head = head[:6] + found.to_bytes(2, "big")
+    return _ip(source.address, to.address, _UDP, len(head) + len(data)) + head + data
+
+
+def unreachable(source: Destination, to: Destination) -> bytes:
+    """The packet that says to `source` that nobody listens at `to`: ICMP's "port unreachable"."""
+    four = ":" not in to.address
+    lost = _ip(source.address, to.address, _UDP, 8) + _udp(source, to, 0)
+    body = struct.pack(">BBHI", *((3, 3) if four else (1, 4)), 0, 0) + lost
+    protocol = _ICMP if four else _ICMP_6
+    pseudo = b"" if four else _pseudo(to.address, source.address, protocol, len(body))
+    body = body[:2] + checksum(pseudo + body).to_bytes(2, "big") + body[4:]
+    return _ip(to.address, source.address, protocol, len(body)) + body
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071); never 0, which would mean in UDP that there is none."""
+    # The sum of 16-bit words with its carries is the number modulo 2**16 - 1.
+    return ~(int.from_bytes(data + bytes(len(data) % 2), "big") % 0xFFFF) & 0xFFFF
+
+
+def _udp(source: Destination, to: Destination, size: int) -> bytes:
+    return struct.pack(">HHHH", source.port, to.port, 8 + size, 0)
+
+
+def _ip(source: str, to: str, protocol: int, size: int) -> bytes:
+    """The head of a packet. In IPv4 its identification and its checksum are the kernel's to fill in (raw(7))."""
+    if ":" in to:
+        head = struct.pack(">IHBB", 6 << 28, size, protocol, _HOPS)
+        return head + socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, to)
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + size, 0, 0, _HOPS, protocol, 0)
+    return head + socket.inet_aton(source) + socket.inet_aton(to)
+
+
+def _pseudo(source: str, to: str, protocol: int, size: int) -> bytes:
+    """What is summed up before an IPv6 packet's own bytes (RFC 8200, 8.1)."""
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, to)
+    return addresses + struct.pack(">II", size, protocol)

@@ -44,13 +44,20 @@ class ClusterService:
     addresses: tuple[str, ...]
     """Its cluster IPs; none if it is headless or an alias."""
     ports: tuple[ServicePort, ...]
+    """Of TCP."""
     selector: Mapping[str, str]
     external: str = ""
     """Of an ExternalName: the name that it stands for."""
+    udp: tuple[ServicePort, ...] = ()
+    """Those of UDP."""
 
     def port(self, number: int) -> ServicePort | None:
         """The port of this number."""
         return next((each for each in self.ports if each.port == number), None)
+
+    def udp_port(self, number: int) -> ServicePort | None:
+        """The same of UDP."""
+        return next((each for each in self.udp if each.port == number), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +130,23 @@ async def _listed(cluster: Cluster, kind: Kind) -> Iterable[Object]:
 def _service(item: Object) -> ClusterService:
     spec: Any = item["spec"]
     addresses = spec.get("clusterIPs") or [spec.get("clusterIP") or "None"]
-    ports = tuple(
-        ServicePort(each.get("name") or "", each["port"], each.get("targetPort") or each["port"])
-        for each in spec.get("ports") or []
-        if each.get("protocol", "TCP") == "TCP"
+    tcp, udp = (
+        tuple(
+            ServicePort(each.get("name") or "", each["port"], each.get("targetPort") or each["port"])
+            for each in spec.get("ports") or []
+            if each.get("protocol", "TCP") == protocol
+        )
+        for protocol in ("TCP", "UDP")
     )
     metadata = item["metadata"]
     return ClusterService(
         metadata["name"],
         metadata["namespace"],
         tuple(each for each in addresses if each not in ("", "None")),
-        ports,
+        tcp,
         spec.get("selector") or {},
         str(spec.get("externalName") or "") if spec.get("type") == "ExternalName" else "",
+        udp,
     )
 
 

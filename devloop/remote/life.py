@@ -20,6 +20,8 @@ from devloop.errors import RemoteError
 
 from .link import (
     CarrierLostError,
+    DatagramClient,
+    DatagramFlow,
     Kind,
     LinkState,
     Listener,
@@ -57,6 +59,9 @@ class Carrier(Protocol):
 
     async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
         """As `Link.connect`; CarrierLostError when it ends meanwhile."""
+
+    async def datagrams(self, client: DatagramClient, address: str, port: int) -> DatagramFlow:
+        """As `Link.datagrams`; CarrierLostError when it ends meanwhile."""
 
     async def resolver(self) -> Resolver:
         """As `Link.resolver`."""
@@ -317,12 +322,27 @@ class LiveLink:
                 return await carrier.connect(factory, host, port)
             except CarrierLostError:
                 # It was not open yet, so nothing of the client's was sent: the next carrier may have it.
-                await asyncio.sleep(0)
-                if self._carrier is carrier:
-                    # The carrier knows before its life does.
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                            await self._changed.wait()
+                await self._without(carrier, until)
+
+    async def _without(self, carrier: Carrier, until: float) -> None:
+        """Come back when it is known to be lost, which the carrier knows before its life does; at that time at last."""
+        await asyncio.sleep(0)
+        if self._carrier is carrier:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                    await self._changed.wait()
+
+    async def datagrams(self, client: DatagramClient, address: str, port: int) -> DatagramFlow:
+        """A UDP socket at the other end; in a gap it waits."""
+        until = time.monotonic() + self.hold
+        while True:
+            carrier = await self._present(max(0.0, until - time.monotonic()))
+            try:
+                return await carrier.datagrams(client, address, port)
+            except CarrierLostError as problem:
+                if time.monotonic() > until:
+                    raise RemoteError(str(problem), where=self._state.where) from problem
+                await self._without(carrier, until)
 
     async def open(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """The same as asyncio's stream pair."""

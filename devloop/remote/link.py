@@ -87,6 +87,10 @@ class PermanentError(RemoteError):
     """Trying again changes nothing: a right, a key or a name in a configuration is wrong."""
 
 
+class NoDatagramsError(RemoteError):
+    """This kind of link carries no UDP; trying again changes nothing while it is of this kind."""
+
+
 class CarrierLostError(Exception):
     """The connection below ended while something was asked of it. Inside `remote/` only."""
 
@@ -126,6 +130,29 @@ class Resolver:
 Listener = Callable[[LinkState], None]
 
 
+class DatagramClient(Protocol):
+    """Who sends datagrams to one destination, and is told what comes back. Called from the event loop."""
+
+    def received(self, data: bytes) -> None:
+        """A datagram has come from the destination."""
+
+    def refused(self) -> None:
+        """Nobody listens there, as an ICMP message says; more may be sent."""
+
+    def ended(self, why: str) -> None:
+        """The flow is over, for this reason; empty: the link has gone. Another one may be begun."""
+
+
+class DatagramFlow(Protocol):
+    """A way for datagrams to one destination."""
+
+    def send(self, data: bytes) -> bool:
+        """Send one. It never waits; False: it was dropped, as more come than the link takes."""
+
+    def close(self) -> None:
+        """End it. Its client is not told."""
+
+
 class Link(Protocol):
     """A live connection to a remote, which mends itself. Every method is for the event loop's thread."""
 
@@ -156,6 +183,12 @@ class Link(Protocol):
 
     async def open(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """The same as asyncio's stream pair."""
+
+    async def datagrams(self, client: DatagramClient, address: str, port: int) -> DatagramFlow:
+        """A UDP socket at the other end, connected to an address and port there; in a gap of the link it waits.
+
+        Raises NoDatagramsError where the link has no UDP, RemoteError where it does not come back in time.
+        """
 
     async def resolver(self) -> Resolver:
         """How names are resolved at the other end. Raises NameLookupError."""

@@ -23,9 +23,20 @@ from devloop.agent.lane import Laned
 from devloop.agent.packets import PACKET_BYTES as PACKET_BYTES
 from devloop.agent.packets import SMALL
 
+from .datagrams import DatagramSession
 from .dns import DnsOverTcp
 from .lanes import PATIENCE_TRIPS, Burst, Dial, Lanes
-from .link import CarrierLostError, Kind, NameLookupError, OpenError, Refusal, Resolver
+from .link import (
+    CarrierLostError,
+    DatagramClient,
+    DatagramFlow,
+    Kind,
+    NameLookupError,
+    NoDatagramsError,
+    OpenError,
+    Refusal,
+    Resolver,
+)
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -237,6 +248,7 @@ class SshCarrier:
         self._resolver = resolver
         self._reading: asyncio.Task[Resolver] | None = None
         self._dns: DnsOverTcp | None = None
+        self._datagrams: asyncio.Task[DatagramSession] | None = None
         self._reason = ""
         owner = connection.get_owner()  # it is forgotten when the connection ends
         self._client = owner if isinstance(owner, Client) else None
@@ -285,6 +297,27 @@ class SshCarrier:
         except (asyncssh.Error, OSError) as problem:
             raise CarrierLostError(str(problem)) from problem
         return session, protocol
+
+    async def datagrams(self, client: DatagramClient, address: str, port: int) -> DatagramFlow:
+        """A flow of the one session with datagrams, which is begun for the first. Raises as `Link.datagrams`."""
+        if self.kind != "agent":
+            what = "the sandbox has no UDP" if self.kind == "sandbox" else "the link is SSH to a host, which has no UDP"
+            raise NoDatagramsError(what, where=self.where)
+        while True:
+            if self.over:
+                raise CarrierLostError(self._reason or "the connection has ended")
+            if self._datagrams is None:
+                beginning = DatagramSession.begin(self.connection, self.where)
+                self._datagrams = asyncio.create_task(beginning, name="datagrams")
+                # Who waits for it may be gone by then.
+                self._datagrams.add_done_callback(lambda done: done.cancelled() or done.exception())
+            asked = self._datagrams
+            # Shielded: one client that goes must not end what others wait for.
+            session = await asyncio.shield(asked)
+            if not session.over:
+                return session.flow(client, address, port)
+            if self._datagrams is asked:
+                self._datagrams = None
 
     async def resolver(self) -> Resolver:
         """What resolv.conf says there, read once for a connection."""
@@ -345,6 +378,8 @@ class SshCarrier:
             self._dns.close()
         if self._reading is not None:
             self._reading.cancel()
+        if self._datagrams is not None:
+            self._datagrams.cancel()
         if self.lanes is not None:
             self.lanes.close()
         self.connection.close()

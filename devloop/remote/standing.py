@@ -61,6 +61,16 @@ class Standing:
         # A headless Service leads to the pod itself, on whichever port that listens.
         return port if address == self.virtual else None
 
+    def local_udp_port(self, address: str, port: int) -> int | None:
+        """The same for a datagram. What it listens on by UDP has the number that it has in its container."""
+        if not self.counterparts:
+            return port
+        for each in self.counterparts:
+            found = each.udp_port(port)
+            if found is not None and (address == self.virtual or address in each.addresses):
+                return self._here(found.name, found.target, alone=False)
+        return port if address == self.virtual else None
+
     def _here(self, name: str, target: int | str, *, alone: bool) -> int:
         for key in (name, target):
             if isinstance(key, str) and key in self.declared:
@@ -113,6 +123,12 @@ class Standings:
     def by_name(self) -> dict[str, Standing]:
         """Full names that get a virtual address."""
         return {name: standing for standing in self.by_service.values() for name in standing.names}
+
+    @cached_property
+    def dns_servers(self) -> frozenset[str]:
+        """Cluster IPs that answer DNS questions, but for the cluster's own resolver: devloop answers in its place."""
+        services = (each for name, c in self.catalogs.items() if name != "kube-system" for each in c.services)
+        return frozenset(a for each in services if each.udp_port(53) is not None for a in each.addresses)
 
     @cached_property
     def addresses(self) -> frozenset[str]:

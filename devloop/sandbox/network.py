@@ -204,7 +204,7 @@ class _ToPod:
 
 
 class PodRouter:
-    """Where the connections of pods go: a `devloop.net.router.Router`."""
+    """Where the connections of pods go: a `devloop.net.service.ServiceRouter`."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -217,6 +217,21 @@ class PodRouter:
         if address in SERVICES or address in PODS:
             return _ToPod(self._network, destination)
         return Dial(destination.address, destination.port)
+
+    async def datagrams(self, service: str, destination: Destination) -> Any:
+        """Part of `DatagramRouter`: out of the sandbox, and not within it."""
+        address = ipaddress.ip_address(destination.address)
+        if address in SERVICES or address in PODS:
+            raise RefusedError("the sandbox has no UDP")
+        return Dial(destination.address, destination.port)
+
+    def stale(self, target: Any) -> bool:
+        """Part of `DatagramRouter`."""
+        return False
+
+    def is_dns_service(self, address: str) -> bool:
+        """Part of `ServiceRouter`."""
+        return False
 
 
 class NoHostPorts(HostPorts):

@@ -30,7 +30,7 @@ AWAITED = {
     "devloop/remote/kubernetes/names.py": {"namespace"},
     "devloop/remote/kubernetes/portforward.py": {"_socket"},
     "devloop/remote/dns.py": {"_ready", "_gone"},
-    "devloop/remote/sshcarrier.py": {"resolver"},
+    "devloop/remote/sshcarrier.py": {"resolver", "datagrams"},
     "devloop/remote/workload/far_end.py": {"serve"},
 }
 STARTS = ("create_task", "ensure_future")

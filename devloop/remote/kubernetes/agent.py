@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from devloop.errors import RemoteError
 from devloop.remote.imports import imported
 from devloop.remote.life import HOLD_SECONDS, Carrier, LiveLink, answers_or_ends
-from devloop.remote.link import CarrierLostError, PermanentError, Resolver
+from devloop.remote.link import CarrierLostError, DatagramClient, DatagramFlow, PermanentError, Resolver
 
 from .api import Api
 from .install import (
@@ -229,6 +229,10 @@ class AgentCarrier:
     async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
         """As `Link.connect`; CarrierLostError when it ends meanwhile."""
         return await self._by_either(lambda ssh: ssh.connect(factory, host, port))
+
+    async def datagrams(self, client: DatagramClient, address: str, port: int) -> DatagramFlow:
+        """As `Link.datagrams`; CarrierLostError when it ends meanwhile."""
+        return await self._by_either(lambda ssh: ssh.datagrams(client, address, port))
 
     async def resolver(self) -> Resolver:
         """As `Link.resolver`."""

@@ -16,7 +16,18 @@ from typing import Any, TypeVar
 
 from devloop.agent.tasks import background
 from devloop.errors import RemoteError
-from devloop.remote.link import CarrierLostError, Kind, NameLookupError, OpenError, PermanentError, Refusal, Resolver
+from devloop.remote.link import (
+    CarrierLostError,
+    DatagramClient,
+    DatagramFlow,
+    Kind,
+    NameLookupError,
+    NoDatagramsError,
+    OpenError,
+    PermanentError,
+    Refusal,
+    Resolver,
+)
 
 from .api import Api, ApiError, ApiUnreachableError
 from .names import ClusterNames, Target
@@ -87,6 +98,11 @@ class PortForwardCarrier:
 
     def _all(self) -> list[Connection]:
         return [each for connections in self._sockets.values() for each in connections]
+
+    async def datagrams(self, client: DatagramClient, address: str, port: int) -> DatagramFlow:
+        """Kubernetes' port-forwards are for TCP alone."""
+        what = "the link is plain port-forwards, which carry TCP alone"
+        raise NoDatagramsError(what, where=self.api.where, hint="`devloop doctor` says why there is no agent.")
 
     async def connect(self, factory: Callable[[], P], host: str, port: int) -> tuple[asyncio.Transport, P]:
         """Open a connection to a pod behind `host`."""

@@ -24,11 +24,11 @@ def answer(monkeypatch: pytest.MonkeyPatch, found: Capabilities | ServiceError) 
 
 
 def test_namespaces_where_they_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, Capabilities(user_namespace=True, ipv6=True, low_ports=True, udp_log=True))
+    answer(monkeypatch, Capabilities(user_namespace=True, ipv6=True, low_ports=True))
     for wanted in (None, Network.NAMESPACE):
         found = network(wanted).finding
         assert (found.level, found.text) == ("ok", "a namespace for each service, with IPv6 and ports below 1024")
-    answer(monkeypatch, Capabilities(user_namespace=True, ipv6=False, low_ports=True, udp_log=True))
+    answer(monkeypatch, Capabilities(user_namespace=True, ipv6=False, low_ports=True))
     assert (network(None).finding.level, network(None).finding.text) == (
         "warning",
         "a namespace for each service; no IPv6",

@@ -16,6 +16,7 @@ from tests.unit.core.playbook import service
 from .fakes import FakeLink
 
 SEARCH = ("shop.svc.cluster.local", "svc.cluster.local", "cluster.local")
+UDP = (ServicePort("statsd", 8125, 9125), ServicePort("dns", 53, 5353))
 HEADLESS = "nodes.shop.svc.cluster.local"
 
 
@@ -28,6 +29,7 @@ class Rig:
                 ClusterService("api", "shop", ("10.96.0.5", "fd00::5"), (http,), {"app": "api"}),
                 ClusterService("web", "shop", ("10.96.0.6",), (http,), {"app": "web"}),
                 ClusterService("nodes", "shop", (), (ServicePort("", 6379, 6379),), {"app": "store"}),
+                ClusterService("stats", "shop", ("10.96.0.7",), (), {"app": "api"}, udp=UDP),
             ),
             {
                 f"deployment/{name}": ListedWorkload(f"deployment/{name}", {"app": name})
@@ -147,3 +149,22 @@ async def test_a_name_that_no_resolver_knows_is_left_to_a_host_but_not_to_a_clus
         await rig.routes.name("nobody.shop.svc.cluster.local", 80)
     rig.standings = Standings([], {}, Domain(""))
     assert await rig.routes.name("db.vm", 5432) == ToLink(rig.link, "db.vm", 5432)  # type: ignore[arg-type]
+
+
+async def test_datagrams_go_where_the_service_is_by_the_ports_that_are_udps() -> None:
+    rig = Rig()
+
+    async def to(address: str, port: int) -> Any:
+        return await rig.routes.datagrams("web", Destination(address, port))
+
+    there = await to("10.96.0.7", 8125)
+    assert there == ToLink(rig.link, "10.96.0.7", 8125)  # type: ignore[arg-type]
+    assert await to("10.244.3.4", 514) == ToLink(rig.link, "10.244.3.4", 514)  # type: ignore[arg-type]
+    assert await to("93.184.216.34", 443) == Dial("93.184.216.34", 443)
+    assert not rig.routes.stale(there)
+    rig.local.add("api")
+    assert rig.routes.stale(there)
+    assert await to("10.96.0.7", 8125) == ToService("ports of api", 9125)  # type: ignore[arg-type]
+    # Port 80 of this one is TCP's alone: what the cluster makes of it is the cluster's to say.
+    assert await to("10.96.0.5", 80) == ToLink(rig.link, "10.96.0.5", 80)  # type: ignore[arg-type]
+    assert rig.routes.is_dns_service("10.96.0.7") and not rig.routes.is_dns_service("10.96.0.5")

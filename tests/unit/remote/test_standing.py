@@ -84,6 +84,23 @@ def test_ports_are_matched_by_name_then_by_number() -> None:
     assert declared.there(1234) is None
 
 
+def test_ports_of_udp_are_apart_from_those_of_tcp() -> None:
+    statsd = {"name": "statsd", "port": 8125, "targetPort": 9125, "protocol": "UDP"}
+    dns = {"name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP"}
+    found = catalog(surveyed(api={"web": 8080}), a_service("api", "10.96.0.5", HTTP, statsd, dns))
+    standings = Standings([service("api", ports={"http": 7081})], {"shop": found}, DOMAIN)
+    api = standings.by_service["api"]
+    assert api.local_udp_port("10.96.0.5", 8125) == 9125
+    assert (api.local_port("10.96.0.5", 8125), api.local_udp_port("10.96.0.5", 80)) == (None, None)
+    assert standings.dns_servers == {"10.96.0.5"}
+    named = Standings([service("api", ports={"statsd": 7125})], {"shop": found}, DOMAIN).by_service["api"]
+    assert named.local_udp_port("10.96.0.5", 8125) == 7125
+    new = Standings([service("new")], {"shop": found}, DOMAIN).by_service["new"]
+    assert new.local_udp_port(new.virtual, 8125) == 8125
+    system = Standings([], {"kube-system": found}, DOMAIN)
+    assert system.dns_servers == frozenset(), "devloop answers in the cluster's resolver's place"
+
+
 def test_one_port_on_either_side_is_the_same_whatever_it_is_called() -> None:
     found = catalog(surveyed(store={}), a_service("store", "10.96.0.5", {"port": 6379}))
     store = Standings([service("store", ports={"redis": 7379})], {"shop": found}, DOMAIN).by_service["store"]

@@ -16,6 +16,7 @@ from devloop.engine.moving import Moving
 from devloop.errors import DevloopError, ServiceError, UsageError
 from devloop.failures import contained
 from devloop.net.publish import Gate
+from devloop.net.router import OffError
 from devloop.protocol import Mounted, Variable
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Here:
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, DevloopError] = {}
         self._gates: dict[str, Gate] = {}
-        self._ready: dict[str, asyncio.Event] = {}
+        self._arrived: dict[str, asyncio.Event] = {}
+        """Set when a service that has no network gets one."""
         self._unmatched: set[str] = set()
         """Services that were told to stand for no workload."""
         self.fronts = Fronts(self._front, outside.notice)
@@ -207,13 +209,14 @@ class Here:
         world = self._worlds.get(spec.name)
         if world is None or world.network.lost:
             network = await parts.networks.open(spec)
-            if world is not None:
-                await world.close()
             folder, data = parts.folder.path / spec.name, self._side.copies / spec.name
-            world = self._worlds[spec.name] = World(spec.name, network, folder, data)
+            lost, world = world, World(spec.name, network, folder, data)
+            self._worlds[spec.name] = world
             network.publisher.on_served = partial(self._outside.served, spec.name)
             network.set_gate(self._gates.get(spec.name, Gate.HELD))
-            self._arrived(spec.name).set()
+            self._arrived.pop(spec.name, asyncio.Event()).set()
+            if lost is not None:  # not before: what waits there asks again for its route, and waits in the new one
+                await lost.close()
         if not self._side.connects:
             self._side.connects = True
             parts.link.start()
@@ -295,17 +298,15 @@ class Here:
 
     async def ports(self, service: str) -> Any:
         """What connects to a local service's ports; waits until it has a network."""
-        found = self.network(service)
-        if found is None:
-            spec = self._side.project.services[service]
-            try:
-                async with asyncio.timeout(spec.hold / SECOND):
-                    await self._arrived(service).wait()
-            except TimeoutError:
-                raise ServiceError(f"{service} is not running", where=service) from None
-            found = self.network(service)
-            if found is None:
-                raise ServiceError(f"{service} is not running", where=service)
+        spec = self._side.project.services[service]
+        try:
+            async with asyncio.timeout(spec.hold / SECOND):
+                while (found := self.network(service)) is None:
+                    if self._gates.get(service) is Gate.CLOSED:
+                        raise OffError(f"{service} is not running", where=service)
+                    await self._arrived.setdefault(service, asyncio.Event()).wait()
+        except TimeoutError:
+            raise ServiceError(f"{service} is not running", where=service) from None
         return found.publisher
 
     def listening(self, service: str) -> tuple[Iterable[Listener] | None, float, bool]:
@@ -316,9 +317,6 @@ class Here:
         if network is None:
             return None, hold, True
         return network.publisher.listening(), hold, network.pid is not None
-
-    def _arrived(self, service: str) -> asyncio.Event:
-        return self._ready.setdefault(service, asyncio.Event())
 
     async def _front(self, service: str, port: int) -> Target:
         parts = await self._side.until_prepared()

@@ -279,7 +279,8 @@ def _tell_failures(services: Iterable[ServiceStatus]) -> None:
 
     for service in services:
         if line := failure(service):
-            print(f"devloop: {line}", file=sys.stderr)
+            ran = service.state in _BAD and service.exit_code is not None
+            print(f"devloop: {line}{f'; see `devloop logs {service.name}`' if ran else ''}", file=sys.stderr)
         for each in service.attachments:
             if each.phase in _LOST:
                 print(f"devloop: {service.name}: {in_words(each)}", file=sys.stderr)

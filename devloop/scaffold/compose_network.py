@@ -45,9 +45,9 @@ def set_ports(draft: Draft, reading: Reading, ports: list[Port], chosen: Mapping
     for port in ports:
         here_ = chosen.get(port.inside)
         if here_ is None:
-            draft.notes.append(f"Port {port.inside} is another service's here: give it one of its own.")
+            draft.dropped.append(f"Port {port.inside} is another service's here: give it one of its own.")
         elif here_ != port.inside and str(port.inside) not in told:
-            draft.notes.append(f"Port {here_} here is {port.inside} in the container: see that it listens there.")
+            draft.dropped.append(f"Port {here_} here is {port.inside} in the container: see that it listens there.")
         elif here_ == port.inside and port.host and port.host != here_:
             draft.notes.append(f"Port {here_} here was published as {port.host} by compose.")
 

@@ -74,7 +74,7 @@ def from_procfile(file: Path, environ: Mapping[str, str] | None = None) -> Procf
         index = list(counted).index(name) if name in counted else len(counted)
         if name in counted:
             made.left_out.append(f"{file.name}:{number}: {name} is there twice; the later one counts")
-        draft = _draft(name, command.strip(), first + 100 * index)
+        draft = _draft(name, _in_environment(file.parent, command.strip()), first + 100 * index)
         if has_env:
             draft.settings["env_file"] = has_env[0] if len(has_env) == 1 else has_env
         if name in options.off:
@@ -102,6 +102,15 @@ def _draft(name: str, command: str, port: int) -> Draft:
     elif (name == "web" or _PORT.search(command)) and port < 65536:
         draft.settings |= {"env": {"PORT": str(port)}, "ports": {"http": port}}
     return draft
+
+
+def _in_environment(folder: Path, command: str) -> str:
+    """With the program of the folder's virtual environment, which whoever starts foreman has activated."""
+    word = re.match(r"[\w.-]+(?=\s|$)", command)
+    for name in (".venv", "venv"):
+        if word is not None and (folder / name / "bin" / word[0]).is_file():
+            return f"{name}/bin/{command}"
+    return command
 
 
 def port_of(command: str) -> int | None:

@@ -6,6 +6,7 @@ import pytest
 
 from devloop.errors import ConfigError
 from devloop.scaffold import generate
+from devloop.scaffold.procfile import from_procfile
 
 from .conftest import Generate
 
@@ -153,3 +154,11 @@ def test_lines_of_bash_name_their_shell(made: Generate) -> None:
     services = made({"Procfile": "a: source venv/bin/activate && run\nb: run\n"})
     assert services["a"]["shell"] == "bash"
     assert "shell" not in services["b"]
+
+
+def test_a_program_of_the_virtual_environment_beside_it_is_called_there(tmp_path: Path) -> None:
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "gunicorn").touch()
+    (tmp_path / "Procfile").write_text("web: gunicorn app:app -b :$PORT\nworker: make work\n")
+    commands = [draft.settings["command"] for draft in from_procfile(tmp_path / "Procfile").drafts]
+    assert commands == [".venv/bin/gunicorn app:app -b :$PORT", "make work"]

@@ -110,7 +110,7 @@ def due(found: Connection, speaks: str, asked: bool | None) -> bool:
         return quiet >= DOUBTFUL_MS and not found.more_asked
     if asked is None:
         asked = found.sent_ms > found.received_ms
-    return not asked and quiet >= QUIET_MS
+    return not asked and quiet >= (QUIET_MS if speaks == "http" else STREAMS_MS)  # it may be HTTP/2
 
 
 def parsed(body: bytes) -> Connection:

@@ -26,7 +26,9 @@ def quiet(sent: int, received: int, *, queued: bool = False, more: bool = False)
     [
         (quiet(100, 104), "http", None, True),  # answered a moment ago
         (quiet(99, 104), "http", None, False),
-        (quiet(100, 100), "detect", False, True),
+        (quiet(100, 100), "http", False, True),
+        (quiet(4999, 5010), "detect", None, False),  # it may be a call of HTTP/2
+        (quiet(5000, 5010), "detect", None, True),
         (quiet(100, 100), "http", True, False),
         (quiet(100, 104, queued=True), "http", False, False),
         (quiet(60_000, 500), "http", None, False),  # asked, and not answered yet

@@ -61,8 +61,10 @@ def leave(args: argparse.Namespace) -> int:
         client.call(socket, "leave", service=name)
         if replaced:
             print(f"{name}: stopped here, and what it replaced runs again")
-        else:
+        elif held.get(name):
             print(f"{name}: the original has all of its traffic again")
+        else:
+            print(f"{name}: nothing was attached")
     return 0
 
 

@@ -188,6 +188,8 @@ def test_leave_is_for_those_that_are_named_or_all_that_hold_something(
     assert "worker: stopped here, and what it replaced runs again" in out
     assert devloop("leave") == 0
     assert capsys.readouterr().out == "nothing is attached\n"
+    assert devloop("leave", "search") == 0
+    assert capsys.readouterr().out == "search: nothing was attached\n"
 
 
 def test_connections_from_before_are_told_and_ended(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from devloop import streams
+from devloop.agent.tasks import background
 from devloop.commands.common import check_file, project_file, socket_of
 from devloop.control import client
 from devloop.errors import DevloopError, EngineError, ServiceError
@@ -37,6 +38,8 @@ HUNG_UP = 129
 """Exit code when the terminal was closed: 128 + SIGHUP, as a shell gives it."""
 NICENESS = 10
 """The TUI's, where every other process has 0 (nice(2))."""
+REMIND_SECONDS = 4.0
+"""So long `up --detach` waits until it says for what, and then again when that has changed."""
 _LOST = ("refused", "contested")
 """Phases of attachments that are not held (`devloop.attach.Phase`)."""
 _BAD = (State.FAILED, State.CRASH_LOOP)
@@ -234,6 +237,16 @@ async def _wait_until_ready(state: StateFolder, seconds: float) -> int:
                 text = f"{notice.service or 'devloop'}: {notice.text}"
                 streams.tell("\n  ".join(filter(None, (text, notice.hint))))
 
+    async def remind() -> None:
+        said = ""
+        while True:
+            await asyncio.sleep(REMIND_SECONDS)
+            text = ", ".join(late(each) for each in services.values() if not settled(each))
+            if text and text != said:
+                streams.tell(f"devloop: waiting for {text}")
+            said = text
+
+    reminding = background(remind(), name="what is waited for")
     async with await client.ControlClient.connect(socket_of(state)) as connection:
         await connection.subscribe()
         try:
@@ -262,6 +275,8 @@ async def _wait_until_ready(state: StateFolder, seconds: float) -> int:
                 f"not ready after {seconds:g} s: {', '.join(waiting)}",
                 hint="they go on; see `devloop logs`, or stop them with `devloop down`",
             ) from None
+        finally:
+            reminding.cancel()
     print(status_table(list(services.values())))
     _tell_failures(services.values())
     lost = any(each.phase in _LOST for s in services.values() for each in s.attachments)

@@ -18,6 +18,7 @@ import pytest
 from devloop.cli import parser
 from devloop.protocol import Snapshot
 from tests.integration.conftest import DEADLINE, wait_gone
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -359,6 +360,16 @@ class TestOrder:
         assert "devloop: web waits for seed, which exited with 4; see `devloop logs seed`" in result.stderr
         assert "devloop: last waits for web, which waits for seed, which exited with 4" in result.stderr
         assert "seed exited with 4" in result.stderr
+
+    def test_a_long_wait_is_told_while_it_lasts(self, devloop: Cli) -> None:
+        self.config(devloop, f'{self.WEB}ready = {{ tcp = "{free_port()}" }}\n')
+        process = devloop.popen("up", "--detach")
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stderr.readline().startswith("devloop: waiting for web (waiting: nothing listens on localhost:")
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=DEADLINE)[1]
+        assert err == "devloop: no longer waiting; the engine goes on: `devloop down` ends it\n"
+        assert process.returncode == 130
 
     def test_what_is_late_is_named_with_its_reason(self, devloop: Cli) -> None:
         ready = 'ready = { exec = "false", period = "10ms", grace = "0s" }\n'

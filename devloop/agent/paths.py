@@ -6,7 +6,7 @@ import re
 
 PROTOCOL = 2
 """The version of what an engine and the agent say to each other about attachments, and of what a relayed connection's
-first bytes mean. Whoever changes either raises it (`tests/unit/agent/test_protocol.py` asks): two sides that differ
+first bytes mean. Whoever changes either raises it (`tests/unit/attach/test_protocol.py` asks): two sides that differ
 say so, where they would lose connections."""
 COMMAND = f"attachments {PROTOCOL}"
 """The SSH session in which an engine and the agent talk (`desk.py`)."""

@@ -17,10 +17,9 @@ from typing import Protocol
 
 from devloop.agent.datagrams import DatagramSocket
 from devloop.agent.tasks import background
+from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import DevloopError
 from devloop.net.router import (
-    DatagramClient,
-    DatagramFlow,
     DatagramRouter,
     Destination,
     Dial,

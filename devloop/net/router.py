@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.dial import connect
 from devloop.errors import ServiceError
 from devloop.relay import MovedError, Relay, Side, Target
@@ -66,29 +67,6 @@ class DatagramRouter(Protocol):
 
     def stale(self, target: Target) -> bool:
         """Whether it led to a service that has moved since: here, or to the remote."""
-
-
-class DatagramClient(Protocol):
-    """See `devloop.remote.link.DatagramClient`."""
-
-    def received(self, data: bytes) -> None:
-        """A datagram has come from the destination."""
-
-    def refused(self) -> None:
-        """Nobody listens there; more may be sent."""
-
-    def ended(self, why: str) -> None:
-        """The flow is over, for this reason; empty: what carried it has gone."""
-
-
-class DatagramFlow(Protocol):
-    """A way for datagrams to one destination."""
-
-    def send(self, data: bytes) -> bool:
-        """Send one. It never waits; False: it was dropped."""
-
-    def close(self) -> None:
-        """End it."""
 
 
 class LocalDatagrams(Protocol):

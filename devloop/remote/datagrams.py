@@ -24,8 +24,9 @@ from devloop.agent.datagrams import (
     destination,
     written,
 )
+from devloop.datagrams import DatagramClient
 
-from .link import CarrierLostError, DatagramClient, NoDatagramsError
+from .link import CarrierLostError, NoDatagramsError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ WINDOW_BYTES = 512 * 1024
 
 
 class Flow:
-    """What one client says to one destination. See `devloop.remote.link.DatagramFlow`."""
+    """What one client says to one destination. See `devloop.datagrams.DatagramFlow`."""
 
     def __init__(self, session: DatagramSession, number: int, client: DatagramClient) -> None:
         self._session = session

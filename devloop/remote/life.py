@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from devloop.agent.tasks import background
+from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import RemoteError
 
 from .link import (
     CarrierLostError,
-    DatagramClient,
-    DatagramFlow,
     Kind,
     LinkState,
     Listener,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
+from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -128,29 +129,6 @@ class Resolver:
 
 
 Listener = Callable[[LinkState], None]
-
-
-class DatagramClient(Protocol):
-    """Who sends datagrams to one destination, and is told what comes back. Called from the event loop."""
-
-    def received(self, data: bytes) -> None:
-        """A datagram has come from the destination."""
-
-    def refused(self) -> None:
-        """Nobody listens there, as an ICMP message says; more may be sent."""
-
-    def ended(self, why: str) -> None:
-        """The flow is over, for this reason; empty: the link has gone. Another one may be begun."""
-
-
-class DatagramFlow(Protocol):
-    """A way for datagrams to one destination."""
-
-    def send(self, data: bytes) -> bool:
-        """Send one. It never waits; False: it was dropped, as more come than the link takes."""
-
-    def close(self) -> None:
-        """End it. Its client is not told."""
 
 
 class Link(Protocol):

@@ -22,14 +22,13 @@ from devloop.agent.forward import WINDOW_BYTES as WINDOW_BYTES
 from devloop.agent.lane import Laned
 from devloop.agent.packets import PACKET_BYTES as PACKET_BYTES
 from devloop.agent.packets import SMALL
+from devloop.datagrams import DatagramClient, DatagramFlow
 
 from .datagrams import DatagramSession
 from .dns import DnsOverTcp
 from .lanes import PATIENCE_TRIPS, Burst, Dial, Lanes
 from .link import (
     CarrierLostError,
-    DatagramClient,
-    DatagramFlow,
     Kind,
     NameLookupError,
     NoDatagramsError,

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import RemoteError
 from devloop.remote.imports import imported
 from devloop.remote.life import HOLD_SECONDS, Carrier, LiveLink, answers_or_ends
-from devloop.remote.link import CarrierLostError, DatagramClient, DatagramFlow, PermanentError, Resolver
+from devloop.remote.link import CarrierLostError, PermanentError, Resolver
 
 from .api import Api
 from .install import (

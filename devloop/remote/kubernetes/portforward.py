@@ -15,11 +15,10 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from devloop.agent.tasks import background
+from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import RemoteError
 from devloop.remote.link import (
     CarrierLostError,
-    DatagramClient,
-    DatagramFlow,
     Kind,
     NameLookupError,
     NoDatagramsError,

@@ -29,6 +29,7 @@ refused or can't be reached; 130 interrupted. Documentation: README.md and docs/
 _FOLLOWS = ("logs", "requests")
 """Commands whose `-f` is --follow, as people know it from elsewhere."""
 _LEVELS = ("trace", "debug", "info", "warning", "error", "fatal")  # devloop.records', which is not imported for this
+_LEVEL_ALIASES = {"warn": "warning", "err": "error", "critical": "fatal"}
 _AGENT = (
     "The agent is a pod that carries links, one for each namespace. devloop makes one when it needs it, which goes \
 with its last client; these install one that stays."
@@ -164,7 +165,7 @@ def parser() -> Parser:
         "-n", "--tail", type=count, metavar="LINES", help="lines to begin with (default: 200; with --since: all)"
     )
     logs.add_argument("--since", metavar="AGE", help="only what is not older, such as 90s, 5m, 2h")
-    logs.add_argument("--level", choices=_LEVELS, help="only lines that say they are of this level or above")
+    logs.add_argument("--level", type=_level, choices=_LEVELS, help="only lines that say they are of this level or above")
 
     terminal = add("terminal", "terminal", "type into a service, and see what it prints; Ctrl-P Ctrl-Q leaves it")
     terminal.add_argument("service", metavar="SERVICE")
@@ -264,6 +265,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _main(argv)
     except KeyboardInterrupt:  # in these imports, which take as long as many a command
         return INTERRUPTED
+
+
+def _level(word: str) -> str:
+    return _LEVEL_ALIASES.get(word, word)
 
 
 def _main(argv: Sequence[str] | None) -> int:

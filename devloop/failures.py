@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import sys
 
 from devloop.errors import DevloopError
@@ -18,7 +19,6 @@ _HINTS = {
     errno.EROFS: "it is on a disk that can't be written to; DEVLOOP_STATE_DIR moves what devloop keeps",
     errno.EACCES: "see to its owner and mode: ls -ld; who started devloop with sudo once may have to chown .devloop",
     errno.EPERM: "see to its owner and mode: ls -ld; who started devloop with sudo once may have to chown .devloop",
-    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
     errno.ENFILE: "the machine has as many open files as it may: sysctl fs.file-max",
     errno.EAGAIN: "this user may have no more processes and threads: end some, or raise the limit, ulimit -u",
     errno.ENOMEM: "the machine is out of memory: end something",
@@ -62,7 +62,16 @@ def explained(error: BaseException) -> DevloopError:
         return DevloopError(f"can't write to standard output: {what[:1].lower()}{what[1:]}")
     else:
         what = f"the system refused: {what}"
-    return DevloopError(what[:1].lower() + what[1:], where=where, hint=_HINTS.get(error.errno or 0))
+    hint = more_open_files() if error.errno == errno.EMFILE else _HINTS.get(error.errno or 0)
+    return DevloopError(what[:1].lower() + what[1:], where=where, hint=hint)
+
+
+def more_open_files(wanted: int = 4096) -> str:
+    """How this user gets more open files: by themselves up to the hard limit, above it by an administrator."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        return f"raise the limit of open files: ulimit -n {wanted}"
+    return f"{hard} is the hard limit: an administrator raises it (nofile in /etc/security/limits.conf) to {wanted}"
 
 
 def _writable() -> bool:

@@ -17,6 +17,7 @@ from devloop import __version__
 from devloop.commands.common import colour, print_json, project_file
 from devloop.commands.findings import Finding
 from devloop.errors import DevloopError, RemoteError
+from devloop.failures import more_open_files
 from devloop.state import StateFolder
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _descriptors() -> Iterator[Finding]:
     if soft < MIN_FILES <= hard or hard == resource.RLIM_INFINITY:
         yield Finding("open files", "ok", f"{soft}, raised as needed")
     elif soft < MIN_FILES:
-        yield Finding("open files", "warning", f"only {soft}", f"ulimit -n {MIN_FILES}, if you have many services")
+        yield Finding("open files", "warning", f"only {soft}", f"for many services, {more_open_files(MIN_FILES)}")
     else:
         yield Finding("open files", "ok", str(soft))
 

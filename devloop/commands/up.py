@@ -334,5 +334,5 @@ def _headless(file: Path, services: list[str]) -> int:
     finally:
         for each in echo:
             each.close()
-    streams.tell(f"devloop: all stopped after {time.monotonic() - began:.0f} s")
+    streams.tell(f"devloop: all stopped (was up for {time.monotonic() - began:.0f} s)")
     return INTERRUPTED if interrupted else code or 0

@@ -33,6 +33,7 @@ from devloop.engine.notices import Notices
 from devloop.engine.requests import Requests, expand
 from devloop.engine.schedules import Schedules
 from devloop.errors import ConfigError, DevloopError, EngineError, UsageError
+from devloop.failures import more_open_files
 from devloop.local import environment, sweep
 from devloop.local.logs import LogBook, Sink
 from devloop.local.process import RUN_VARIABLE, Holders
@@ -569,7 +570,7 @@ def _check_descriptors() -> None:
     except OSError:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         raise EngineError(
-            f"the limit of open files is too low for an engine: {limit}", hint="raise it: ulimit -n 4096"
+            f"the limit of open files is too low for an engine: {limit}", hint=more_open_files()
         ) from None
     finally:
         for fd in spare:

@@ -29,7 +29,7 @@ def duration(ns: int | None) -> str:
 def stats_table(stats: Sequence[ServiceStats]) -> str:
     """Two tables: each service's times and trend, and the share of its time that each phase takes."""
     if not any(each.count for each in stats):
-        return "No loops yet: run `devloop up`, edit a watched file and save it."
+        return "No loops yet: edit a watched file and save it while `devloop up` runs."
     parts = [
         columns(
             ["service", "loops", "p50", "p95", "worst", "failed", "last 24 h against 7 days"],

@@ -32,7 +32,7 @@ class Draft:
 
 PLACEHOLDER = Draft(
     "app",
-    {"command": "python3 -m http.server 8000", "ports": {"http": 8000}, "ready": {"http": "/"}},
+    {"command": "python3 -m http.server --bind 127.0.0.1 8000", "ports": {"http": 8000}, "ready": {"http": "/"}},
     notes=["Put your own command here, and add a table for each further service."],
 )
 

@@ -6,6 +6,8 @@ Every test here is marked `cluster`. A cluster is taken in this order:
 2. Our own, started by `make cluster`; if it is built and does not run, it is started and stopped here.
 
 Without either, tests are skipped with the reason; under CI they fail with it.
+
+Each of pytest-xdist's workers has a cluster of its own; at somebody else's they share it, with namespaces of their own.
 """
 
 from __future__ import annotations
@@ -45,6 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             each.add_marker(pytest.mark.cluster)
             each.add_marker(pytest.mark.slow)
             each.add_marker(pytest.mark.timeout(300))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each further worker a cluster of its own: what restarts a kubelet would be felt by others' tests."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    if hasattr(config, "workerinput") and worker != "0":
+        first = Settings.of_environment()
+        os.environ["DEVLOOP_TEST_CLUSTER"] = f"{first.name}{worker}:{first.index + int(worker)}"
 
 
 def unavailable(reason: str) -> Any:

@@ -75,7 +75,7 @@ PACKAGE = {"scripts": {"dev": "vite --port 4000", "start": "node ."}}
         ({"deno.json": '{"tasks": {"dev": "x"}}'}, "deno task dev", None),
         ({"Makefile": "dev := no\nrun: build\n\t./x\n"}, "make run", None),
         ({"main.py": "print(1)"}, "python3 main.py", None),
-        ({"index.html": "<p>"}, "python3 -m http.server 8000", 8000),
+        ({"index.html": "<p>"}, "python3 -m http.server --bind 127.0.0.1 8000", 8000),
     ],
 )
 def test_one_project(made: Generate, files: dict[str, str], command: str | None, port: int | None) -> None:

@@ -44,7 +44,7 @@ def test_ports_are_those_of_foreman(made: Generate) -> None:
 
 def test_an_empty_folder_gets_a_template_that_runs(made: Generate, tmp_path: Path) -> None:
     services = made({})
-    assert services["app"]["command"] == "python3 -m http.server 8000"
+    assert services["app"]["command"] == "python3 -m http.server --bind 127.0.0.1 8000"
     assert "nothing was found" in services["text"]
     assert generate(tmp_path) == services["text"]
 

@@ -165,7 +165,7 @@ def parser() -> Parser:
         "-n", "--tail", type=count, metavar="LINES", help="lines to begin with (default: 200; with --since: all)"
     )
     logs.add_argument("--since", metavar="AGE", help="only what is not older, such as 90s, 5m, 2h")
-    logs.add_argument("--level", type=_level, choices=_LEVELS, help="only lines that say they are of this level or above")
+    logs.add_argument("--level", type=_level, choices=_LEVELS, help="only lines of this level or above")
 
     terminal = add("terminal", "terminal", "type into a service, and see what it prints; Ctrl-P Ctrl-Q leaves it")
     terminal.add_argument("service", metavar="SERVICE")

@@ -250,7 +250,8 @@ def _make(folder: Path, _: Path) -> Draft | None:
 def _pages(folder: Path, _: Path) -> Draft | None:
     if not (folder / "index.html").is_file():
         return None
-    draft = Draft(name_of(folder), {"command": "python3 -m http.server --bind 127.0.0.1 8000", "ports": {"http": 8000}, "watch": []})
+    command = "python3 -m http.server --bind 127.0.0.1 8000"
+    draft = Draft(name_of(folder), {"command": command, "ports": {"http": 8000}, "watch": []})
     draft.remarks["watch"] = "It reads its files for each request: nothing to restart for."
     return draft
 

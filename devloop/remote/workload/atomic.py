@@ -12,18 +12,16 @@ Source of the rules: `pkg/volume/util/atomic_writer.go`.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
+import secrets
+import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from .beneath import BadNameError, Folder, parts
 from .payload import File
 
 DATA = "..data"
-_NEW_DATA = "..data_tmp"
-_MAX_PATH = 4096
-_MAX_NAME = 255
 
 
 class BadPathError(ValueError):
@@ -31,7 +29,7 @@ class BadPathError(ValueError):
 
 
 def write(folder: Path, files: Mapping[str, File], folder_mode: int = 0o777) -> bool:
-    """Make `folder`, which exists, hold just these files; says whether anything has changed.
+    """Make `folder` hold just these files; says whether anything has changed.
 
     `folder_mode` is the mode of the volume itself; folders below have the kubelet's 0755 with its group
     bits. A file is at least readable by its owner, which here is the developer. Raises OSError and
@@ -39,81 +37,69 @@ def write(folder: Path, files: Mapping[str, File], folder_mode: int = 0o777) -> 
     """
     for path in files:
         _check(path)
-    folder.chmod(folder_mode)
-    data = folder / DATA
-    old = _link(data)
-    if old is not None and (folder / old).is_dir() and _same(folder / old, files):
-        _show(folder, files)
-        return False
-    stamp = time.strftime("..%Y_%m_%d_%H_%M_%S.", time.gmtime())
-    new = Path(tempfile.mkdtemp(prefix=stamp, dir=folder))
-    try:
-        _fill(new, files, 0o755 | (folder_mode & 0o2000))
-        fresh = folder / _NEW_DATA
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(new.name)
-        fresh.replace(data)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    _show(folder, files)
-    visible = {PurePosixPath(path).parts[0] for path in files}
-    if old is not None:
-        for each in folder.iterdir():
-            if each.is_symlink() and _link(each) == f"{DATA}/{each.name}" and each.name not in visible:
-                each.unlink()
-        shutil.rmtree(folder / old, ignore_errors=True)
-    return True
+    with Folder.at(folder) as root:
+        root.chmod("", folder_mode)
+        old = root.target(DATA)
+        if old is not None and "/" not in old and _same(folder / old, files):
+            _show(root, files)
+            return False
+        stamp = time.strftime("..%Y_%m_%d_%H_%M_%S.", time.gmtime()) + secrets.token_hex(5)
+        try:
+            _fill(root, stamp, files, 0o755 | (folder_mode & 0o2000))
+            root.put_link(DATA, stamp)
+        except BaseException:
+            root.remove(stamp)
+            raise
+        _show(root, files)
+        visible = {PurePosixPath(path).parts[0] for path in files}
+        if old is not None:
+            for each in root.names():
+                if root.target(each) == f"{DATA}/{each}" and each not in visible:
+                    root.unlink(each)
+            if "/" not in old and old.startswith("..") and old != "..":
+                root.remove(old)
+        return True
 
 
 def _check(path: str) -> None:
-    parts = path.split("/")
-    if not path or path.startswith("/") or ".." in parts or parts[0].startswith(".."):
+    try:
+        first = parts(path)[:1]
+    except BadNameError as problem:
+        raise BadPathError(f"path {path[:80]!r} is not one inside of a volume: {problem}") from None
+    if not first or first[0].startswith(".."):
         raise BadPathError(f"path {path!r} is not one inside of a volume")
-    if len(path) > _MAX_PATH or any(len(os.fsencode(each)) > _MAX_NAME for each in parts):
-        raise BadPathError(f"path {path[:80]!r}… is too long")
 
 
-def _fill(folder: Path, files: Mapping[str, File], mode: int) -> None:
-    folder.chmod(mode)
-    for path, file in files.items():
-        target = folder / path
-        for parent in reversed(target.relative_to(folder).parents[:-1]):
-            (folder / parent).mkdir(exist_ok=True)
-            (folder / parent).chmod(mode)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(file.data)
-            os.fchmod(out.fileno(), local_mode(file.mode))
+def _fill(root: Folder, stamp: str, files: Mapping[str, File], mode: int) -> None:
+    with root.folder(stamp, mode) as new:
+        for path, file in files.items():
+            new.folder("/".join(path.split("/")[:-1]), mode).close()
+            new.write(path, file.data, local_mode(file.mode))
 
 
 def local_mode(mode: int) -> int:
     """The mode of a local file: as in the container, and its owner may read it.
 
     In the container the owner is root and the process may be another user, who reads by group or others;
-    here the process is the owner, whom "---r-----" would lock out.
+    here the process is the owner, whom "---r-----" would lock out. What would make a program run as its
+    owner stays away: here that is the developer.
     """
-    return (mode & 0o7777) | 0o400
+    return (mode & 0o777) | 0o400
 
 
 def _same(folder: Path, files: Mapping[str, File]) -> bool:
+    if not folder.is_dir():
+        return False
     there = {str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file()}
     return there == set(files) and all(
-        (folder / path).read_bytes() == file.data and (folder / path).stat().st_mode & 0o7777 == local_mode(file.mode)
+        (folder / path).read_bytes() == file.data
+        and stat.S_IMODE(os.lstat(folder / path).st_mode) == local_mode(file.mode)
         for path, file in files.items()
     )
 
 
-def _show(folder: Path, files: Mapping[str, File]) -> None:
+def _show(root: Folder, files: Mapping[str, File]) -> None:
     for path in files:
         first = PurePosixPath(path).parts[0]
-        visible = folder / first
-        if not os.path.lexists(visible):  # a mount point of another volume's stays, as in the pod
-            visible.symlink_to(f"{DATA}/{first}")
-
-
-def _link(path: Path) -> str | None:
-    try:
-        return str(path.readlink())
-    except OSError:
-        return None
+        if not root.there(first):  # a mount point of another volume's stays, as in the pod
+            root.link(first, f"{DATA}/{first}")

@@ -8,6 +8,7 @@ import posixpath
 import shutil
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from devloop.errors import RemoteError
 
 from .atomic import local_mode
+from .beneath import MAX_PATH, BadNameError, Folder, name, remove
 from .model import Note
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 256 << 20
 """Bytes of all the volumes of one container together."""
+MAX_ENTRIES = 200_000
+"""Files, folders and links of one volume: each is held in memory until it is copied."""
 _PARALLEL = 24
 _SLICE = 4 << 20
 
@@ -49,6 +53,13 @@ class _Tree:
     closed: list[str] = field(default_factory=list)
     """Paths that may not be read."""
     bytes: int = 0
+    entries: int = 0
+
+    def count(self) -> None:
+        """One more entry. RemoteError if there are too many."""
+        self.entries += 1
+        if self.entries > MAX_ENTRIES:
+            raise RemoteError(f"a volume has more than {MAX_ENTRIES:,} files", hint='Set it to "mount" or "ignore".')
 
 
 class Copier:
@@ -72,21 +83,29 @@ class Copier:
 
         Links stay links, modes and times are kept, owners are not; sockets, pipes and devices are left out.
         The size is known before the first byte is copied. A path that does not exist becomes an empty
-        folder, as the kubelet makes one for a subPath. Raises RemoteError, also for more than the limit.
+        folder, as the kubelet makes one for a subPath. Nothing is written outside of `local`, whatever the
+        pod says. Raises RemoteError, also for more than the limit.
         """
         tree = _Tree()
         try:
-            for path in sorted(set(below)):
+            for path in _outermost(below):
                 await self._survey(remote, path, tree)
             self._check(volume, tree, local.parent)
             await self._fetch(volume, remote, local, tree)
         except BaseException as problem:
-            shutil.rmtree(local, ignore_errors=True)
+            remove(local)
             first = problem
             while isinstance(first, ExceptionGroup):
                 first = first.exceptions[0]
+            if isinstance(first, FileExistsError | NotADirectoryError | BadNameError):
+                raise RemoteError(
+                    f"volume {volume} is not copied: {_reason(first)}",
+                    hint=f'No honest file system says this. Look at the pod, or set the volume to "ignore": {volume}',
+                ) from problem
             if isinstance(first, _sftp_errors()):
                 raise RemoteError(f"volume {volume} can't be copied: {first}") from problem
+            if isinstance(first, RemoteError):
+                raise first from None
             raise
         self._tell(volume, tree)
 
@@ -107,8 +126,13 @@ class Copier:
 
         mode = attrs.permissions or 0
         full = posixpath.join(remote, path) if path else remote
+        if len(path) > MAX_PATH:
+            raise BadNameError(f"the path {path[:80]!r}… is too long")
         if stat.S_ISLNK(mode):
-            tree.links.append((path, str(await self._sftp.readlink(full))))
+            target = str(await self._sftp.readlink(full))
+            if len(target) > MAX_PATH:
+                raise BadNameError(f"a link can't lead to {target[:80]!r}…")
+            tree.links.append((path, target))
         elif stat.S_ISREG(mode):
             tree.files.append((path, stat.S_IMODE(mode), attrs.size or 0, float(attrs.mtime or 0)))
             tree.bytes += attrs.size or 0
@@ -117,14 +141,16 @@ class Copier:
             names: list[asyncssh.SFTPName] = []
             try:
                 async with self._slots:
-                    names = [each async for each in self._sftp.scandir(full)]
+                    async for each in self._sftp.scandir(full):
+                        names.append(each)
+                        tree.count()
             except asyncssh.SFTPPermissionDenied:
                 tree.closed.append(path or ".")
             async with asyncio.TaskGroup() as tasks:
                 for each in names:
-                    name = os.fsdecode(each.filename)
-                    if name not in (".", ".."):
-                        below = posixpath.join(path, name) if path else name
+                    entry = os.fsdecode(each.filename)
+                    if entry not in (".", ".."):
+                        below = f"{path}/{name(entry)}" if path else name(entry)
                         tasks.create_task(self._add(remote, below, each.attrs, tree))
         else:
             tree.special += 1
@@ -143,31 +169,43 @@ class Copier:
 
     async def _fetch(self, volume: str, remote: str, local: Path, tree: _Tree) -> None:
         done = files = 0
-        # Small steps on this machine's disk: what a thread for each would cost is more than they do.
-        local.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240
+        spare = self._left
+        """What files may have grown by since they were counted."""
 
         def advanced(count: int, whole: bool) -> None:
             nonlocal done, files
             done, files = done + count, files + whole
+            if done > tree.bytes + spare:
+                raise RemoteError(f"volume {volume} grows while it is copied, beyond {_size(self._limit)}")
             self._progress(Progress(volume, done, tree.bytes, files))
 
-        for path, _ in sorted(tree.folders):
-            (local / path).mkdir(exist_ok=True, mode=0o700)
-        for path, target in tree.links:
-            (local / path).symlink_to(target)
-        async with asyncio.TaskGroup() as tasks:
-            for path, mode, _, changed in tree.files:
-                source = posixpath.join(remote, path) if path else remote
-                tasks.create_task(self._file(source, path, local / path, mode, changed, tree, advanced))
-        for path, mode in sorted(tree.folders, reverse=True):
-            (local / path).chmod(mode | 0o700)
+        # Small steps on this machine's disk: what a thread for each would cost is more than they do.
+        with Folder.at(local.parent) as above:
+
+            def at(path: str) -> str:
+                return f"{local.name}/{path}" if path else local.name
+
+            if not any(path == "" for path, *_ in (*tree.files, *tree.links)):
+                above.folder(local.name).close()
+            for path, _ in sorted(tree.folders):
+                above.folder(at(path)).close()
+            async with asyncio.TaskGroup() as tasks:
+                for path, mode, _, changed in tree.files:
+                    source = posixpath.join(remote, path) if path else remote
+                    tasks.create_task(self._file(source, path, at(path), above, mode, changed, tree, advanced))
+            # Last: from here on nothing is made below them.
+            for path, target in tree.links:
+                above.link(at(path), target)
+            for path, mode in sorted(tree.folders, reverse=True):
+                above.chmod(at(path), mode | 0o700)
         self._progress(Progress(volume, tree.bytes, tree.bytes, len(tree.files)))
 
     async def _file(
         self,
         source: str,
         path: str,
-        target: Path,
+        target: str,
+        above: Folder,
         mode: int,
         changed: float,
         tree: _Tree,
@@ -178,18 +216,18 @@ class Copier:
         async with self._slots:
             try:
                 async with self._sftp.open(source, "rb") as far:
-                    if not path:  # the volume itself is this one file
-                        target.rmdir()  # noqa: ASYNC240
                     # On this machine's disk: a few MiB at a time, so that the loop is not held up for long.
-                    with target.open("wb") as near:
+                    with os.fdopen(above.new(target), "wb") as near:
                         while data := await far.read(_SLICE):
-                            near.write(cast(bytes, data))
                             advanced(len(data), False)
+                            near.write(cast(bytes, data))
+                        near.flush()
+                        os.fchmod(near.fileno(), local_mode(mode))
+                        with suppress(OverflowError):  # a time that no file can have
+                            os.utime(near.fileno(), (changed, changed))
             except asyncssh.SFTPPermissionDenied:
                 tree.closed.append(path)
                 return
-            target.chmod(local_mode(mode))  # noqa: ASYNC240
-            os.utime(target, (changed, changed))
             advanced(0, True)
 
     def _tell(self, volume: str, tree: _Tree) -> None:
@@ -204,9 +242,25 @@ class Copier:
             self.notes.append(Note(subject, text))
 
 
+def _outermost(paths: Iterable[str]) -> list[str]:
+    """Without those that lie below another one: each entry is copied once."""
+    found: list[str] = []
+    for path in sorted(set(paths)):
+        if not any(each == "" or path.startswith(f"{each}/") for each in found):
+            found.append(path)
+    return found
+
+
 def _parents(path: str) -> list[str]:
     parts = path.split("/")[:-1] if path else []
     return ["/".join(parts[: index + 1]) for index in range(len(parts))]
+
+
+def _reason(problem: BaseException) -> str:
+    if isinstance(problem, BadNameError):
+        return f"the pod names what no folder can hold: {problem}"
+    assert isinstance(problem, OSError)
+    return f"the pod names {problem.filename!r} twice, or something below what is no folder"
 
 
 def _sftp_errors() -> Any:

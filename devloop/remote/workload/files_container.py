@@ -3,6 +3,9 @@
 Claims, emptyDir and hostPath volumes are nowhere but in the pod. An ephemeral container mounts the same
 volumes, read-only, without a restart. It can't be removed from the pod's spec again; its process ends by
 itself a few seconds after the last session.
+
+A container that has the right name may be anybody's, with a program of theirs. So one is taken again only if this
+process has made it.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ ROOT = "/devloop"
 START_SECONDS = 60
 FIRST_SESSION_SECONDS = 60
 IDLE_SECONDS = 10
+_made: dict[tuple[str, str], dict[str, Any]] = {}
+"""Containers that this process has made, by their pod's uid and their name, as they were asked for."""
 _STUCK = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerError")
 _STUCK_CONFIG = ("CreateContainerConfigError", "RunContainerError")
 
@@ -63,14 +68,15 @@ def spec(workload: Workload, image: str, volumes: Iterable[str]) -> dict[str, An
 
 
 async def start(cluster: Cluster, workload: Workload, image: str, volumes: Iterable[str]) -> str:
-    """The name of a running container that has these volumes; one that is there already is taken.
+    """The name of a running container that has these volumes; one that this process has made already is taken.
 
     Raises RemoteError, which says what is in the way.
     """
     wanted = spec(workload, image, volumes)
     pod = await cluster.get(kinds.POD, workload.pod_name)
     for each in pod["spec"].get("ephemeralContainers") or []:
-        if _suits(each, wanted) and _state(pod, each["name"]).get("running"):
+        mine = _made.get((str(pod["metadata"].get("uid")), str(each["name"])))
+        if mine and suits(each, mine, wanted) and _state(pod, each["name"]).get("running"):
             return str(each["name"])
     where = f"pod {workload.pod_name} of {workload.reference}"
     try:
@@ -83,6 +89,7 @@ async def start(cluster: Cluster, workload: Workload, image: str, volumes: Itera
             hint='Ask for the right (patch pods/ephemeralcontainers), or set these volumes to "ignore".',
         ) from absent
     await _until_running(cluster, workload, str(wanted["name"]), pod, where)
+    _made[(str(pod["metadata"].get("uid")), str(wanted["name"]))] = wanted
     return str(wanted["name"])
 
 
@@ -126,13 +133,19 @@ def _state(pod: Object, name: str) -> Object:
     return {}
 
 
-def _suits(there: Object, wanted: Object) -> bool:
-    mounts = {(each["name"], each["mountPath"]) for each in there.get("volumeMounts") or []}
+def suits(there: Object, mine: Object, wanted: Object) -> bool:
+    """Whether a container of the pod is the one that was asked for (`mine`), unchanged, and does for `wanted`."""
+
+    def mounts(each: Object) -> set[tuple[str, str]]:
+        return {(one["name"], one["mountPath"]) for one in each.get("volumeMounts") or []}
+
+    security = there.get("securityContext") or {}
     return (
-        there["name"].startswith(PREFIX)
-        and there["image"] == wanted["image"]
-        and (there.get("securityContext") or {}).get("runAsUser") == wanted["securityContext"].get("runAsUser")
-        and mounts >= {(each["name"], each["mountPath"]) for each in wanted["volumeMounts"]}
+        all(there.get(key) == mine[key] for key in ("name", "image", "command"))
+        and not any(there.get(key) for key in ("args", "env", "envFrom", "lifecycle", "workingDir"))
+        and all(security.get(key) == value for key, value in mine["securityContext"].items())
+        and all(mine[key] == wanted[key] for key in ("image", "command", "securityContext"))
+        and mounts(there) >= mounts(wanted)
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import posixpath
-import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import atomic, payload
+from . import atomic, beneath, payload
+from .beneath import BadNameError, Folder
 from .expansion import expand
 from .model import Absence, Mount, Note, Object, Problem, Sources, Workload
 from .payload import MATERIALISED, TokenSource
@@ -35,7 +36,8 @@ def sub_path(mount: Object, environment: Mapping[str, str]) -> str:
         raise ValueError(f"subPath {path} must not be absolute")
     if ".." in path.split("/"):
         raise ValueError(f"subPath {path} must not contain '..'")
-    return posixpath.normpath(path) if path else ""
+    path = posixpath.normpath(path) if path else ""
+    return "" if path == "." else path
 
 
 def write(
@@ -53,12 +55,12 @@ def write(
     made = payload.make(volume, workload, sources, tokens, bundles)
     if made.problems:
         return False, made.notes, made.problems
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for each in payload.nested_mount_points(volume["name"], workload.pod):
-        (folder / each).mkdir(parents=True, exist_ok=True)
     try:
+        with Folder.at(folder) as root:
+            for each in payload.nested_mount_points(volume["name"], workload.pod):
+                root.folder(each, 0o755).close()
         changed = atomic.write(folder, made.files, made.folder_mode)
-    except atomic.BadPathError as problem:
+    except (atomic.BadPathError, BadNameError) as problem:
         return False, made.notes, (Problem(f"volume {volume['name']}", str(problem)),)
     return changed, made.notes, ()
 
@@ -66,16 +68,21 @@ def write(
 def snapshot(volume: Path, path: str, target: Path) -> None:
     """Put what a `subPath` of a materialised volume shows at `target`, as it is now and stays.
 
-    A path that is not there becomes an empty folder, as the kubelet makes one.
+    A path that is not there becomes an empty folder, as the kubelet makes one. Raises OSError, BadNameError.
     """
-    source = volume / path
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    elif source.exists():
-        shutil.copy2(source, target)
-    else:
-        target.mkdir(mode=0o755, exist_ok=True)
+    source = beneath.inside(volume, path)
+    beneath.remove(target)  # the last look at the same workload may have left it
+    with Folder.at(target.parent) as above:
+        if source.is_file():
+            above.write(target.name, source.read_bytes(), stat.S_IMODE(source.stat().st_mode))
+            return
+        above.folder(target.name, stat.S_IMODE(source.stat().st_mode) if source.is_dir() else 0o755).close()
+        for each in source.rglob("*") if source.is_dir() else ():
+            to = f"{target.name}/{each.relative_to(source)}"
+            if each.is_dir():
+                above.folder(to, stat.S_IMODE(each.stat().st_mode)).close()
+            elif each.is_file():
+                above.write(to, each.read_bytes(), stat.S_IMODE(each.stat().st_mode))
 
 
 def mounts_of(

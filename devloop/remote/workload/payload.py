@@ -13,7 +13,9 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from . import downward
+from devloop.errors import RemoteError
+
+from . import beneath, downward
 from .environment import missing
 from .model import Absence, Note, Object, Problem, Sources, Workload, decoded
 
@@ -59,8 +61,16 @@ def kind_of(volume: Object) -> str:
 
 
 def volumes_of(workload: Workload) -> dict[str, Object]:
-    """The volumes that the workload's container mounts, by name."""
+    """The volumes that the workload's container mounts, by name. RemoteError for a name that no folder can have.
+
+    The API server lets no such name through (DNS-1123 label); one that does is no API server to trust.
+    """
     used = {each["name"] for each in workload.container.get("volumeMounts") or []}
+    for each in used:
+        try:
+            beneath.name(each)
+        except beneath.BadNameError as problem:
+            raise RemoteError(f"a volume can't be called so: {problem}", where=workload.where) from None
     return {each["name"]: each for each in workload.pod["spec"].get("volumes") or [] if each["name"] in used}
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterable
@@ -23,6 +22,8 @@ from types import TracebackType
 from typing import Self
 
 from devloop.errors import DevloopError
+
+from . import beneath
 
 _MADE = "made.json"
 """In a folder of the run: what `note_made` was told."""
@@ -133,14 +134,8 @@ def sweep(parent: Path) -> list[Path]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder with all below it, also where a folder's own mode is in the way."""
-    for path, folders, _ in os.walk(folder):
-        for each in folders:
-            below = Path(path) / each
-            with suppress(OSError):
-                if not below.is_symlink():
-                    below.chmod(below.stat().st_mode | 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder with all below it, also where a folder's own mode is in the way; a link alone if it is one."""
+    beneath.remove(folder)
 
 
 def note_made(folder: Path, made: Iterable[str]) -> None:
@@ -150,9 +145,10 @@ def note_made(folder: Path, made: Iterable[str]) -> None:
     """
     file = folder / _MADE
     before = json.loads(file.read_text()) if file.exists() else []
-    draft = folder / f"{_MADE}.new"
-    draft.write_text(json.dumps(sorted({*before, *made})))
-    draft.replace(file)
+    with beneath.Folder.at(folder) as within:
+        within.unlink(f"{_MADE}.new")
+        within.write(f"{_MADE}.new", json.dumps(sorted({*before, *made})).encode(), 0o600)
+        (folder / f"{_MADE}.new").replace(file)
 
 
 def _remove_made(run: Path) -> None:

@@ -13,6 +13,7 @@ from devloop.agent.tasks import background
 from devloop.errors import RemoteError
 
 from . import (
+    beneath,
     copying,
     environment,
     files_container,
@@ -111,16 +112,24 @@ async def open_view(
         made: list[Mount] = []
         for index, (mount, volume, path) in enumerate(mounts):
             name = volume["name"]
-            if payload.kind_of(volume) in payload.MATERIALISED:
-                source = folder / "volumes" / name
-                if path:
-                    target = folder / "subpaths" / str(index)
-                    materialise.snapshot(source, path, target)
-                    source = target
-            elif name in far:
-                source = far[name] / path if path else far[name]
-            else:
-                continue
+            try:
+                if payload.kind_of(volume) in payload.MATERIALISED:
+                    source = folder / "volumes" / name
+                    if path:
+                        target = folder / "subpaths" / str(index)
+                        materialise.snapshot(source, path, target)
+                        source = target
+                elif name in far:
+                    # In a thread: what is mounted by FUSE is answered by this loop.
+                    source = await asyncio.to_thread(beneath.inside, far[name], path) if path else far[name]
+                else:
+                    continue
+            except beneath.BadNameError as problem:
+                raise RemoteError(
+                    f"mount {mount['mountPath']}, subPath {path}: {problem}",
+                    where=workload.where,
+                    hint=f'Its pod has made it so. Leave the volume out: volumes = {{ {name} = "ignore" }}',
+                ) from None
             made.append(materialise.as_mount(mount, volume, source, whole=not path))
         notes += _of_spec(workload)
         if options.follow:
@@ -187,9 +196,10 @@ async def _far_volumes(
         for name in wanted:
             notes.append(Note(f"volume {name}", f"an empty folder stands in: {problem.what}"))
             found[name] = data / name
-            for path in wanted[name]:
-                (found[name] / path).mkdir(parents=True, exist_ok=True, mode=0o700)
             stack.callback(runfolder.remove, found[name])
+            with beneath.Folder.at(found[name]) as scratch:
+                for path in wanted[name]:
+                    scratch.folder(path).close()
         return found
     copied = [name for name in wanted if modes[name] is VolumeMode.COPY]
     async with AsyncExitStack() as session:

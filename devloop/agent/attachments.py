@@ -26,6 +26,7 @@ from . import envoy, kube, reach
 from .expiry import Expiry
 from .forward import Connection
 from .gateway import Gateway, GatewayError, RejectedError
+from .inbound import Inbound
 from .leaving import Leaving
 from .member import Member
 from .objects import (
@@ -119,6 +120,11 @@ class Attachments:
         self._woken.set()
 
     # --- Developers -----------------------------------------------------------------------------------------------
+
+    @property
+    def inbound(self) -> Inbound:
+        """Datagrams that doors have caught."""
+        return self._pods.inbound
 
     async def warm(self) -> None:
         """A developer may attach something soon."""
@@ -230,6 +236,12 @@ class Attachments:
         # Routes lead elsewhere by now. What is being answered may end, and a stream may last; what waits for the local
         # service waits no longer than its `hold`.
         await member.close()
+        if member.spec.datagrams:  # what is on its way back may arrive
+            asyncio.get_running_loop().call_later(FADE_SECONDS, self._end_datagrams, member.spec.id)
+
+    def _end_datagrams(self, attachment: str) -> None:
+        if attachment not in self._members:
+            self.inbound.end_all(attachment)
 
     def _faded(self, now: float) -> bool:
         """Whether somebody who has left has no connection any more, so that Envoy may forget them."""
@@ -251,11 +263,18 @@ class Attachments:
                     log.info("%s answers again", each.spec.who)
                     self._dirty.set()
 
-    async def tell(self, attachment: str, up: bool, deaf: frozenset[int] = frozenset()) -> None:
+    async def tell(
+        self,
+        attachment: str,
+        up: bool,
+        deaf: frozenset[int] = frozenset(),
+        deaf_datagrams: frozenset[int] = frozenset(),
+    ) -> None:
         """Its local service has come up, or is down; or takes nothing at some ports of the Service."""
         member = self._members.get(attachment)
-        if member is not None and (member.up, member.deaf) != (up, deaf):
-            member.up, member.deaf = up, deaf
+        told = (up, deaf, deaf_datagrams)
+        if member is not None and (member.up, member.deaf, member.deaf_datagrams) != told:
+            member.up, member.deaf, member.deaf_datagrams = told
             await self._apply_or_later()
 
     async def left(self, owner: Engine) -> None:
@@ -401,11 +420,10 @@ class Attachments:
         self._dirty.clear()
         await self._pods.prepare()
         plans = self._plans()
-        if not plans and not self._gateway.started:
-            return
-        await self._pods.link(plans)
-        address = "::" if _ipv6() else "0.0.0.0"
-        await self._gateway.apply(envoy.files(plans, str(self.folder), address=address))
+        if plans or self._gateway.started:  # datagrams alone don't pass Envoy
+            await self._pods.link(plans)
+            address = "::" if _ipv6() else "0.0.0.0"
+            await self._gateway.apply(envoy.files(plans, str(self.folder), address=address))
         await self._pods.catch(self._leaving.pods)
 
     async def _configure(self) -> None:

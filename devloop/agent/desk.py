@@ -100,7 +100,8 @@ class Desk:
                 await self._attachments.detach(str(message["id"]))
             case "local":
                 deaf = frozenset(map(int, message.get("deaf", ())))  # an older engine says nothing of it
-                await self._attachments.tell(str(message["id"]), bool(message["up"]), deaf)
+                udp = frozenset(map(int, message.get("deaf_udp", ())))
+                await self._attachments.tell(str(message["id"]), bool(message["up"]), deaf, udp)
             case other:
                 raise RefusedError(f"this agent doesn't know {other!r}: is it older than this devloop?")
         return {}

@@ -7,6 +7,8 @@ for a Service. What no route takes comes back to this same pod, past the door.
     client ─▶ pod:8080 ─▶ door ─▶ the agent's Envoy ─┬─▶ the developer
                                                      └─▶ pod:P ─▶ (the kernel) ─▶ pod:8080, the original
 
+Datagrams go by the same rules, and through a connection of their own (`caught.py`). What nobody takes is not caught.
+
 It does what the agent says, and nothing without it: no word from the agent, and what comes goes to the original. A
 connection that the agent doesn't take is given to the original as well. It connects to nothing but these two, so it is
 of no use to anybody as a relay. It ends when the agent says so, or is lost, and its connections are over.
@@ -38,6 +40,7 @@ from functools import partial
 from typing import Any
 
 from . import rules
+from .caught import TRANSPARENT, Caught
 from .gateways import gateways
 from .loops import new_event_loop
 from .splice import Inward, Onward
@@ -85,6 +88,9 @@ class Door:
         self._caught: dict[int, int] = {}
         """Ports of the original to the agent's listeners."""
         self._open: set[Inward] = set()
+        self._datagrams = Caught(self._datagrams_lost)
+        self._caught_datagrams: frozenset[int] = frozenset()
+        self._saying: asyncio.Task[None] | None = None
         self._heard = time.monotonic()
         self._nft = asyncio.Lock()
         self._ended = asyncio.Event()
@@ -110,6 +116,7 @@ class Door:
         try:
             await self._ended.wait()
             self._caught = {}
+            self._caught_datagrams = frozenset()
             with contextlib.suppress(DoorError):
                 await self._say_alive()  # at once: what is new goes to the original
             tasks[0].cancel()
@@ -119,6 +126,7 @@ class Door:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             writer.close()
+            self._datagrams.close()
             with contextlib.suppress(DoorError):
                 await self._tell_kernel(rules.gone(self._table))
         log.info("the door is closed")
@@ -162,6 +170,10 @@ class Door:
             for port in message["open"]:
                 if int(port) not in self._places:
                     self._places[int(port)] = await self._place(int(port))
+            for port in message.get("udp", ()):
+                self._datagrams.place(int(port))
+            if self._datagrams.places and not self._datagrams.connected:
+                await self._connect_datagrams()
             await self._tell_rules()
             await self._say_alive()
             return {"places": {str(each.port): each.number for each in self._places.values()}}
@@ -169,9 +181,32 @@ class Door:
             self._caught = {int(port): int(listener) for port, listener in message["catch"].items()}
             if missing := self._caught.keys() - self._places.keys():
                 raise DoorError(f"ports {sorted(missing)} were not opened")
+            self._caught_datagrams = frozenset(map(int, message.get("udp", ())))
+            if unknown := self._caught_datagrams - self._datagrams.places.keys():
+                raise DoorError(f"UDP ports {sorted(unknown)} were not opened")
             await self._say_alive()
-            log.info("catching %s", ", ".join(map(str, sorted(self._caught))) or "nothing")
+            names = [*map(str, sorted(self._caught)), *(f"{port}/udp" for port in sorted(self._caught_datagrams))]
+            log.info("catching %s", ", ".join(names) or "nothing")
         return {}
+
+    async def _connect_datagrams(self) -> None:
+        """DoorError if the agent takes none."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(JOIN_SECONDS / 4):
+                await loop.create_connection(lambda: self._datagrams, *self._agent)
+        except (OSError, TimeoutError) as problem:
+            raise DoorError(f"the agent takes no datagrams: {problem}") from problem
+        self._datagrams.hello({"door": self._pod, "token": self._token, "datagrams": True})
+
+    def _datagrams_lost(self) -> None:
+        """The original answers from now on; `_live` connects again."""
+        if not self._ended.is_set():
+            self._saying = background(self._say_alive_or_not(), name="datagrams lost")
+
+    async def _say_alive_or_not(self) -> None:
+        with contextlib.suppress(DoorError):
+            await self._say_alive()
 
     async def _live(self, writer: asyncio.StreamWriter) -> None:
         """Tell the kernel, each second, that the door is there; and the agent."""
@@ -181,29 +216,39 @@ class Door:
             if silent > LOST_SECONDS:
                 log.info("the agent has said nothing for %.0f s", silent)
                 self._ended.set()
-            if self._places:
+            if self._datagrams.places and not self._datagrams.connected:
                 with contextlib.suppress(DoorError):
-                    await self._say_alive()
+                    await self._connect_datagrams()
+            self._datagrams.expire()
+            await self._say_alive_or_not()
             self._say(writer, beat=True)
 
     # --- The kernel -----------------------------------------------------------------------------------------------
 
     async def _tell_rules(self) -> None:
         places = {each.port: each.number for each in self._places.values()}
+        udp = self._datagrams.places
         try:
-            await self._tell_kernel(rules.rules(self._table, places, self._passed, transparent=self._transparent))
+            await self._tell_kernel(
+                rules.rules(self._table, places, self._passed, transparent=self._transparent, datagrams=udp)
+            )
         except DoorError as problem:
             if not self._transparent:
                 raise
+            if udp:
+                raise DoorError(f"{problem} (UDP takes TPROXY for nftables, nft_tproxy)") from problem
             log.info("this kernel has no TPROXY for nftables, and takes `redirect`: %s", problem)
             self._transparent = False
             await self._tell_kernel(rules.rules(self._table, places, self._passed, transparent=False))
 
     async def _say_alive(self) -> None:
         """The ports that are caught now, and those of the door's that lead to the original."""
-        if self._places:
-            caught = self._caught if time.monotonic() - self._heard < SILENCE_SECONDS else {}
-            await self._tell_kernel(rules.alive(self._table, caught, [each.number for each in self._places.values()]))
+        if self._places or self._datagrams.places:
+            heard = time.monotonic() - self._heard < SILENCE_SECONDS
+            caught = self._caught if heard else {}
+            datagrams = self._caught_datagrams if heard and self._datagrams.connected else ()
+            numbers = [each.number for each in self._places.values()]
+            await self._tell_kernel(rules.alive(self._table, caught, numbers, datagrams))
 
     async def _tell_kernel(self, text: str) -> None:
         async with self._nft:
@@ -267,14 +312,10 @@ class Door:
         return made
 
 
-_TRANSPARENT = {socket.AF_INET: (socket.SOL_IP, 19), socket.AF_INET6: (socket.IPPROTO_IPV6, 75)}
-"""IP_TRANSPARENT and IPV6_TRANSPARENT, which Python's `socket` has no names for: TPROXY gives to no other socket."""
-
-
 def _listening(family: socket.AddressFamily, port: int) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
-        made.setsockopt(*_TRANSPARENT[family], 1)
+        made.setsockopt(*TRANSPARENT[family], 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))

@@ -2,7 +2,8 @@
 
 A door comes by itself, from within its pod, and names the pod's uid and the agent's token, which its container was
 given. It is taken if an attachment has asked for that pod, if it comes from that pod's address, and if the pod has none
-yet. JSON, a line each; the agent asks and the door answers, and both say something each second.
+yet. JSON, a line each; the agent asks and the door answers, and both say something each second. Datagrams come by a
+second connection of the same door's, whose first line says so (`inbound.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from .tasks import background
@@ -29,6 +30,10 @@ BEAT_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
 SILENCE_SECONDS = 10.0
 LINE_BYTES = 1 << 16
+
+
+Carry = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""Has the connection for datagrams of a pod's door, by the pod's uid."""
 
 
 class DoorLostError(Exception):
@@ -52,15 +57,18 @@ class Door:
         """The original's ports to those by which the agent gets to it, past the door."""
         self.caught: dict[int, int] = {}
         """What it catches: the original's port to Envoy's listener."""
+        self.datagram_places: frozenset[int] = frozenset()
+        """The original's UDP ports for which it has places."""
+        self.caught_datagrams: frozenset[int] = frozenset()
         self.problem = ""
         self._reader, self._writer = reader, writer
         self._number = 0
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
-    async def open(self, ports: Collection[int]) -> None:
-        """Let it make places for these ports. DoorLostError."""
-        if ports - self.places.keys():
-            answer = await self._ask(open=sorted(ports))
+    async def open(self, ports: Collection[int], datagrams: Collection[int] = ()) -> None:
+        """Let it make places for these ports, and these of UDP. DoorLostError."""
+        if ports - self.places.keys() or set(datagrams) - self.datagram_places:
+            answer = await self._ask(open=sorted(ports), udp=sorted(datagrams))
             try:
                 places = {int(port): int(place) for port, place in answer["places"].items()}
                 if not all(0 < each < 65536 for each in places.values()):
@@ -71,16 +79,17 @@ class Door:
                 self.close()
                 raise DoorLostError(self.problem) from None
             self.places = places
+            self.datagram_places = frozenset(datagrams)
 
-    async def catch(self, ports: Mapping[int, int]) -> None:
-        """Let it catch these ports and no others. DoorLostError."""
-        if self.caught != ports:
-            await self._ask(catch={str(port): listener for port, listener in ports.items()})
-            self.caught = dict(ports)
+    async def catch(self, ports: Mapping[int, int], datagrams: Collection[int] = ()) -> None:
+        """Let it catch these ports, and these of UDP, and no others. DoorLostError."""
+        if self.caught != ports or self.caught_datagrams != frozenset(datagrams):
+            await self._ask(catch={str(port): listener for port, listener in ports.items()}, udp=sorted(datagrams))
+            self.caught, self.caught_datagrams = dict(ports), frozenset(datagrams)
 
-    def catches(self, ports: Iterable[int]) -> bool:
-        """All of these."""
-        return self.caught.keys() >= set(ports)
+    def catches(self, ports: Iterable[int], datagrams: Iterable[int] = ()) -> bool:
+        """All of these; of UDP it has a place for all, as it catches them only while somebody takes them."""
+        return self.caught.keys() >= set(ports) and self.datagram_places >= set(datagrams)
 
     async def _ask(self, **message: Any) -> dict[str, Any]:
         self._number += 1
@@ -145,14 +154,17 @@ class Door:
 
 class Doors:
     """All of them. `expected` gives the addresses of a pod that somebody has asked for; `changed` is called when one
-    has come or gone."""
+    has come or gone; `carry` has a door's connection for datagrams until that ends."""
 
-    def __init__(self, expected: Callable[[str], Collection[str]], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, expected: Callable[[str], Collection[str]], changed: Callable[[], None], carry: Carry | None = None
+    ) -> None:
         self.token = secrets.token_urlsafe(24)
         self.known: dict[str, Door] = {}
         """By the pods' uids."""
         self._expected = expected
         self._changed = changed
+        self._carry = carry
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> None:
@@ -165,13 +177,18 @@ class Doors:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 message = json.loads(await reader.readline())
-            uid, token = str(message["door"]), str(message["token"])
+            uid, token, carries = str(message["door"]), str(message["token"]), message.get("datagrams") is True
         except (OSError, ValueError, KeyError, TypeError, TimeoutError):
             writer.close()
             return
         known = secrets.compare_digest(token.encode(), self.token.encode())
-        if not known or uid in self.known or peer not in self._expected(uid):
+        if not known or (uid in self.known) is not carries or peer not in self._expected(uid):
             log.info("a door from %s is not taken", peer)
+            writer.close()
+            return
+        if carries:
+            if self._carry is not None:
+                await self._carry(uid, reader, writer)
             writer.close()
             return
         door = self.known[uid] = Door(uid, peer, reader, writer)

@@ -21,15 +21,19 @@ class Target:
     addresses: tuple[str, ...]
     ports: Mapping[int, int]
     """The Service's port to the pod's own."""
+    datagrams: Mapping[int, int] = field(default_factory=dict)
+    """The same of UDP."""
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Target:
         """From the engine. RefusedError."""
         try:
             ports = {int(port): int(own) for port, own in document["ports"].items()}
-            if not all(0 < each < 65536 for each in (*ports, *ports.values())):
+            datagrams = {int(port): int(own) for port, own in document.get("udp", {}).items()}
+            if not all(0 < each < 65536 for known in (ports, datagrams) for pair in known.items() for each in pair):
                 raise ValueError("no port")
-            return cls(str(document["uid"]), str(document["name"]), tuple(map(str, document["addresses"])), ports)
+            addresses = tuple(map(str, document["addresses"]))
+            return cls(str(document["uid"]), str(document["name"]), addresses, ports, datagrams)
         except (KeyError, TypeError, AttributeError, ValueError) as problem:
             raise RefusedError(f"this is no pod: {type(problem).__name__}: {problem}") from None
 
@@ -48,6 +52,8 @@ class Member:
     """The local service is not known to be down."""
     deaf: frozenset[int] = frozenset()
     """Ports of the Service at which the local service takes nothing."""
+    deaf_datagrams: frozenset[int] = frozenset()
+    """The same of UDP."""
     silent: bool = False
     taken: bool = False
     """Envoy has taken what follows from it. Until then it is in nobody else's configuration, which it could spoil."""
@@ -56,6 +62,13 @@ class Member:
     uplinks: list[Uplink] = field(default_factory=list)
     targets: dict[str, Target] = field(default_factory=dict)
     """By the pods' uids; for an attachment that goes by way of pods."""
+
+    def takes_datagrams(self, port: int) -> bool:
+        """Datagrams to this port of the Service are this developer's now; else they are the original's, if the
+        attachment fails open."""
+        if port not in self.spec.datagrams:
+            return False
+        return self.spec.fail == "closed" or (self.up and not self.silent and port not in self.deaf_datagrams)
 
     @property
     def open(self) -> bool:

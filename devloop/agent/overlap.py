@@ -69,7 +69,12 @@ def conflicts(wanted: Spec, others: Iterable[Spec]) -> list[Spec]:
         if "replace" in (wanted.kind, each.kind) and wanted.workload and wanted.workload == each.workload:
             found.append(each)
             continue
-        if not wanted.service or wanted.service != each.service or not (wanted.ports.keys() & each.ports.keys()):
+        if not wanted.service or wanted.service != each.service:
+            continue
+        if wanted.datagrams.keys() & each.datagrams.keys():  # there is nothing to tell one's from the other's
+            found.append(each)
+            continue
+        if not (wanted.ports.keys() & each.ports.keys()):
             continue
         taps = [spec.kind == "wiretap" for spec in (wanted, each)]
         if all(taps):

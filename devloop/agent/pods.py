@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .doors import PORT, Door, DoorLostError, Doors, own_address, plain
+from .inbound import Inbound, Taker
 from .member import Member, Target
 from .paths import listen_path
 from .plan import Local, PortPlan, Protocol, ServicePlan, socket_path
@@ -32,7 +33,8 @@ class PodWay:
     def __init__(self, folder: Path, members: Callable[[], Iterable[Member]], changed: Callable[[], None]) -> None:
         self._folder = folder
         self._all = members
-        self._doors = Doors(self._expected, changed)
+        self.inbound = Inbound(self._taker)
+        self._doors = Doors(self._expected, changed, self.inbound.carry)
         self._listeners: dict[tuple[str, str, int], int] = {}
         self._ending = False
 
@@ -73,7 +75,10 @@ class PodWay:
         for other in self._members():
             if other.spec.service == member.spec.service or target.uid not in other.targets:
                 continue
-            if both := set(target.ports.values()) & set(other.targets[target.uid].ports.values()):
+            theirs = other.targets[target.uid]
+            both = [str(each) for each in set(target.ports.values()) & set(theirs.ports.values())]
+            both += [f"{each}/udp" for each in set(target.datagrams.values()) & set(theirs.datagrams.values())]
+            if both:
                 raise RefusedError(
                     f"port {min(both)} of pod {target.name} is intercepted by {other.spec.who} as the Service "
                     f"{other.spec.service}'s, and a pod can't tell by which name it was asked"
@@ -82,7 +87,10 @@ class PodWay:
     def complete(self, member: Member) -> bool:
         """Every one of its pods is caught."""
         known = self._doors.known
-        return all(uid in known and known[uid].catches(each.ports.values()) for uid, each in member.targets.items())
+        return all(
+            uid in known and known[uid].catches(each.ports.values(), each.datagrams.values())
+            for uid, each in member.targets.items()
+        )
 
     def standing(self, member: Member) -> dict[str, Any]:
         """For the engine: where a new door has to knock, and how each pod stands: `caught`, why it can't be, or
@@ -93,7 +101,8 @@ class PodWay:
             if door is None:
                 pods[uid] = ""
             elif not door.problem:
-                pods[uid] = "caught" if door.catches(target.ports.values()) else ""
+                caught = door.catches(target.ports.values(), target.datagrams.values())
+                pods[uid] = "caught" if caught else ""
             else:
                 pods[uid] = door.problem
         try:
@@ -113,14 +122,35 @@ class PodWay:
                 found.setdefault(each.spec.service, {}).update(each.targets[door.uid].ports)
         return found
 
+    def _datagrams(self, door: Door, *, taken: bool = False) -> set[int]:
+        """The pod's UDP ports that somebody asks for; with `taken`, those whose datagrams somebody takes now."""
+        return {
+            own
+            for each in (() if self._ending else self._members())
+            if door.uid in each.targets
+            for port, own in each.targets[door.uid].datagrams.items()
+            if not taken or each.takes_datagrams(port)
+        }
+
+    def _taker(self, uid: str, own: int) -> Taker | None:
+        for each in self._members():
+            if uid in each.targets:
+                for port, number in each.targets[uid].datagrams.items():
+                    if number == own and each.takes_datagrams(port):
+                        return Taker(each.connection, each.spec.id, port)
+        return None
+
     async def prepare(self) -> None:
         """Before Envoy: every door has its places, and catches nothing that nobody asks for any more."""
 
         async def one(door: Door) -> None:
             ports = {own for ports in self._wanted(door).values() for own in ports.values()}
             try:
-                await door.open(ports)
-                await door.catch({own: listener for own, listener in door.caught.items() if own in ports})
+                await door.open(ports, self._datagrams(door))
+                await door.catch(
+                    {own: listener for own, listener in door.caught.items() if own in ports},
+                    door.caught_datagrams & self._datagrams(door, taken=True),
+                )
             except DoorLostError as problem:
                 log.warning("the door at %s: %s", door.address, problem)
 
@@ -198,7 +228,7 @@ class PodWay:
                 if own in door.places
             }
             try:
-                await door.catch(caught)
+                await door.catch(caught, self._datagrams(door, taken=True) & door.datagram_places)
             except DoorLostError as problem:
                 log.warning("the door at %s: %s", door.address, problem)
             if not wanted and door.tag not in draining:

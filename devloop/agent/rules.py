@@ -4,13 +4,16 @@ A door has one table of its own, with two chains before the routing:
 
 - `catch` hands inbound TCP of the intercepted ports to the door's socket. It is TPROXY: the packet stays as it is, so
   nothing has to be translated back, connections from before go on, and a port that nobody listens on any more lets the
-  packet pass. A door that dies takes its rules out of force by that alone.
+  packet pass. A door that dies takes its rules out of force by that alone. Datagrams likewise; `say` gives the door's
+  answers the port that was asked. Nothing of it is tracked: the next datagram of any client goes by the rules as they
+  are then, and sockets of the original's that are connected to a client keep that one.
 - `back` leads the door's port to the original one: it is how the agent gets to *this* pod past the door.
 
 Both hold only for ports in a set whose elements end after `LIFE_SECONDS`; a door says them anew each second. So a door
 that hangs is out of the way too, and what is left of it is a table that does nothing.
 
 A kernel without TPROXY for nftables takes `redirect` for both: then only the sets' time lets traffic pass a dead door.
+Datagrams can't be taken there: a translation is remembered for as long as a client goes on, whatever the rules say.
 """
 
 from __future__ import annotations
@@ -29,15 +32,24 @@ def checked(table: str) -> str:
     return table
 
 
-def rules(table: str, places: Mapping[int, int], passed: Iterable[str], *, transparent: bool) -> str:
+def rules(
+    table: str,
+    places: Mapping[int, int],
+    passed: Iterable[str],
+    *,
+    transparent: bool,
+    datagrams: Mapping[int, int] | None = None,
+) -> str:
     """The table with its chains as they should be, in one transaction; elements are `alive`'s.
 
     `places`: the original's port to the door's. `passed`: addresses of clients that are let through to the original
     (the kubelet's). What comes over the loopback is from within the pod, the door's own connections among it.
+    `datagrams`: as `places`, of UDP; with `transparent` alone.
     """
     name = checked(table)
+    udp = sorted((_port(port), _port(place)) for port, place in (datagrams or {}).items()) if transparent else []
     lines = [f"add table inet {name}"]
-    for each in ("live", "open"):
+    for each in ("live", "open", "datagrams"):
         timeout = f"{{ type inet_service; flags timeout; timeout {LIFE_SECONDS}s; }}"
         lines.append(f"add set inet {name} {each} {timeout}")
     lines += [
@@ -52,6 +64,13 @@ def rules(table: str, places: Mapping[int, int], passed: Iterable[str], *, trans
     back = inside + [f"tcp dport {place} tcp dport @open redirect to :{port}" for port, place in numbers]
     how = "tproxy" if transparent else "redirect"
     catch = [f"tcp dport {port} tcp dport @live {how} to :{place}" for port, place in numbers]
+    catch += [f"udp dport {port} udp dport @datagrams tproxy to :{place} accept" for port, place in udp]
+    if udp:
+        lines += [
+            f"add chain inet {name} say {{ type filter hook output priority raw; policy accept; }}",
+            f"flush chain inet {name} say",
+            *(f"add rule inet {name} say udp sport {place} udp sport set {port}" for port, place in udp),
+        ]
     if transparent:
         catch = inside + by_address + catch
     else:
@@ -61,11 +80,11 @@ def rules(table: str, places: Mapping[int, int], passed: Iterable[str], *, trans
     return "\n".join(lines) + "\n"
 
 
-def alive(table: str, caught: Iterable[int], places: Iterable[int]) -> str:
-    """For `LIFE_SECONDS` from now, catch these ports, and lead these of the door's to the original."""
+def alive(table: str, caught: Iterable[int], places: Iterable[int], datagrams: Iterable[int] = ()) -> str:
+    """For `LIFE_SECONDS` from now, catch these ports, lead these of the door's to the original; catch these of UDP."""
     name = checked(table)
     lines = []
-    for each, ports in (("live", caught), ("open", places)):
+    for each, ports in (("live", caught), ("open", places), ("datagrams", datagrams)):
         lines.append(f"flush set inet {name} {each}")
         if numbers := sorted({_port(port) for port in ports}):
             lines.append(f"add element inet {name} {each} {{ {', '.join(map(str, numbers))} }}")

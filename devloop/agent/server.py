@@ -29,6 +29,8 @@ from .desk import Desk
 from .direct import COMMAND as DIRECT
 from .direct import Direct
 from .forward import Connection
+from .inbound import COMMAND as INBOUND
+from .inbound import ToEngine
 from .lanes import COMMAND as LANES
 from .lanes import Lanes
 from .packets import REKEY_BYTES
@@ -181,7 +183,7 @@ class Question(asyncssh.SSHServerSession[str]):
         self.seat = seat
         self.connection = connection
         self.desk: Desk | None = None
-        self.datagrams: Datagrams | None = None
+        self.datagrams: Datagrams | ToEngine | None = None
         self.channel: asyncssh.SSHServerChannel[str] | None = None
         self.answer = ""
 
@@ -197,6 +199,9 @@ class Question(asyncssh.SSHServerSession[str]):
         elif command == DATAGRAMS and self.channel is not None:
             self.channel.set_encoding(None)
             self.datagrams = Datagrams(self.channel)
+        elif command == INBOUND and parts.attachments is not None and self.channel is not None:
+            self.channel.set_encoding(None)
+            self.datagrams = parts.attachments.inbound.session(self.connection, self.channel)
         elif command == LANES:
             self.answer = parts.lanes.answer(self.connection)
         elif command == DIRECT:

@@ -122,6 +122,8 @@ class Spec:
     workload: str = ""
     """KIND/NAME in lower case; for `replace`."""
     way: Way = "service"
+    datagrams: Mapping[int, int] = field(default_factory=dict)
+    """As `ports`, of UDP: taken in the pods alone, and as a whole."""
 
     @property
     def who(self) -> str:
@@ -144,6 +146,7 @@ class Spec:
             "workload": self.workload,
             # Only where it is news: a record that was made before there were two ways says the same as one from now.
             **({"way": self.way} if self.way != "service" else {}),
+            **({"udp": {str(port): local for port, local in self.datagrams.items()}} if self.datagrams else {}),
         }
 
     @classmethod
@@ -167,6 +170,7 @@ class Spec:
                 hold=float(document.get("hold", HOLD_SECONDS)),
                 workload=str(document.get("workload", "")),
                 way="pods" if document.get("way") == "pods" else "service",
+                datagrams={int(port): int(local) for port, local in document.get("udp", {}).items()},
             )
         except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as problem:
             raise SpecError(f"this is no attachment: {type(problem).__name__}: {problem}") from None

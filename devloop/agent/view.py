@@ -61,6 +61,7 @@ class View:
     def protocol(self, name: str, port: int) -> Protocol:
         """What a port of a Service speaks."""
         ports = self.services.get(name, {}).get("spec", {}).get("ports", [])
+        ports = [each for each in ports if each.get("protocol", "TCP") == "TCP"]  # UDP may have the same number
         return next((protocol_of(each) for each in ports if each["port"] == port), "detect")
 
     async def endpoints(self, name: str) -> None:

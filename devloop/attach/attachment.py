@@ -57,8 +57,9 @@ class Attachment:
         self.reverts: list[float] = []
         self.gone = False
         """The Service was deleted."""
-        self.told: tuple[object, bool, tuple[int, ...]] | None = None
-        """The session that knows of it, and what it was told of the local service: whether it runs, and its `deaf`."""
+        self.told: tuple[object, bool, tuple[int, ...], tuple[int, ...]] | None = None
+        """The session that knows of it, and what it was told of the local service: whether it runs, its `deaf`, and its
+        `deaf_datagrams`."""
         self.task: asyncio.Task[None] | None = None
         self.stop: Callable[[], None] = lambda: None
         """Hear no more of the local service."""
@@ -80,10 +81,21 @@ class Attachment:
         reasons = self.local.deaf
         return {port: reasons[here] for port, here in self.spec.ports.items() if here in reasons}
 
+    @property
+    def deaf_datagrams(self) -> dict[int, str]:
+        """The same of UDP."""
+        if not self.spec.datagrams:
+            return {}
+        reasons = self.local.deaf_datagrams
+        return {port: reasons[here] for port, here in self.spec.datagrams.items() if here in reasons}
+
     def become(self, phase: Phase, reason: str = "") -> None:
         """Tell whoever listens, if it is news."""
         old = self.state
-        deaf = self.deaf if phase is Phase.ATTACHED else {}
+        deaf: dict[str, str] = {}
+        if phase is Phase.ATTACHED:
+            deaf = {str(port): why for port, why in self.deaf.items()}
+            deaf.update({f"{port}/udp": why for port, why in self.deaf_datagrams.items()})
         notes = (*self.notes, *(f"port {port} is answered by the original: {why}" for port, why in deaf.items()))
         if (old.phase, old.reason, old.notes) == (phase, reason, notes):
             return

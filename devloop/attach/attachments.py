@@ -221,7 +221,7 @@ class Attachments(Hearers):
                 )
                 if unreached:
                     raise await policies.refusal(self.api, service, unreached)
-                found.told = (session, True, ())
+                found.told = (session, True, (), ())
                 await self._told(found, session)
                 if swapped:
                     await self._agent_ready(session)
@@ -258,8 +258,10 @@ class Attachments(Hearers):
             found.become(Phase.OPEN, found.unmet)
         elif found.spec.service and not found.local.running:
             found.become(Phase.OPEN, ABSENT if found.spec.fail == "open" else "the local service does not run")
-        elif found.deaf and len(found.deaf) == len(found.spec.ports):
-            why = "; ".join(dict.fromkeys(found.deaf.values()))
+        elif (deaf := (*found.deaf.values(), *found.deaf_datagrams.values())) and len(deaf) == len(
+            (*found.spec.ports, *found.spec.datagrams)
+        ):
+            why = "; ".join(dict.fromkeys(deaf))
             found.become(Phase.OPEN, f"{why}; the original answers" if found.spec.fail == "open" else why)
         else:
             found.become(Phase.ATTACHED)
@@ -286,10 +288,10 @@ class Attachments(Hearers):
 
     async def _told(self, found: Attachment, session: Session) -> None:
         """Tell the agent whether the local service runs, if it doesn't know."""
-        up, deaf = found.local.running, tuple(found.deaf)
-        if found.told != (session, up, deaf):
-            await session.tell(found.spec, up, deaf)
-            found.told = (session, up, deaf)
+        up, deaf, udp = found.local.running, tuple(found.deaf), tuple(found.deaf_datagrams)
+        if found.told != (session, up, deaf, udp):
+            await session.tell(found.spec, up, deaf, udp)
+            found.told = (session, up, deaf, udp)
 
     # --- Keeping ------------------------------------------------------------------------------------------------------
 

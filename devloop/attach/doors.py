@@ -122,7 +122,7 @@ class Doors:
         self._selectors[found.spec.id] = selector
         query = ",".join(f"{key}={value}" for key, value in selector.items())
         items = (await self._api.get(self._path, labelSelector=query)).get("items") or []
-        targets = pods.chosen(service, items, found.spec.ports, self._where(found))
+        targets = pods.chosen(service, items, found.spec.ports, self._where(found), found.spec.datagrams)
         answer = await session.ask(do="doors", id=found.spec.id, pods=[each.document() for each in targets])
         look = Look()
         absent = []

@@ -8,7 +8,7 @@ from typing import Any
 from devloop.agent import objects
 from devloop.agent.objects import Document
 from devloop.agent.plan import protocol_of
-from devloop.agent.spec import Spec, Way
+from devloop.agent.spec import ALL, Spec, Way
 
 from .attachment import identifier, timestamp
 from .claims import Claims
@@ -22,12 +22,13 @@ async def drafted(claims: Claims, wanted: Wanted, user: str, host: str, instance
     if wanted.kind != "replace" and not wanted.service:
         raise AttachError("no Service is named", where=claims.api.where)
     ports: dict[int, int] = {}
+    datagrams: dict[int, int] = {}
     way: Way = "service"
     if wanted.service:
         service = await claims.service(wanted.service)
         if service is None:
             raise AttachError("there is no such Service", where=f"Service {wanted.service}")
-        ports, way = fitting(objects.owners(service), wanted)
+        ports, datagrams, way = fitting(objects.owners(service), wanted)
     return Spec(
         id=identifier(user, host, instance, wanted),
         user=user,
@@ -41,20 +42,23 @@ async def drafted(claims: Claims, wanted: Wanted, user: str, host: str, instance
         hold=wanted.hold,
         workload=wanted.workload if wanted.kind == "replace" else "",
         way=way,
+        datagrams=datagrams,
     )
 
 
-def fitting(service: Document, wanted: Wanted) -> tuple[dict[int, int], Way]:
-    """The ports and the way, if the Service and what they speak allow what is wanted. AttachError. Pure."""
+def fitting(service: Document, wanted: Wanted) -> tuple[dict[int, int], dict[int, int], Way]:
+    """The ports, those of UDP, and the way, if the Service and what they speak allow what is wanted. AttachError."""
     where = f"Service {wanted.service}"
     way = way_of(service, wanted, where)
-    ports = ports_of(service, wanted.ports)
-    if not ports:
+    ports, datagrams = ports_of(service, wanted.ports)
+    if not ports and not datagrams:
         raise AttachError("no port of it is asked for", where=where)
+    if datagrams:
+        _whole(next(iter(datagrams)), wanted, where)
     plain = [
         port.get("name") or port["port"]
         for port in service["spec"]["ports"]
-        if port["port"] in ports and protocol_of(port) == "tcp"
+        if port["port"] in ports and port.get("protocol", "TCP") == "TCP" and protocol_of(port) == "tcp"
     ]
     if plain and any(route.conditional for route in wanted.routes):
         raise AttachError(
@@ -64,7 +68,20 @@ def fitting(service: Document, wanted: Wanted) -> tuple[dict[int, int], Way]:
         )
     if plain and wanted.kind == "wiretap":
         raise AttachError(f"port {plain[0]} is plain TCP, which can't be copied", where=where)
-    return ports, way
+    return ports, datagrams, way
+
+
+def _whole(port: int, wanted: Wanted, where: str) -> None:
+    """Datagrams are taken as a whole. AttachError."""
+    if wanted.kind == "wiretap":
+        raise AttachError(f"port {port} is UDP, which can't be copied", where=where)
+    if wanted.routes != (ALL,):
+        raise AttachError(
+            f"port {port} is UDP: a datagram has neither headers nor a path, and is no request that could be shared",
+            where=where,
+            hint='Take all of it: routes = "all" (`devloop attach --all`); or leave it out: `ports` (`--port`) says '
+            "which are taken.",
+        )
 
 
 def way_of(service: Document, wanted: Wanted, where: str) -> Way:
@@ -88,26 +105,27 @@ def way_of(service: Document, wanted: Wanted, where: str) -> Way:
             hint='`way = "pods"` (`devloop attach --way pods`) takes it in each of its pods, by an ephemeral container '
             "with NET_ADMIN, which stays in the pod's spec until the pod is replaced.",
         )
-    numbers = {key: each for each in service["spec"].get("ports") or [] for key in (each["port"], each.get("name"))}
-    for port in wanted.ports:
-        protocol = numbers.get(port, {}).get("protocol", "TCP")
-        if protocol != "TCP":
-            raise AttachError(f"port {port} is {protocol}, and TCP alone can be taken", where=where)
     return "pods"
 
 
-def ports_of(service: Document, wanted: Mapping[int | str, int]) -> dict[int, int]:
-    """A Service's port numbers to the local ports, from names or numbers. AttachError."""
-    name = service["metadata"]["name"]
-    known: dict[Any, int] = {}
+def ports_of(service: Document, wanted: Mapping[int | str, int]) -> tuple[dict[int, int], dict[int, int]]:
+    """A Service's port numbers to the local ports, from names or numbers: TCP's, and UDP's. AttachError."""
+    where = f"Service {service['metadata']['name']}"
+    known: dict[Any, tuple[int, str]] = {}
     for each in service["spec"].get("ports", []):
-        known[each["port"]] = each["port"]
+        found = (each["port"], each.get("protocol", "TCP"))
         if each.get("name"):
-            known[each["name"]] = each["port"]
-    out = {}
+            known[each["name"]] = found
+        known[f"{each['port']}/{found[1].lower()}"] = found
+        if found[1] == "TCP" or each["port"] not in known:  # a number alone is TCP's, where both have it
+            known[each["port"]] = found
+    out: dict[str, dict[int, int]] = {"TCP": {}, "UDP": {}}
     for port, local in wanted.items():
         if port not in known:
-            has = ", ".join(str(each) for each in known)
-            raise AttachError(f"it has no port {port}; it has {has}", where=f"Service {name}")
-        out[known[port]] = local
-    return out
+            has = ", ".join(str(each) for each in known if "/tcp" not in str(each))
+            raise AttachError(f"it has no port {port}; it has {has}", where=where)
+        number, protocol = known[port]
+        if protocol not in out:
+            raise AttachError(f"port {port} is {protocol}, and TCP and UDP alone can be taken", where=where)
+        out[protocol][number] = local
+    return out["TCP"], out["UDP"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from devloop.agent.objects import Document
 from devloop.remote.kubernetes.api import ApiError
@@ -34,11 +34,14 @@ class Pod:
     """Its node's addresses: the kubelet's probes come from one of them, or from the pod's gateway."""
     ports: Mapping[int, int]
     """The Service's port to the pod's own."""
+    datagrams: Mapping[int, int] = field(default_factory=dict)
+    """The same of UDP."""
 
     def document(self) -> Document:
         """For the agent."""
         ports = {str(port): own for port, own in self.ports.items()}
-        return {"uid": self.uid, "name": self.name, "addresses": list(self.addresses), "ports": ports}
+        udp = {"udp": {str(port): own for port, own in self.datagrams.items()}} if self.datagrams else {}
+        return {"uid": self.uid, "name": self.name, "addresses": list(self.addresses), "ports": ports, **udp}
 
 
 def runs(pod: Document) -> bool:
@@ -46,8 +49,11 @@ def runs(pod: Document) -> bool:
     return pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
 
 
-def chosen(service: Document, pods: Iterable[Document], wanted: Iterable[int], where: str) -> list[Pod]:
-    """Those that run behind a Service, with the ports of theirs that are asked for. AttachError if one can't be."""
+def chosen(
+    service: Document, pods: Iterable[Document], wanted: Iterable[int], where: str, datagrams: Iterable[int] = ()
+) -> list[Pod]:
+    """Those that run behind a Service, with the ports of theirs that are asked for, and those of UDP. AttachError if
+    one can't be."""
     found = []
     for pod in pods:
         if not runs(pod):
@@ -65,22 +71,23 @@ def chosen(service: Document, pods: Iterable[Document], wanted: Iterable[int], w
         nodes = tuple(each["ip"] for each in pod["status"].get("hostIPs") or [])
         if not nodes and pod["status"].get("hostIP"):
             nodes = (pod["status"]["hostIP"],)
-        if ports and addresses:
-            found.append(Pod(pod["metadata"]["uid"], name, addresses, nodes, ports))
+        udp = {port: own for port in datagrams if (own := own_port(service, pod, port, "UDP")) is not None}
+        if (ports or udp) and addresses:
+            found.append(Pod(pod["metadata"]["uid"], name, addresses, nodes, ports, udp))
     return found
 
 
-def own_port(service: Document, pod: Document, port: int) -> int | None:
+def own_port(service: Document, pod: Document, port: int, protocol: str = "TCP") -> int | None:
     """A pod's own port for one of a Service's: its targetPort, which may be a name of the pod's. None: it has none."""
     for each in service["spec"].get("ports") or []:
-        if each["port"] != port:
+        if each["port"] != port or each.get("protocol", "TCP") != protocol:
             continue
         target = each.get("targetPort", port)
         if isinstance(target, int):
             return target or port
         for container in pod["spec"].get("containers") or []:
             for known in container.get("ports") or []:
-                if known.get("name") == target and known.get("protocol", "TCP") == "TCP":
+                if known.get("name") == target and known.get("protocol", "TCP") == protocol:
                     return int(known["containerPort"])
     return None
 

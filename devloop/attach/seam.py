@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from devloop.agent.spec import ALL, HOLD_SECONDS, Fail, Kind, Route, Spec, Way
+from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import RemoteError
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -31,8 +32,18 @@ class LocalEnd(Protocol):
     def deaf(self) -> Mapping[int, str]:
         """Ports of it that take no connections though it runs, each with the reason: nothing listens there."""
 
+    async def datagrams(self, client: DatagramClient, port: int, source: tuple[str, int]) -> DatagramFlow:
+        """A way for datagrams to what listens on a UDP port there, which keeps some while the service reloads; `source`
+        is whom it sees them come from, where that can be. OSError or a RemoteError when there is none.
+        """
+
+    @property
+    def deaf_datagrams(self) -> Mapping[int, str]:
+        """As `deaf`, of UDP."""
+
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener` when `running` or `deaf` may have changed, until what this returns is called."""
+        """Call `listener` when `running`, `deaf` or `deaf_datagrams` may have changed, until what this returns is
+        called."""
 
     async def stop(self) -> Callable[[], None]:
         """Stop it: the workload that it stands in for is about to come back. Nothing of it runs when this returns.
@@ -44,7 +55,8 @@ class LocalEnd(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a service of devloop.toml asks for. `ports`: the Service's, by name or number, to the local ones."""
+    """What a service of devloop.toml asks for. `ports`: the Service's, by name or number, to the local ones; "53/udp"
+    is that of UDP, where TCP has the same number."""
 
     kind: Kind
     service: str = ""

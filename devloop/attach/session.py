@@ -11,12 +11,14 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from devloop.agent.inbound import COMMAND as INBOUND
 from devloop.agent.paths import COMMAND, PROTOCOL, listen_path, protocol_of
 from devloop.agent.records import Request, read
 from devloop.agent.spec import Spec
 from devloop.agent.tasks import background
 from devloop.errors import DevloopError, RemoteError
 
+from .inbound import WINDOW_BYTES, Inbound
 from .relay import Far, Near
 from .seam import AttachError, LocalEnd
 
@@ -58,6 +60,7 @@ class Session:
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._listening: dict[str, Any] = {}
         self._relays: dict[str, weakref.WeakSet[Far]] = {}
+        self._inbound: Inbound | None = None
         self._beating: asyncio.Task[None] | None = None
         self._over = False
         self.leaving = False
@@ -123,14 +126,38 @@ class Session:
         """
         for port, inner in spec.ports.items():
             await self._listen(listen_path(spec.id, port), spec, local, inner, served)
+        for port, inner in spec.datagrams.items():
+            (await self._datagrams()).serve(spec.id, port, local, inner, served)
         answer = await self.ask(do="attach", spec=spec.document(), probe=probe)
         listeners = {int(port): int(number) for port, number in answer.get("listeners", {}).items()}
         return listeners, list(map(str, answer.get("unreached", ())))
 
+    async def _datagrams(self) -> Inbound:
+        """The session for datagrams that doors have caught. AttachError if the agent has none; SessionLostError."""
+        import asyncssh
+
+        if self._inbound is None or self._inbound.over:
+            try:
+                _, session = await self.carrier.connection.create_session(
+                    lambda: cast(Any, Inbound()), INBOUND, encoding=None, window=WINDOW_BYTES
+                )
+            except asyncssh.ChannelOpenError as problem:
+                if self.carrier.connection.is_closed():
+                    raise SessionLostError(str(problem)) from problem
+                hint = "`devloop agent uninstall` when nobody else uses it, and the next `up` makes it anew. "
+                hint += "An administrator's: `devloop agent manifest`, applied again."
+                what = "this agent takes no UDP, as it is older than this devloop"
+                raise AttachError(what, where=self.carrier.where, hint=hint) from problem
+            except (asyncssh.Error, OSError) as problem:
+                raise SessionLostError(str(problem)) from problem
+            self._inbound = cast(Inbound, session)
+        return self._inbound
+
     async def _listen(self, path: str, spec: Spec, local: LocalEnd, port: int, served: Callable[[], None]) -> None:
         import asyncssh
 
-        from devloop.remote.sshcarrier import PACKET_BYTES, WINDOW_BYTES, Channel
+        from devloop.remote.sshcarrier import PACKET_BYTES, Channel
+        from devloop.remote.sshcarrier import WINDOW_BYTES as CHANNEL_BYTES
 
         if path in self._listening:
             return
@@ -152,7 +179,7 @@ class Session:
 
         try:
             self._listening[path] = await self.carrier.connection.create_unix_server(
-                opened, path, window=WINDOW_BYTES, max_pktsize=PACKET_BYTES
+                opened, path, window=CHANNEL_BYTES, max_pktsize=PACKET_BYTES
             )
         except asyncssh.ChannelListenError as problem:
             raise AttachError("the agent hands no connections over", where=self.carrier.where) from problem
@@ -169,6 +196,8 @@ class Session:
             listener = self._listening.pop(listen_path(spec.id, port), None)
             if listener is not None:
                 listener.close()
+        if self._inbound is not None:
+            self._inbound.forget(spec.id)
 
     async def drained(self, spec: Spec, seconds: float) -> None:
         """Until the local service has answered what it was asked, but no longer than that."""
@@ -177,9 +206,10 @@ class Session:
         while any(each.busy for each in relays) and time.monotonic() < until:  # noqa: ASYNC110 (many, for a moment)
             await asyncio.sleep(0.02)
 
-    async def tell(self, spec: Spec, up: bool, deaf: Iterable[int] = ()) -> None:
+    async def tell(self, spec: Spec, up: bool, deaf: Iterable[int] = (), deaf_datagrams: Iterable[int] = ()) -> None:
         """The local service runs, or does not; and these ports of its Service are answered by nothing of it."""
-        await self.ask(do="local", id=spec.id, up=up, deaf=list(deaf))
+        more = {"deaf_udp": list(deaf_datagrams)} if spec.datagrams else {}
+        await self.ask(do="local", id=spec.id, up=up, deaf=list(deaf), **more)
 
     def received(self, text: str) -> None:
         """What the agent says."""
@@ -212,6 +242,8 @@ class Session:
 
     async def close(self) -> None:
         """End it; the agent lets the original answer what this session still had."""
+        if self._inbound is not None:
+            self._inbound.close()
         if not self._over and self._channel is not None:
             self._channel.close()
         self.ended()

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from devloop.agent.records import Request
     from devloop.attach.attachment import Attachment
     from devloop.net.listeners import Listener
+    from devloop.remote.catalog import ClusterService
     from devloop.remote.kubernetes.agent import KubernetesLink
 
+UDP = "/udp"
+"""What a port of UDP ends with, as `kubectl` and `docker` write it."""
 KEPT = 500
 """Requests of each service that are kept for who asks later."""
 COUNT_SECONDS = 3.0
@@ -54,6 +57,7 @@ class Attaching:
         user: str | None,
         ports: Callable[[str], Any],
         listening: Callable[[str], tuple[Iterable[Listener] | None, float, bool]],
+        datagrams: Callable[[str], tuple[Iterable[Listener], frozenset[int]] | None],
         changed: Callable[[str], None],
         requests: Callable[[Sequence[RequestRecord]], None],
         served: Callable[[str, int], None],
@@ -61,10 +65,10 @@ class Attaching:
         run: Run | None = None,
     ) -> None:
         """`user` is a name that somebody has chosen. `ports` gives a service's ports, `listening` what listens on any
-        of them now (None: not known), how long a reload may take, and whether nothing else is among them. `changed` is
-        told of a service whose attachments are news; `served` of a service that has answered a request, with the
-        monotonic nanoseconds. `end` stops one for good: its workload is about to come back. `run` runs commands in the
-        remote's pods.
+        of them now (None: not known), how long a reload may take, and whether nothing else is among them; `datagrams`
+        the same by UDP, and at which ports it is reached. `changed` is told of a service whose attachments are news;
+        `served` of a service that has answered a request, with the monotonic nanoseconds. `end` stops one for good: its
+        workload is about to come back. `run` runs commands in the remote's pods.
         """
         self._user = user or login()
         self._attachments = Attachments(
@@ -72,6 +76,7 @@ class Attaching:
         )
         self._ports = ports
         self._listening = listening
+        self._datagrams = datagrams
         self._changed = changed
         self._requests = requests
         self._served = served
@@ -162,7 +167,8 @@ class Attaching:
             self._changed(service)
             dead = await self._attachments.take_over(wanted) if take_over else []
             local = self._local(service)
-            local.expect(wanted.ports.values())
+            udp = {port: here for port, here in wanted.ports.items() if str(port).endswith(UDP)}
+            local.expect((here for port, here in wanted.ports.items() if port not in udp), udp.values())
             self._look_at(service, local)
             found = await self._attachments.attach(wanted, local)
         except Exception as problem:
@@ -310,7 +316,7 @@ class Attaching:
 
     def _look_at(self, service: str, local: Local) -> None:
         listening, hold, own = self._listening(service)
-        local.look(listening, time.monotonic(), hold, own=own)
+        local.look(listening, time.monotonic(), hold, own=own, datagrams=self._datagrams(service))
 
     async def _look(self) -> None:
         """Notice what services that have traffic listen on, and what not."""
@@ -418,6 +424,9 @@ def wants(spec: Service, standing: Standing, attach: Attach, user: str) -> list[
             here = chosen or standing.local_port(each.addresses[0] if each.addresses else standing.virtual, port.port)
             if here:
                 ports[port.port] = here
+        # Datagrams are taken as a whole and in the pods: only what means that, or nothing else, means them too.
+        if attach.ports or not ports or (attach.way == "pods" and attach.takes_all):
+            ports |= _datagrams(each, standing, attach)
         if ports:
             found.append(replace(plain, service=each.name, ports=ports))
     if not found:
@@ -426,6 +435,22 @@ def wants(spec: Service, standing: Standing, attach: Attach, user: str) -> list[
         raise _nothing_to_take(spec, standing, attach, where)
     # One workload is stopped once, however many Services lead to it.
     return [each if index == 0 else replace(each, kind="intercept", workload="") for index, each in enumerate(found)]
+
+
+def _datagrams(service: ClusterService, standing: Standing, attach: Attach) -> dict[int | str, int]:
+    """A Service's ports of UDP that are asked for, as `Wanted` has them."""
+    found: dict[int | str, int] = {}
+    numbers = {str(each.port) for each in service.ports}
+    for port in service.udp:
+        number = () if str(port.port) in numbers else (str(port.port),)  # it means TCP's, where both have it
+        key = next((each for each in (port.name, f"{port.port}{UDP}", *number) if each in attach.ports), None)
+        if attach.ports and key is None:
+            continue
+        chosen = attach.ports.get(key) if key is not None else None
+        address = service.addresses[0] if service.addresses else standing.virtual
+        if here := chosen or standing.local_udp_port(address, port.port):
+            found[f"{port.port}{UDP}"] = here
+    return found
 
 
 def gone_in_words(dead: Holding) -> str:
@@ -451,7 +476,15 @@ def _nothing_to_take(spec: Service, standing: Standing, attach: Attach, where: s
         hint = "an attachment takes the traffic of a Service; is its name another? `names` says which"
         return UsageError(f"no Service of the remote leads to {spec.name}", where=where, hint=hint)
     has = ", ".join(
-        f"{each.name} has " + (" and ".join(f"{port.name or 'a port'} ({port.port})" for port in each.ports) or "none")
+        f"{each.name} has "
+        + (
+            " and ".join(
+                f"{port.name or 'a port'} ({port.port}{protocol})"
+                for ports, protocol in ((each.ports, ""), (each.udp, UDP))
+                for port in ports
+            )
+            or "none"
+        )
         for each in standing.counterparts
     )
     asked = f"`ports` names {', '.join(attach.ports)}; " if attach.ports else ""

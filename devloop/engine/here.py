@@ -318,6 +318,11 @@ class Here:
             return None, hold, True
         return network.publisher.listening(), hold, network.pid is not None
 
+    def listening_datagrams(self, service: str) -> tuple[Iterable[Listener], frozenset[int]] | None:
+        """Its UDP sockets, and the ports at which they are reached; None: not known."""
+        network = self.network(service)
+        return network.publisher.listening_datagrams() if network is not None else None
+
     async def _front(self, service: str, port: int) -> Target:
         parts = await self._side.until_prepared()
         return await parts.routes.front(service, port)

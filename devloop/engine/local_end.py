@@ -8,16 +8,69 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import DevloopError
 from devloop.net.listeners import Listener
 
 if TYPE_CHECKING:
+    from devloop.net.publish import Publisher
     from devloop.net.router import Ports
 
 P = TypeVar("P", bound=asyncio.Protocol)
 GRACE_SECONDS = 1.0
 """How long a service that is ready may take to listen on a port that none of its processes has listened on yet."""
 _SHOWN = 5
+
+
+class _Ear:
+    """Whether a service listens where its traffic is led to, by TCP or by UDP. `kind` names such a port."""
+
+    def __init__(self, kind: str) -> None:
+        self.deaf: Mapping[int, str] = {}
+        self._kind = kind
+        self._expected: set[int] = set()
+        self._taken: set[int] = set()
+        """Ports that a process of it has listened on: another one will, as a rule."""
+        self._last: frozenset[int] = frozenset()
+        """All that it listened on when each of the expected ports was there."""
+        self._quiet: dict[int, float] = {}
+
+    def expect(self, ports: Iterable[int]) -> None:
+        """Look for these, too."""
+        self._expected |= set(ports)
+
+    def begin(self) -> None:
+        """The next process is looked at from its start."""
+        self._quiet.clear()
+
+    def look(
+        self,
+        found: list[Listener],
+        there: frozenset[int],
+        now: float,
+        hold: float,
+        *,
+        own: bool,
+        ready_since: float | None,
+    ) -> dict[int, str]:
+        """The expected ports that are deaf now, each with the reason. `there`: those that are reached."""
+        ready = ready_since is not None
+        deaf: dict[int, str] = {}
+        for port in sorted(self._expected):
+            if ready and port in there:
+                self._quiet.pop(port, None)
+                self._taken.add(port)
+                self._last = there
+                continue
+            # One that was there a moment ago may be a reloader's of its own, within the process that we know.
+            began = now if port in self._taken or ready_since is None else ready_since
+            since = self._quiet.setdefault(port, began)
+            elsewhere = port not in there and ready and own and bool(there - self._last)
+            patience = hold if port in self._taken and not elsewhere else GRACE_SECONDS
+            if now - since >= patience:
+                others = [(each.port, "" if each.port in there else each.address) for each in found] if own else []
+                deaf[port] = _why(port, self._kind, others, ready=ready, listens=port in there)
+        return deaf
 
 
 class Local:
@@ -31,14 +84,8 @@ class Local:
         self._running = False
         self._ready_since: float | None = None
         self._listeners: list[Callable[[], None]] = []
-        self._expected: set[int] = set()
-        self._taken: set[int] = set()
-        """Ports that a process of it has listened on: another one will, as a rule."""
-        self._last: frozenset[int] = frozenset()
-        """All that it listened on when each of the expected ports was there."""
-        self._quiet: dict[int, float] = {}
+        self._tcp, self._udp = _Ear("port"), _Ear("UDP port")
         self._waiting: defaultdict[int, set[asyncio.Timeout]] = defaultdict(set)
-        self.deaf: Mapping[int, str] = {}
 
     async def connect(self, factory: Callable[[], P], port: int) -> tuple[asyncio.Transport, P]:
         """See `LocalEnd`."""
@@ -85,7 +132,8 @@ class Local:
     def set_running(self, running: bool) -> None:
         """Say whether it runs, or will in a moment."""
         if not running:
-            self._quiet.clear()  # its next process is looked at from its start
+            self._tcp.begin()
+            self._udp.begin()
         if running is not self._running and self._handing_over is None:
             self._running = running
             for each in tuple(self._listeners):
@@ -93,48 +141,63 @@ class Local:
 
     # Whether it listens.
 
-    def expect(self, ports: Iterable[int]) -> None:
-        """Connections are to come to these ports of it."""
-        self._expected |= set(ports)
+    @property
+    def deaf(self) -> Mapping[int, str]:
+        """See `LocalEnd`."""
+        return self._tcp.deaf
+
+    @property
+    def deaf_datagrams(self) -> Mapping[int, str]:
+        """See `LocalEnd`."""
+        return self._udp.deaf
+
+    def expect(self, ports: Iterable[int], datagrams: Iterable[int] = ()) -> None:
+        """Connections are to come to these ports of it, and datagrams to these."""
+        self._tcp.expect(ports)
+        self._udp.expect(datagrams)
+
+    async def datagrams(self, client: DatagramClient, port: int, source: tuple[str, int]) -> DatagramFlow:
+        """See `LocalEnd`."""
+        from devloop.net.router import Destination
+
+        found: Publisher = await self._ports()
+        return found.incoming(port, client, Destination(*source))
 
     def set_ready(self, since: float | None) -> None:
         """Say since when it is ready, in monotonic seconds; None: it is not."""
         self._ready_since = since
 
-    def look(self, listening: Iterable[Listener] | None, now: float, hold: float, *, own: bool = True) -> None:
-        """Take in what it listens on; None where that is not known. `own`: nothing else is among them.
+    def look(
+        self,
+        listening: Iterable[Listener] | None,
+        now: float,
+        hold: float,
+        *,
+        own: bool = True,
+        datagrams: tuple[Iterable[Listener], frozenset[int]] | None = None,
+    ) -> None:
+        """Take in what it listens on; None where that is not known. `own`: nothing else is among them. `datagrams`: its
+        UDP sockets, and the ports at which they are reached.
 
         A port that nothing has listened on for a moment while it runs is deaf. One that an earlier process listened
         on has `hold` seconds, as requests wait for a reload; but if the new process has opened another port instead.
         """
         if self._handing_over is not None:
             return  # its process ends, and requests wait for the workload's pods
-        if not self._running or listening is None:
-            self._say({})
-            return
-        found = list(listening)
-        there = frozenset(each.port for each in found if each.on_loopback)
-        ready = self._ready_since is not None
-        deaf: dict[int, str] = {}
-        for port in sorted(self._expected):
-            if ready and port in there:
-                self._quiet.pop(port, None)
-                self._taken.add(port)
-                self._last = there
-                continue
-            # One that was there a moment ago may be a reloader's of its own, within the process that we know.
-            began = now if port in self._taken or self._ready_since is None else self._ready_since
-            since = self._quiet.setdefault(port, began)
-            elsewhere = port not in there and ready and own and bool(there - self._last)
-            patience = hold if port in self._taken and not elsewhere else GRACE_SECONDS
-            if now - since >= patience:
-                deaf[port] = _why(port, found if own else [], ready=ready, listens=port in there)
-        self._say(deaf)
+        deaf: Mapping[int, str] = {}
+        udp: Mapping[int, str] = {}
+        if self._running and listening is not None:
+            found = list(listening)
+            there = frozenset(each.port for each in found if each.on_loopback)
+            deaf = self._tcp.look(found, there, now, hold, own=own, ready_since=self._ready_since)
+        if self._running and datagrams is not None:
+            udp = self._udp.look(list(datagrams[0]), datagrams[1], now, hold, own=own, ready_since=self._ready_since)
+        self._say(deaf, udp)
 
-    def _say(self, deaf: Mapping[int, str]) -> None:
-        if deaf == self.deaf:
+    def _say(self, deaf: Mapping[int, str], udp: Mapping[int, str]) -> None:
+        if (deaf, udp) == (self._tcp.deaf, self._udp.deaf):
             return
-        self.deaf = deaf
+        self._tcp.deaf, self._udp.deaf = deaf, udp
         for port in deaf:
             for each in self._waiting.pop(port, ()):
                 if not each.expired():
@@ -171,13 +234,13 @@ class Local:
         return over
 
 
-def _why(port: int, found: Iterable[Listener], *, ready: bool, listens: bool) -> str:
-    """Why a port takes no connections, for people."""
+def _why(port: int, kind: str, found: Iterable[tuple[int, str]], *, ready: bool, listens: bool) -> str:
+    """Why a port takes nothing, for people. `found`: where it listens, with the address that alone is reached."""
     if listens:
-        return f"it listens on port {port}, but is not ready"
+        return f"it listens on {kind} {port}, but is not ready"
     what = "" if ready else "it is not ready, and "
-    nothing = f"{what}nothing listens on port {port}"
-    others = sorted({(each.port, "" if each.on_loopback else each.address) for each in found})
+    nothing = f"{what}nothing listens on {kind} {port}"
+    others = sorted(set(found))
     if not others:
         return nothing
     names = [f"{number} of {address} alone" if address else str(number) for number, address in others[:_SHOWN]]

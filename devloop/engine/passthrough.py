@@ -289,6 +289,7 @@ class Passthrough:
                     engine.project.user,
                     self.side.here.ports,
                     self.side.here.listening,
+                    self.side.here.listening_datagrams,
                     engine.publish_one,
                     lambda requests: engine.publish(RequestBatch(tuple(requests))),
                     engine.served,

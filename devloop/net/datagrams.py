@@ -51,6 +51,7 @@ PEER = "198.18.255.254"
 """Where a local service sees another one's datagrams come from, each flow at a port of its own: in the same range that
 services' own addresses are of, and nobody's."""
 _PEER_PORTS = range(1024, 65000)
+_DNS_PORT = 53
 
 
 class Sockets(Protocol):
@@ -112,7 +113,8 @@ class Udp:
         self._clock = clock
         self._flows: OrderedDict[tuple[Destination, Destination], Flow] = OrderedDict()
         """The one that was used last is at the end."""
-        self._peers: dict[int, Peer] = {}
+        self._peers: dict[tuple[Destination, int], Peer] = {}
+        """By whom the service sees, and the service's port."""
         self._next_peer = 0
         self._waiting_bytes = 0
         self._told: set[tuple[Destination, str]] = set()
@@ -169,10 +171,11 @@ class Udp:
 
     def sent(self, client: Destination, destination: Destination, data: bytes) -> None:
         """A socket of the service has sent a datagram to a destination outside."""
+        peer = self._peers.get((destination, client.port)) if self._peers else None
+        if peer is not None:
+            peer.client.received(data)
+            return
         if destination.address == PEER:
-            peer = self._peers.get(destination.port)
-            if peer is not None and peer.port == client.port:
-                peer.client.received(data)
             return
         if destination.port == PROXY_PORT:
             return  # devloop's own in here
@@ -230,9 +233,7 @@ class Udp:
             case ToLink():
                 return await target.link.datagrams(flow, target.host, target.port)
             case ToService():
-                if target.service.datagrams is None:
-                    raise RefusedError("that service has no network of its own, and UDP between local ones needs one")
-                return target.service.datagrams.peer(target.port, flow)
+                return target.service.incoming(target.port, flow)
             case Dial():
                 return DatagramSocket(target.host, target.port, flow.received, flow.refused)
         raise RefusedError("nothing takes UDP there")
@@ -307,41 +308,63 @@ class Udp:
 
     # In
 
-    def peer(self, port: int, client: DatagramClient) -> DatagramFlow:
-        """A way to what listens on a UDP port in here, for another service's flow. Raises RefusedError."""
+    def peer(self, port: int, client: DatagramClient, source: Destination | None = None) -> DatagramFlow:
+        """A way to what listens on a UDP port in here, for another service's flow, or a client's of the cluster, whom
+        the service then sees: `source`. One whose answers could not be told from anything else's, or that has no family
+        in here, is at `PEER`, as services are. Raises RefusedError."""
+        if source is not None and self._free(source, port):
+            made = self._peers[source, port] = Peer(self, source, port, client)
+            return made
         for _ in _PEER_PORTS:
-            number = _PEER_PORTS[self._next_peer]
+            seen = Destination(PEER, _PEER_PORTS[self._next_peer])
             self._next_peer = (self._next_peer + 1) % len(_PEER_PORTS)
-            if number not in self._peers:
-                made = self._peers[number] = Peer(self, number, port, client)
+            if (seen, port) not in self._peers:
+                made = self._peers[seen, port] = Peer(self, seen, port, client)
                 return made
-        raise RefusedError("too many local services' flows lead there")
+        raise RefusedError("too many flows lead there")
+
+    def _free(self, source: Destination, port: int) -> bool:
+        """An answer to it leaves the service by `sent`, and means this flow."""
+        return (
+            (source, port) not in self._peers
+            and not source.is_loopback
+            and source.address not in (PEER, *self._sockets.addresses)
+            and source.port not in (_DNS_PORT, PROXY_PORT)
+            and self._own(source) is not None
+        )
+
+    def _own(self, source: Destination) -> str | None:
+        """The service's own address of the same family."""
+        six = ":" in source.address
+        if (socket.AF_INET6 if six else socket.AF_INET) not in self._sockets.raw:
+            return None
+        return next((each for each in self._sockets.addresses if (":" in each) is six), None)
 
     def deliver(self, peer: Peer, data: bytes) -> bool:
         """A datagram of another service's, to what listens in here; False: it was dropped."""
-        own = next((each for each in self._sockets.addresses if ":" not in each), None)
+        own = self._own(peer.seen)
         if own is None:
             return False
-        packet = datagram(Destination(PEER, peer.number), Destination(own, peer.port), data)
+        packet = datagram(peer.seen, Destination(own, peer.port), data)
         try:
             if packet is not None:
-                self._sockets.raw[socket.AF_INET].sendto(packet, (own, 0))
+                self._sockets.raw[socket.AF_INET6 if ":" in own else socket.AF_INET].sendto(packet, (own, 0))
         except OSError:
             return False
         return packet is not None
 
     def forget(self, peer: Peer) -> None:
-        """The other service's flow has ended."""
-        if self._peers.get(peer.number) is peer:
-            del self._peers[peer.number]
+        """The other's flow has ended."""
+        if self._peers.get((peer.seen, peer.port)) is peer:
+            del self._peers[peer.seen, peer.port]
 
 
 class Peer:
-    """Another service's flow, as the service sees it that it leads to."""
+    """Another's flow, as the service sees it that it leads to."""
 
-    def __init__(self, udp: Udp, number: int, port: int, client: DatagramClient) -> None:
-        self.number = number
-        """Its port at `PEER`."""
+    def __init__(self, udp: Udp, seen: Destination, port: int, client: DatagramClient) -> None:
+        self.seen = seen
+        """Whom the service sees: at `PEER`, or a client of the cluster."""
         self.port = port
         """The service's."""
         self.client = client

@@ -18,7 +18,7 @@ from typing import Any
 
 from devloop.dial import dial
 from devloop.errors import EngineError, ServiceError
-from devloop.net.listeners import Listener, listeners, waiting
+from devloop.net.listeners import Listener, datagram_listeners, listeners, waiting
 from devloop.net.mounts import Bind
 from devloop.net.namespace import ADDRESSES
 from devloop.net.rules import PROXY_PORT
@@ -145,6 +145,14 @@ class Inside:
     def listeners(self) -> frozenset[Listener]:
         """What the service listens on. Takes tens of microseconds. Raises OSError when closed."""
         return frozenset(found for found in listeners(self._diag) if found.port not in _OWN_PORTS)
+
+    def datagram_listeners(self) -> frozenset[Listener]:
+        """The same of UDP: sockets that take datagrams from anybody."""
+        return frozenset(found for found in datagram_listeners(self._diag) if found.port not in _OWN_PORTS)
+
+    def takes_datagrams(self, listener: Listener) -> bool:
+        """Whether what comes from outside reaches it."""
+        return listener.address in ("0.0.0.0", "::", *self.addresses)
 
     def not_accepted(self, port: int) -> frozenset[int]:
         """Connections to a port that the service has not accepted yet, by the port of who connected."""

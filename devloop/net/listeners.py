@@ -1,4 +1,4 @@
-"""Which TCP ports something listens on, in the network namespace that a netlink socket was made in.
+"""Which ports something listens on, by TCP and by UDP, in the network namespace that a netlink socket was made in.
 
 Asked of the kernel directly (sock_diag(7)), which walks only the listening sockets: tens of microseconds,
 where reading /proc/net/tcp grows with every open connection. No privilege is needed.
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from devloop.net.netlink import NETLINK_SOCK_DIAG, connect, dump
 
 _SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
-_ESTABLISHED, _CLOSE_WAIT, _LISTEN = 1, 8, 10  # include/net/tcp_states.h
+_ESTABLISHED, _CLOSE, _CLOSE_WAIT, _LISTEN = 1, 7, 8, 10  # include/net/tcp_states.h
 _ID = struct.Struct(">HH16s16s")
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A TCP socket that listens."""
+    """A TCP socket that listens, or a UDP socket that is connected to nobody."""
 
     port: int
     address: str
@@ -37,9 +37,11 @@ def diag_socket() -> socket.socket:
     return connect(NETLINK_SOCK_DIAG)
 
 
-def _ask(sock: socket.socket, family: int, states: int, port: int = 0) -> list[tuple[int, int, bytes, int]]:
+def _ask(
+    sock: socket.socket, family: int, states: int, port: int = 0, protocol: int = socket.IPPROTO_TCP
+) -> list[tuple[int, int, bytes, int]]:
     """(port, other side's port, address, inode) of each socket in these states."""
-    query = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, states)
+    query = struct.pack("=BBBxI", family, protocol, 0, states)
     query += _ID.pack(port, 0, b"", b"") + struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
     found = []
     for body in dump(sock, _SOCK_DIAG_BY_FAMILY, query):
@@ -55,6 +57,16 @@ def listeners(sock: socket.socket) -> frozenset[Listener]:
     for family, length in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             for port, _, source, _ in _ask(sock, family, 1 << _LISTEN):
+                found.add(Listener(port, socket.inet_ntop(family, source[:length])))
+    return frozenset(found)
+
+
+def datagram_listeners(sock: socket.socket) -> frozenset[Listener]:
+    """Every UDP socket that takes datagrams from anybody. Raises OSError."""
+    found = set()
+    for family, length in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
+        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6, or without udp_diag
+            for port, _, source, _ in _ask(sock, family, 1 << _CLOSE, protocol=socket.IPPROTO_UDP):
                 found.add(Listener(port, socket.inet_ntop(family, source[:length])))
     return frozenset(found)
 

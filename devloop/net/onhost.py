@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from devloop.dial import connect
-from devloop.net.listeners import Listener, diag_socket, listeners, waiting
+from devloop.net.listeners import Listener, datagram_listeners, diag_socket, listeners, waiting
 from devloop.net.mounts import Bind
 from devloop.net.ports import Rewritten, rewrite_paths
 from devloop.net.publish import Gate, Publisher
@@ -41,6 +41,16 @@ class HostInner:
         if self._diag is not None:
             return listeners(self._diag)
         return [Listener(port, address) for port in self._asked for address in _LOOPBACK if _taken(address, port)]
+
+    def datagram_listeners(self) -> Iterable[Listener]:
+        """See `Inner`. Raises OSError where the kernel can't be asked."""
+        if self._diag is None:
+            raise OSError(errno.ENOSYS, "this system does not tell")
+        return datagram_listeners(self._diag)
+
+    def takes_datagrams(self, listener: Listener) -> bool:
+        """See `Inner`: they come from the loopback."""
+        return listener.on_loopback
 
     def not_accepted(self, port: int) -> frozenset[int]:
         """See `Inner`. None are known where the kernel can't be asked."""

@@ -12,19 +12,27 @@ import asyncio
 import contextlib
 import errno
 import socket
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from devloop.agent.datagrams import DatagramSocket
+from devloop.agent.tasks import background
+from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import ServiceError
 from devloop.net.listeners import Listener
 from devloop.net.repeat import repeatable
-from devloop.net.router import LocalDatagrams, OffError, RefusedError, ToService
+from devloop.net.router import Destination, LocalDatagrams, OffError, RefusedError, ToService
 from devloop.relay import Relay, Relays, Target
 
 HOLD = 10.0
 """Seconds that a connection waits for a service that is not listening."""
+WAITING, WAITING_BYTES = 64, 1 << 18
+"""Datagrams of one flow that wait for a service that reloads, and their bytes; the oldest go first."""
+HOST_FLOWS = 256
+"""Flows of datagrams into a service that has the host's network. Each is a socket."""
 _FIRST_TRY, _LAST_TRY = 0.001, 0.02
 _FOLLOW = 0.25
 
@@ -53,6 +61,12 @@ class Inner(Protocol):
     def listeners(self) -> Iterable[Listener]:
         """What is listened on."""
 
+    def datagram_listeners(self) -> Iterable[Listener]:
+        """UDP sockets that take datagrams from anybody. OSError."""
+
+    def takes_datagrams(self, listener: Listener) -> bool:
+        """Whether what devloop sends in reaches one of them."""
+
     def not_accepted(self, port: int) -> frozenset[int]:
         """Connections that wait to be accepted, by the port of who connected."""
 
@@ -63,6 +77,49 @@ class Publication:
 
     port: int
     host_port: int
+
+
+class Held:
+    """A way for datagrams into a service. While that reloads, the last `WAITING` wait for its next process."""
+
+    def __init__(self, publisher: Publisher, port: int, way: DatagramFlow, client: DatagramClient) -> None:
+        self.client = client
+        self.closed: Callable[[], object] = lambda: None
+        self._publisher = publisher
+        self._port = port
+        self._way = way
+        self._kept: deque[bytes] = deque()
+        self._waiting: asyncio.Task[None] | None = None
+
+    def send(self, data: bytes) -> bool:
+        """See `DatagramFlow`."""
+        if self._waiting is None:
+            if self._publisher.hears(self._port):
+                return self._way.send(data)
+            if self._publisher.gate is Gate.CLOSED:
+                return False
+            self._waiting = background(self._wait(), name="datagrams wait for a reload")
+        self._kept.append(data)
+        if len(self._kept) > WAITING or sum(map(len, self._kept)) > WAITING_BYTES:
+            self._kept.popleft()
+            return False
+        return True
+
+    async def _wait(self) -> None:
+        if await self._publisher.heard(self._port):
+            while self._kept:
+                self._way.send(self._kept.popleft())
+        self._kept.clear()
+        self._waiting = None
+
+    def close(self) -> None:
+        """See `DatagramFlow`."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        self._kept.clear()
+        self._way.close()
+        self.closed()
 
 
 class Publisher:
@@ -76,6 +133,9 @@ class Publisher:
         self._log = log
         self.generation = 0
         """Counts the service's processes: one more whenever the gate opens."""
+        self._hears: dict[int, int] = {}
+        """By UDP port, the process (`generation`) of which it is known to listen there."""
+        self._host_flows: OrderedDict[Held, None] = OrderedDict()
         self.datagrams: LocalDatagrams | None = None
         """The service's UDP; None where it has no network of its own."""
         self.on_served: Callable[[], None] = lambda: None
@@ -213,10 +273,68 @@ class Publisher:
         source = relay.target.transport.get_extra_info("sockname")
         return relay.target.broken and source is not None and (port, source[1]) in self._unaccepted
 
+    # Datagrams
+
+    def incoming(self, port: int, client: DatagramClient, source: Destination | None = None) -> DatagramFlow:
+        """A way for datagrams to what listens on a UDP port, which keeps some while the service reloads.
+
+        `source` is whom the service sees them come from, where it has a network of its own and that is nobody else's.
+        Raises RefusedError, OSError.
+        """
+        if self.datagrams is not None:
+            return Held(self, port, self.datagrams.peer(port, client, source), client)
+        self._end_host_flows(HOST_FLOWS - 1)  # a socket each
+        made = Held(self, port, DatagramSocket("127.0.0.1", port, client.received, client.refused), client)
+        self._host_flows[made] = None
+        made.closed = lambda: self._host_flows.pop(made, None)
+        return made
+
+    def _end_host_flows(self, most: int) -> None:
+        """But for so many, the oldest first."""
+        while len(self._host_flows) > most:
+            oldest = next(iter(self._host_flows))
+            oldest.close()
+            oldest.client.ended("")
+
+    def listening_datagrams(self) -> tuple[list[Listener], frozenset[int]] | None:
+        """UDP sockets of it, and the ports at which what is sent in reaches one; None if that can't be asked."""
+        try:
+            found = list(self._inside.datagram_listeners())
+        except OSError:
+            return None
+        return found, frozenset(each.port for each in found if self._inside.takes_datagrams(each))
+
+    def hears(self, port: int) -> bool:
+        """Whether the process that runs now reads datagrams to this port, or may: where nobody can tell."""
+        if self._gate is not Gate.OPEN:
+            return False
+        if self._hears.get(port) != self.generation:
+            there = self.listening_datagrams()
+            if there is not None and port not in there[1]:
+                return False
+            self._hears[port] = self.generation
+        return True
+
+    async def heard(self, port: int) -> bool:
+        """Wait for `hears`, for `hold` seconds; False: nobody does by then, or the service is off."""
+        delay = _FIRST_TRY
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.hold):
+                while self._gate is not Gate.CLOSED:
+                    if self.hears(port):
+                        return True
+                    moved = self._moved
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(None if self._gate is Gate.HELD else delay):
+                            await moved.wait()
+                    delay = min(delay * 1.5, _LAST_TRY)
+        return False
+
     async def close(self) -> None:
         """Unpublish everything for good, and break every connection."""
         self._closed = True
         self.set_gate(Gate.CLOSED)
+        self._end_host_flows(0)
         for port in tuple(self._published):
             await self.unpublish(port)
         await asyncio.gather(*self._arrivals.values())

@@ -72,8 +72,8 @@ class DatagramRouter(Protocol):
 class LocalDatagrams(Protocol):
     """A local service's UDP: `devloop.net.datagrams.Udp`."""
 
-    def peer(self, port: int, client: DatagramClient) -> DatagramFlow:
-        """A way to what listens on a UDP port of it."""
+    def peer(self, port: int, client: DatagramClient, source: Destination | None = None) -> DatagramFlow:
+        """A way to what listens on a UDP port of it; `source`: whom it sees the datagrams come from, if it can."""
 
 
 class Link(Protocol):
@@ -160,9 +160,8 @@ class Ports(Protocol):
     def served(self) -> None:
         """The process that runs now has answered a connection."""
 
-    @property
-    def datagrams(self) -> LocalDatagrams | None:
-        """Its UDP; None where it has no network of its own."""
+    def incoming(self, port: int, client: DatagramClient) -> DatagramFlow:
+        """A way for datagrams to what it listens on; some wait while it reloads. Raises OSError, ServiceError."""
 
 
 @dataclass(frozen=True, slots=True)

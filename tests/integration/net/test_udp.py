@@ -15,6 +15,8 @@ import pytest
 from devloop.agent import server
 from devloop.net.datagrams import IDLE_SECONDS, MAX_FLOWS, Udp
 from devloop.net.dns import DnsServer, Resolver
+from devloop.net.onhost import HostInner
+from devloop.net.publish import WAITING, Gate, Publisher
 from devloop.net.router import Destination, Dial, RefusedError, ToLink, ToService
 from devloop.remote.life import LiveLink
 from devloop.remote.ssh import connect
@@ -59,6 +61,36 @@ while True:
     data, client = s.recvfrom(70000)
     s.sendto(data, client)
 """
+
+
+WHO = """
+import socket, sys
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.bind(("::", 8125))
+while True:
+    data, client = s.recvfrom(70000)
+    s.sendto(data + (sys.argv[1] + " " + client[0].replace("::ffff:", "") + " " + str(client[1])).encode(), client)
+"""
+
+
+class Caller:
+    """Who sends datagrams in."""
+
+    def __init__(self) -> None:
+        self.got: asyncio.Queue[str] = asyncio.Queue()
+        self.over = 0
+
+    def received(self, data: bytes) -> None:
+        self.got.put_nowait(data.decode())
+
+    def refused(self) -> None: ...
+
+    def ended(self, why: str) -> None:
+        self.over += 1
+
+    async def next(self) -> str:
+        async with asyncio.timeout(20):
+            return await self.got.get()
 
 
 class Echo(asyncio.DatagramProtocol):
@@ -276,3 +308,59 @@ async def test_to_another_local_service(cluster: Cluster) -> None:
                 pass
         assert len(other) == 0 and 1 <= len(udp) <= MAX_FLOWS
         assert web.lines == stats.lines == []
+
+
+FAR = Destination("10.244.0.7", 40123)
+
+
+async def test_who_calls_from_the_cluster_is_seen_as_itself_and_answered_there(cluster: Cluster) -> None:
+    pod, table, caller = await cluster.pod(), Table(), Caller()
+    six, dns, second = Destination("fd00::7", 40123), Destination("10.244.0.7", 53), Caller()
+    async with udp_of(pod, table):
+        await pod.start(SYSTEM_PYTHON, "-I", "-c", WHO, "one")
+        ways = [pod.publisher.incoming(8125, caller, each) for each in (FAR, six)]
+        for way, seen in zip(ways, (FAR, six), strict=True):
+            assert way.send(b"")  # waits until it listens
+            assert await caller.next() == f"one {seen.address} {seen.port}"
+        # Somebody else's answers would be taken for these, or what comes to that port is devloop's own: not as itself.
+        for source in (FAR, dns, Destination(pod.inside.addresses[0], 1), Destination("127.0.0.1", 1)):
+            assert pod.publisher.incoming(8125, second, source).send(b"")
+            assert (await second.next()).startswith("one 198.18.255.254 ")
+        ways[0].close()
+        assert pod.publisher.incoming(8125, second, FAR).send(b"again ")
+        assert await second.next() == f"again one {FAR.address} {FAR.port}"
+
+
+async def test_while_a_service_reloads_its_datagrams_wait_and_the_newest_stay(cluster: Cluster) -> None:
+    pod, table, caller = await cluster.pod(), Table(), Caller()
+    async with udp_of(pod, table):
+        first = await pod.start(SYSTEM_PYTHON, "-I", "-c", WHO, "one")
+        way = pod.publisher.incoming(8125, caller, FAR)
+        assert way.send(b"")
+        assert (await caller.next()).startswith("one")
+        pod.publisher.set_gate(Gate.HELD)
+        first.signal()
+        await first.code
+        assert all(way.send(bytes([each])) for each in range(WAITING)) and not way.send(b"!")
+        pod.publisher.set_gate(Gate.OPEN)  # the next one runs, and does not listen yet
+        await pod.start(SYSTEM_PYTHON, "-I", "-c", WHO, "two")
+        found = [await caller.next() for _ in range(WAITING)]
+        assert found[0].startswith("\x01two") and found[-1].startswith("!two") and caller.got.empty()
+        pod.publisher.set_gate(Gate.CLOSED)
+        assert not way.send(b"") and caller.got.empty()
+
+
+async def test_a_service_on_the_hosts_network_takes_them_on_localhost(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner, callers = HostInner(), [Caller(), Caller()]
+    publisher = Publisher("api", inner, lambda _: None)
+    monkeypatch.setattr("devloop.net.publish.HOST_FLOWS", 1)
+    async with echo() as there:
+        one = publisher.incoming(there.port, callers[0], FAR)
+        assert one.send(b"hello") and await callers[0].next() == "hello"
+        assert there.clients[0][0] == "127.0.0.1", "whom it sees is the engine"
+        assert publisher.listening_datagrams() is not None
+        assert publisher.incoming(there.port, callers[1], FAR).send(b"two") and await callers[1].next() == "two"
+        assert callers[0].over == 1 and not one.send(b"late"), "a socket each, so there are not many"
+    await publisher.close()
+    inner.close()
+    assert callers[1].over == 1

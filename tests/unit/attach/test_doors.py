@@ -14,6 +14,7 @@ from devloop.agent.envoy import files
 from devloop.agent.gateways import ipv4, ipv6
 from devloop.agent.member import Target
 from devloop.agent.objects import Snapshot, holdings, lease, next_step
+from devloop.agent.overlap import conflicts
 from devloop.agent.plan import Local, PortPlan, ServicePlan
 from devloop.agent.spec import ALL, Route, Spec, personal
 from devloop.agent.view import RefusedError
@@ -26,6 +27,12 @@ from .fake_api import service
 from .fake_pods import pod
 
 HEADLESS = {"clusterIP": "None"}
+DNS = {
+    "ports": [
+        {"name": "dns", "port": 53, "targetPort": "udp", "protocol": "UDP"},
+        {"name": "dns-tcp", "port": 53, "targetPort": 5353},
+    ]
+}
 
 
 def spec(user: str = "ada", *routes: Route, **more: Any) -> Spec:
@@ -39,11 +46,11 @@ def test_the_pods_are_the_way_where_a_services_address_is_none() -> None:
     wanted = Wanted("intercept", "api", {"http": 1})
     asked = replace(wanted, way="pods")
     udp = {"ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}
-    assert fitting(service(), wanted) == ({80: 1}, "service")
-    assert fitting(service(**HEADLESS), asked) == ({80: 1}, "pods")
-    assert fitting(service(**udp), asked) == ({80: 1}, "pods")
-    assert fitting(service(**HEADLESS), replace(asked, kind="wiretap")) == ({80: 1}, "pods")
-    assert fitting(service(), asked) == ({80: 1}, "pods")
+    assert fitting(service(), wanted) == ({80: 1}, {}, "service")
+    assert fitting(service(**HEADLESS), asked) == ({80: 1}, {}, "pods")
+    assert fitting(service(**udp), asked) == ({80: 1}, {}, "pods")
+    assert fitting(service(**HEADLESS), replace(asked, kind="wiretap")) == ({80: 1}, {}, "pods")
+    assert fitting(service(), asked) == ({80: 1}, {}, "pods")
     # Nobody gets a container with NET_ADMIN into their pods who has not asked for it.
     for fields in (HEADLESS, udp):
         with pytest.raises(AttachError, match="can't be taken at its address") as problem:
@@ -59,15 +66,55 @@ def test_the_pods_are_the_way_where_a_services_address_is_none() -> None:
         ({"selector": {}, **HEADLESS}, Wanted("intercept", "api", {"http": 1}), "no selector"),
         ({"selector": {}}, Wanted("intercept", "api", {"http": 1}, way="pods"), "no selector"),
         (
-            {"ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]},
-            Wanted("intercept", "api", {"dns": 1}, way="pods"),
-            "port dns is UDP, and TCP alone",
+            {"ports": [{"name": "sig", "port": 53, "protocol": "SCTP"}]},
+            Wanted("intercept", "api", {"sig": 1}, way="pods"),
+            "port sig is SCTP, and TCP and UDP alone",
         ),
+        (DNS, Wanted("intercept", "api", {"dns": 1}), "at its address: it has ports of UDP"),
+        (DNS, Wanted("replace", "api", {"dns": 1}, workload="deployment/api", way="pods"), "UDP.*has no pods"),
+        (DNS, Wanted("intercept", "api", {"dns": 1}, (personal("ada"),), way="pods"), "port 53 is UDP: a datagram has"),
+        (DNS, Wanted("intercept", "api", {"dns": 1}, (Route(share=10),), way="pods"), "port 53 is UDP: a datagram has"),
+        (DNS, Wanted("wiretap", "api", {"dns": 1}, way="pods"), "UDP, which can't be copied"),
     ],
 )
 def test_what_no_way_leads_to_is_refused_with_the_reason(fields: Any, wanted: Wanted, words: str) -> None:
     with pytest.raises(AttachError, match=words):
         fitting(service(**fields), wanted)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tcp", "udp"),
+    [
+        ({"dns": 1}, {}, {53: 1}),
+        ({"dns-tcp": 1}, {53: 1}, {}),
+        ({53: 1}, {53: 1}, {}),
+        ({"53/udp": 1, "53/tcp": 2}, {53: 2}, {53: 1}),
+    ],
+)
+def test_one_number_of_both_protocols(asked: Any, tcp: Any, udp: Any) -> None:
+    assert fitting(service(**DNS), Wanted("intercept", "api", asked, way="pods")) == (tcp, udp, "pods")
+
+
+def test_udp_ports_of_pods() -> None:
+    one = pod("web-0", ports={})
+    one["spec"]["containers"][0]["ports"] = [
+        {"name": "udp", "containerPort": 9053, "protocol": "UDP"},
+        {"name": "tcp", "containerPort": 9054},
+    ]
+    (found,) = pods.chosen(service("web", **HEADLESS, **DNS), [one], [53], "here", [53])
+    assert (dict(found.ports), dict(found.datagrams)) == ({53: 5353}, {53: 9053})
+    assert found.document()["udp"] == {"53": 9053}
+    assert Target.read(found.document()).datagrams == {53: 9053}
+
+
+def test_two_have_no_udp_port_of_one_service() -> None:
+    def one(user: str, **more: Any) -> Spec:
+        return Spec(user, user, "h", "intercept", "now", "web", way="pods", **more)
+
+    assert Spec.read(one("ada", datagrams={53: 1}).document()).datagrams == {53: 1}
+    assert "udp" not in one("ada", ports={53: 1}).document()
+    assert conflicts(one("ada", datagrams={53: 1}), [one("ben", datagrams={53: 1})])
+    assert not conflicts(one("ada", datagrams={53: 1}), [one("ben", ports={53: 1}), one("cyd", datagrams={54: 1})])
 
 
 def test_a_document_from_before_there_were_two_ways_says_the_same_as_one_from_now() -> None:
@@ -177,7 +224,20 @@ def test_rules_catch_what_comes_from_outside_and_lead_back_past_the_door() -> No
         "tcp dport 40002 tcp dport @open redirect to :9090",
     ]
     # What nobody says anew ends by itself.
-    assert text.count("flags timeout; timeout 3s") == 2
+    assert text.count("flags timeout; timeout 3s") == 3 and "udp dport" not in text
+
+
+def test_rules_for_datagrams_track_nothing_and_give_answers_the_port_that_was_asked() -> None:
+    text = rules.rules("devloop_a1", {}, ["192.168.0.1"], transparent=True, datagrams={9125: 40001})
+    assert [line.removeprefix("add rule inet devloop_a1 ") for line in text.splitlines() if "add rule" in line] == [
+        "say udp sport 40001 udp sport set 9125",
+        'catch iifname "lo" return',
+        "catch ip saddr 192.168.0.1 return",
+        "catch udp dport 9125 udp dport @datagrams tproxy to :40001 accept",
+        'back iifname "lo" return',
+    ]
+    assert "udp" not in rules.rules("devloop_a1", {}, [], transparent=False, datagrams={9125: 1})
+    assert "add element inet devloop_a1 datagrams { 9125 }" in rules.alive("devloop_a1", [], [], [9125])
 
 
 def test_without_tproxy_one_chain_does_both_and_the_agent_comes_first() -> None:
@@ -197,6 +257,7 @@ def test_what_is_alive_is_said_in_one_transaction() -> None:
         "add element inet devloop_a1 live { 8080, 9090 }",
         "flush set inet devloop_a1 open",
         "add element inet devloop_a1 open { 40001 }",
+        "flush set inet devloop_a1 datagrams",
     ]
     assert "add element" not in rules.alive("devloop_a1", [], [])
 

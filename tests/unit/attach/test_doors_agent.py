@@ -23,21 +23,25 @@ class FakeDoor:
         self.uid, self.tag, self.address = uid, tag_of(uid), address
         self.places: dict[int, int] = {}
         self.caught: dict[int, int] = {}
+        self.datagram_places: frozenset[int] = frozenset()
+        self.caught_datagrams: frozenset[int] = frozenset()
         self.problem = ""
         self.told: list[str] = []
 
-    async def open(self, ports: Collection[int]) -> None:
+    async def open(self, ports: Collection[int], datagrams: Collection[int] = ()) -> None:
         if self.problem:
             raise DoorLostError(self.problem)
         self.places = {port: 40000 + port for port in ports}
+        self.datagram_places = frozenset(datagrams)
 
-    async def catch(self, ports: Mapping[int, int]) -> None:
-        if self.caught != ports:
-            self.told.append(f"catch {dict(ports)}")
-            self.caught = dict(ports)
+    async def catch(self, ports: Mapping[int, int], datagrams: Collection[int] = ()) -> None:
+        if self.caught != ports or self.caught_datagrams != datagrams:
+            udp = f" and {sorted(datagrams)}" if self.caught_datagrams or datagrams else ""
+            self.told.append(f"catch {dict(ports)}{udp}")
+            self.caught, self.caught_datagrams = dict(ports), frozenset(datagrams)
 
-    def catches(self, ports: Any) -> bool:
-        return self.caught.keys() >= set(ports)
+    def catches(self, ports: Any, datagrams: Any) -> bool:
+        return self.caught.keys() >= set(ports) and self.datagram_places >= set(datagrams)
 
     def end(self) -> None:
         self.told.append("end")
@@ -132,3 +136,50 @@ async def test_only_pods_that_are_asked_for_may_knock_from_their_addresses() -> 
     assert made._expected("u0") == {"10.0.0.1"} and made._expected("u1") == set()
     assert await made.leave()
     assert door.told[-1] == "end" and not made._expected("u0")
+
+
+def statsd(user: str, fail: Any = "open") -> Member:
+    spec = Spec(user, user, "h", "intercept", user, "web", fail=fail, way="pods", datagrams={8125: 1})
+    found = Member(spec, object(), None, 0.0, 0.0)  # type: ignore[arg-type]
+    found.targets = {"u0": Target("u0", "web-0", ("10.0.0.1",), {}, {8125: 9125})}
+    return found
+
+
+async def test_datagrams_are_caught_while_somebody_takes_them_and_go_by_no_envoy() -> None:
+    ada = statsd("ada")
+    made, held, door = way(ada)
+    assert await applied(made) == [] and door.caught_datagrams == {9125} and made.complete(ada)
+    taker = made._taker("u0", 9125)
+    assert taker is not None and (taker.connection, taker.id, taker.port) == (ada.connection, "ada", 8125)
+    for change in ({"up": False}, {"silent": True}, {"deaf_datagrams": frozenset({8125})}):
+        for name, value in change.items():
+            before = getattr(ada, name)
+            setattr(ada, name, value)
+            await applied(made)
+            assert door.caught_datagrams == set() and made._taker("u0", 9125) is None and made.complete(ada)
+            setattr(ada, name, before)
+            await applied(made)
+            assert door.caught_datagrams == {9125}
+    held.clear()
+    await applied(made)
+    assert door.caught_datagrams == set() and door.told[-1] == "end"
+
+
+async def test_datagrams_that_fail_closed_are_the_developers_whoever_is_there() -> None:
+    ada = statsd("ada", "closed")
+    made, _, door = way(ada)
+    ada.up = False
+    await applied(made)
+    assert door.caught_datagrams == {9125}
+
+
+async def test_a_udp_port_of_a_pod_is_one_services_and_tcp_of_that_number_is_not_it() -> None:
+    made, held, _ = way(statsd("ada"))
+    made._doors.listen = lambda: done()  # type: ignore[method-assign]
+    spec = Spec("ben", "ben", "h", "intercept", "ben", "other", {81: 1}, way="pods", datagrams={53: 1})
+    other = Member(spec, None, None, 0.0, 0.0)  # type: ignore[arg-type]
+    held.append(other)
+    target = {"uid": "u0", "name": "web-0", "addresses": ["10.0.0.1"], "ports": {"81": 9125}}
+    assert await made.ask(other, [target])
+    with pytest.raises(RefusedError, match="port 9125/udp of pod web-0 is intercepted by ada@h"):
+        await made.ask(other, [{**target, "udp": {"53": 9125}}])

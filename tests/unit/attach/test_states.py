@@ -26,7 +26,7 @@ class Told:
     def __init__(self) -> None:
         self.said: list[tuple[bool, tuple[int, ...]]] = []
 
-    async def tell(self, _: Spec, up: bool, deaf: tuple[int, ...]) -> None:
+    async def tell(self, _: Spec, up: bool, deaf: tuple[int, ...], udp: tuple[int, ...]) -> None:
         self.said.append((up, deaf))
 
 

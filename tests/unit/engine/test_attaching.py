@@ -60,6 +60,37 @@ def test_the_way_through_the_pods_is_asked_for() -> None:
     assert [(each.service, each.way) for each in asked] == [("worker", "pods"), ("nodes", "pods")]
 
 
+DNS = replace(
+    SERVICE,
+    ports=(ServicePort("dns-tcp", 53, 5353),),
+    udp=(ServicePort("dns", 53, 5353), ServicePort("stats", 8125, 9125)),
+)
+ALL = Attach(AttachKind.INTERCEPT, routes=(RouteRule(),), way="pods")
+
+
+@pytest.mark.parametrize(
+    ("attach", "ports"),
+    [
+        (INTERCEPT, {53: 8080}),
+        (ALL, {53: 8080, "53/udp": 5353, "8125/udp": 9125}),
+        (replace(ALL, way=""), {53: 8080}),
+        (replace(ALL, routes=()), {53: 8080}),
+        (replace(ALL, ports={"dns": None}), {"53/udp": 5353}),
+        (replace(ALL, ports={"53": None}), {53: 8080}),
+        (replace(ALL, ports={"53/udp": 1, "8125": None}), {"53/udp": 1, "8125/udp": 9125}),
+        (replace(INTERCEPT, ports={"stats": 7}), {"8125/udp": 7}),
+    ],
+)
+def test_ports_of_udp_are_taken_with_all_of_it_in_the_pods_or_when_named(attach: Attach, ports: Any) -> None:
+    (wanted,) = wants(service("worker"), standing(DNS), attach, "ada")
+    assert dict(wanted.ports) == ports
+
+
+def test_a_service_of_udp_alone_is_asked_for_so_that_it_is_refused_with_the_reason() -> None:
+    (wanted,) = wants(service("worker"), standing(replace(DNS, ports=())), INTERCEPT, "ada")
+    assert dict(wanted.ports) == {"53/udp": 5353, "8125/udp": 9125}
+
+
 def test_why_there_is_nothing_to_take() -> None:
     spec = service("worker")
     alias = ClusterService("worker", "shop", (), (), {}, "db.example.com")
@@ -68,6 +99,7 @@ def test_why_there_is_nothing_to_take() -> None:
         ((alias,), INTERCEPT, "the Service worker is an ExternalName: it is another name of db.example.com"),
         ((replace(SERVICE, ports=()),), INTERCEPT, "leads to one of worker's: worker has none"),
         ((SERVICE,), replace(INTERCEPT, ports={"grpc": None}), r"`ports` names grpc; worker has http \(80\)"),
+        ((DNS,), replace(INTERCEPT, ports={"x": None}), r"dns-tcp \(53\) and dns \(53/udp\) and stats \(8125/udp\)"),
     ):
         with pytest.raises(UsageError, match=words):
             wants(spec, standing(*services), attach, "ada")
@@ -190,6 +222,24 @@ class Looked:
         found = [Listener(*_at(each)) for each in listening]
         self.end.look(found, now, HOLD, own=own)
         return self.end.deaf.get(8080, "")
+
+
+def test_udp_is_listened_for_by_itself() -> None:
+    it = Looked()
+    it.end.expect((), [8125])
+
+    def at(now: float, *listening: int | str) -> str:
+        found = [Listener(*_at(each)) for each in listening]
+        reached = frozenset(each.port for each in found if each.address == "0.0.0.0")
+        it.end.look([Listener(8080, "0.0.0.0")], now, HOLD, datagrams=(found, reached))
+        return it.end.deaf_datagrams.get(8125, "")
+
+    assert at(GRACE_SECONDS, 8126) == "nothing listens on UDP port 8125; it listens on 8126"
+    assert at(2, "127.0.0.1:8125") == "nothing listens on UDP port 8125; it listens on 8125 of 127.0.0.1 alone"
+    assert it.news == 2 and not it.end.deaf
+    assert at(3, 8125) == "" and it.news == 3
+    it.end.look(None, 60, HOLD)
+    assert not it.end.deaf_datagrams, "nobody can tell"
 
 
 def _at(where: int | str) -> tuple[int, str]:

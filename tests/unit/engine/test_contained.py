@@ -250,6 +250,10 @@ def raises(*_: object) -> Any:
     raise fault()
 
 
+def nothing(*_: object) -> None:
+    return None
+
+
 def quiet(_: str) -> tuple[None, float, bool]:
     return None, 0.0, True
 
@@ -286,7 +290,16 @@ def attachments() -> Attachments:
 async def test_leaving_one_of_two_services(monkeypatch: pytest.MonkeyPatch) -> None:
     left = []
     found = Attaching(
-        cast(Any, Link()), "x", None, lambda _: None, quiet, lambda _: None, lambda _: None, lambda *_: None, later
+        cast(Any, Link()),
+        "x",
+        None,
+        lambda _: None,
+        quiet,
+        nothing,
+        lambda _: None,
+        lambda _: None,
+        lambda *_: None,
+        later,
     )
 
     async def leave(each: Attachment, *, stop: bool) -> None:
@@ -309,6 +322,7 @@ async def test_the_rates_of_one_service(monkeypatch: pytest.MonkeyPatch) -> None
         None,
         lambda _: None,
         quiet,
+        nothing,
         lambda name: raises() if name == "a" else told.set(),
         lambda _: None,
         lambda *_: None,

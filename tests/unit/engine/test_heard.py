@@ -29,7 +29,7 @@ def heard() -> list[RequestRecord]:
 @pytest.fixture
 def it(heard: list[RequestRecord]) -> Attaching:
     nothing: Any = lambda *_: None  # noqa: E731
-    return Attaching(cast(Any, Link()), "x", None, nothing, nothing, nothing, heard.extend, nothing, nothing)
+    return Attaching(cast(Any, Link()), "x", None, nothing, nothing, nothing, nothing, heard.extend, nothing, nothing)
 
 
 def hold(it: Attaching, service: str, target: str, name: str) -> None:

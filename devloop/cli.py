@@ -208,6 +208,7 @@ def parser() -> Parser:
         if name == "manifest":
             action.add_argument("--role-only", action="store_true", help="the Roles alone, with what each right is for")
 
+    add("trust", "trust", "agree to what the project reaches outside of its folder, and to whose it is")
     add("check", "project", "check devloop.toml")
     add("schema", "project", "print the JSON schema of devloop.toml", file=False)
     init = add("init", "project", "write a devloop.toml from a Procfile, a compose file or the folder")

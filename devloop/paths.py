@@ -1,8 +1,9 @@
-"""What lies at a path."""
+"""What lies at a path, and where a user's own things do."""
 
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -14,3 +15,10 @@ def kind(path: Path) -> str:
         return ""
     kinds = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def state_home(environ: Mapping[str, str]) -> Path:
+    """Where programs keep what is this user's and this machine's (XDG Base Directory Specification)."""
+    named = environ.get("XDG_STATE_HOME", "")
+    # The specification: a path that is not absolute is to be ignored.
+    return Path(named) if named.startswith("/") else Path("~/.local/state").expanduser()

@@ -13,15 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
-import sys
 from pathlib import Path
 
-LINUX = sys.platform == "linux"
+from devloop.places import LINUX, peer
+
 BACKLOG = 1024
 """So many may ask between two `hang_up`."""
-_CREDENTIALS = struct.Struct("3i")
-"""struct ucred: pid, uid, gid."""
 
 
 class Presence:
@@ -77,14 +74,6 @@ def engine_of(root: Path) -> int | None:
             return None
         pid, uid = peer(asking)
     return pid if uid == os.geteuid() else None
-
-
-def peer(connection: socket.socket) -> tuple[int | None, int | None]:
-    """The pid and user of who listens at the other end; None where the system does not tell."""
-    if not LINUX:
-        return None, None
-    pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return pid or None, uid  # 0: a process of another pid namespace
 
 
 def open_file_of(pid: int, name: str) -> Path | None:

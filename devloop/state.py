@@ -13,7 +13,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 from devloop import presence
 from devloop.errors import DevloopError, EngineError
 from devloop.paths import kind
+from devloop.places import Looks, private_folder, stranger, user_name
 
 VARIABLE = "DEVLOOP_STATE_DIR"
 LOCK = "engine.lock"
@@ -121,20 +121,16 @@ class StateFolder:
 
     def _check(self) -> None:
         own = self.path == self.home
+        looks = Looks.CLOSED if own else Looks.LEFT
         for folder in (self.path, self.logs):
-            try:
-                found = folder.lstat() if own or folder == self.logs else folder.stat()
-            except FileNotFoundError:
-                continue
-            if stat.S_ISLNK(found.st_mode):
-                hint = f"remove it, or set {VARIABLE} to the folder that it leads to"
-                raise DevloopError("the state folder is a link", where=str(folder), hint=hint)
-            if found.st_uid != os.geteuid():
-                raise DevloopError("the state folder belongs to another user", where=str(folder), hint=_OWN)
-            if found.st_mode & 0o077 and own:
-                folder.chmod(0o700)
-            elif found.st_mode & 0o022:
-                raise DevloopError("others may write to the state folder", where=str(folder), hint=_OWN)
+            with contextlib.suppress(FileNotFoundError):
+                private_folder(
+                    folder if own or folder == self.logs else folder.resolve(),
+                    "the state folder",
+                    hint=_OWN,
+                    link_hint=f"remove it, or set {VARIABLE} to the folder that it leads to",
+                    looks=looks,
+                )
 
     # The engine's side
 
@@ -226,6 +222,8 @@ class StateFolder:
         Raises EngineError if the folder is another project's, DevloopError if it may not be looked into.
         """
         for path in (self.path,) if self._given else dict.fromkeys((self.path, self.home)):
+            if path == self.home and path.is_symlink():
+                continue  # which is not followed: a repository may have brought it
             if _is_locked(path):
                 pid, file = noted(path)
                 self._same_project(path, file)
@@ -292,6 +290,12 @@ def taken(running: Running, hint: str = "open it with `devloop up`, end it with 
 
 
 def _is_locked(path: Path) -> bool:
+    if (uid := stranger(path)) is not None:
+        raise EngineError(
+            f"the state folder belongs to another user, {user_name(uid)}: what runs there is no engine of yours",
+            where=str(path),
+            hint=f"ask as that user; or {_OWN}",
+        )
     try:
         fd = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:

@@ -28,8 +28,11 @@ PACKAGES = {
     "redis-cli": "redis-tools",
     "redis-server": "redis-server",
     "setpriv": "util-linux",
+    "fish": "fish",
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
+    "tcsh": "tcsh",
+    "zsh": "zsh",
 }
 """Program → Debian's package with it."""
 ADMINISTRATORS = ("/usr/local/sbin", "/usr/sbin", "/sbin")

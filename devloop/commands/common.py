@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devloop import presence
-from devloop.config.find import FILE_NAME, current_folder, find, folders, real, the_file
+from devloop.config.find import FILE_NAME, ForeignError, current_folder, find, folders, real, the_file
 from devloop.errors import ConfigError, DevloopError, EngineError, UnansweredError, UsageError
 from devloop.paths import kind
 from devloop.state import StateFolder
@@ -29,16 +29,18 @@ _MENDED = 3.0
 """Seconds in which an engine whose control socket was removed has made a new one (`devloop.engine.guard`)."""
 
 
-def project_file(args: argparse.Namespace) -> Path:
+def project_file(args: argparse.Namespace, *, anybodys: bool = False) -> Path:
     """The project file that is meant, links followed; it is not read.
 
-    Raises ConfigError if there is none, UsageError if it was named with -f.
+    Raises ConfigError if there is none, UsageError if it was named with -f, ForeignError if it is another user's.
     """
     if args.file is None:
-        return find(current_folder())
+        return find(current_folder(), anybodys=anybodys)
     path = _named(args.file)
     try:
-        return the_file(path)
+        return the_file(path, anybodys=anybodys)
+    except ForeignError:
+        raise
     except ConfigError as problem:
         raise UsageError(problem.what, where=problem.where, hint=problem.hint) from None
 

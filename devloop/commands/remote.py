@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from devloop.commands.common import project_file
+from devloop.config.find import ForeignError
 from devloop.config.model import Project, Remote, RemoteKind
 from devloop.errors import ConfigError
 
@@ -24,6 +25,8 @@ def project(args: argparse.Namespace) -> Project | None:
     """The project that is meant; None if there is none here. Raises ConfigError for a broken one."""
     try:
         file = project_file(args)
+    except ForeignError:
+        raise
     except ConfigError:  # no devloop.toml here or above; one that was named with -f must be there
         return None
     from devloop.config.load import load

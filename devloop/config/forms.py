@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, WrapValidator
 
 from devloop.config import values
+from devloop.config.label import PATTERN as LABEL_PATTERN
 from devloop.config.model import (
     MS,
     AttachKind,
@@ -211,14 +212,14 @@ def _duration(least: int) -> BeforeValidator:
 _DURATION = {"type": "string", "pattern": values.DURATION_PATTERN}
 _NOT_ZERO = {**_DURATION, "pattern": _DURATION["pattern"].replace("^", "^(?=.*[1-9])", 1)}
 _SIGNAL_NAMES = f"(SIG)?({'|'.join(values.SIGNALS)})"
-_NAMED_PORT = {"type": "string", "pattern": values.LABEL_PATTERN}
+_NAMED_PORT = {"type": "string", "pattern": LABEL_PATTERN}
 _PORT_NUMBER = {"type": "integer", "minimum": 1, "maximum": 65535}
 _PORT_TEXT = {"type": "string", "pattern": r"^0*[1-9][0-9]{0,4}$"}
 _PORT_FORMS = {"anyOf": [_PORT_NUMBER, _PORT_TEXT, VARIABLE]}
 _NONEMPTY = {"type": "string", "minLength": 1}
 _COMMAND = _shape({"type": "string", "pattern": r"\S"}, {"type": "array", "items": _NONEMPTY, "minItems": 1})
 _STRINGS = _shape(_NONEMPTY, {"type": "array", "items": _NONEMPTY})
-_LABELS = {"anyOf": [{"type": "string", "pattern": values.LABEL_PATTERN}, VARIABLE]}
+_LABELS = {"anyOf": [{"type": "string", "pattern": LABEL_PATTERN}, VARIABLE]}
 
 # What the resolver reads is the type after validation; what pydantic reads is the way there.
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ else:
             {"type": "array", "items": _PORT_FORMS},
             {
                 "type": "object",
-                "propertyNames": {"pattern": values.LABEL_PATTERN},
+                "propertyNames": {"pattern": LABEL_PATTERN},
                 "additionalProperties": _PORT_FORMS,
             },
         ),

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from devloop.config import schema, values
+from devloop.config import label, schema
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -35,7 +35,7 @@ def json_schema() -> dict[str, Any]:
     """
     generated = schema.File.model_json_schema(schema_generator=_ForToml)
     services = generated["properties"]["services"]
-    services["propertyNames"] = {"pattern": values.LABEL_PATTERN}
+    services["propertyNames"] = {"pattern": label.PATTERN}
     for table in (generated, *generated["$defs"].values()):
         for name, value in table["properties"].items():
             # A reference has the words of what it refers to; an editor shows those of the key.

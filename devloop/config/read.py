@@ -19,6 +19,7 @@ from devloop.config.problems import Findings, Place, Spot
 from devloop.config.schema import Head
 from devloop.config.text import SAVE_AS_UTF8, EncodingError, decode
 from devloop.config.words import quoted
+from devloop.places import stranger, user_name
 
 LARGEST = 8 << 20
 """Bytes of a project file; a thousand services have a tenth of it."""
@@ -78,6 +79,11 @@ def read(file: Path, environ: Mapping[str, str], findings: Findings) -> Sources:
     include = shaped(Head, table, first.place, findings)[0].include or ()
     for path, at in _included(first, include, findings):
         try:
+            if (uid := _other_owner(path, file)) is not None:
+                what = f"include: {path} belongs to {user_name(uid)}, who could run commands as you"
+                findings.add(at, what, "look through it, then allow it with `devloop trust`")
+                named.append(path)
+                continue
             source = _source(path, _content(path), variables, findings, project=first.place)
         except OSError as error:
             findings.add(at, f"{path}: can't be read: {error.strerror}")
@@ -86,6 +92,15 @@ def read(file: Path, environ: Mapping[str, str], findings: Findings) -> Sources:
         if source is not None:
             files.append(source)
     return Sources(tuple(files), tuple(named), extra, missing, variables)
+
+
+def _other_owner(path: Path, project_file: Path) -> int | None:
+    """The user that an included file belongs to, if that is another one, of whom `devloop trust` was not said."""
+    if (uid := stranger(path)) is None:
+        return None
+    from devloop import trust  # late: most projects are the user's own
+
+    return None if uid in trust.agreed(project_file).owners else uid
 
 
 def _content(file: Path) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 import durationpy
 from pydantic_core import PydanticCustomError
 
+from devloop.config.label import LABEL
 from devloop.config.model import MS, Command, Reload, ReloadKind, Schedule
 from devloop.config.shell import POSIX, SH, TAKES_ITS_PLACE, needs_shell, simple, with_exec
 from devloop.config.words import describe, quoted, suggestion
@@ -26,9 +27,6 @@ DURATION_PATTERN = (
     r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))*$"
 )
 """Go's time.ParseDuration without a sign. durationpy alone would also take days, months and years."""
-
-LABEL_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
-"""A DNS label (RFC 1123), which Kubernetes asks of a Service's name."""
 
 SIGNALS = (
     "HUP",
@@ -48,7 +46,6 @@ SIGNALS = (
 """The signals that a service can be sent, by their POSIX names."""
 
 _DURATION = re.compile(DURATION_PATTERN)
-_LABEL = re.compile(LABEL_PATTERN)
 _NUMBER = re.compile(r"^[0-9.]+$")
 
 
@@ -152,7 +149,7 @@ def schedule(text: str) -> Schedule:
 
 def label(name: str, what: str) -> str:
     """The name if it is a DNS label; `what` is the plural, such as "service names"."""
-    if _LABEL.fullmatch(name):
+    if LABEL.fullmatch(name):
         return name
     fixed = re.sub(r"-{2,}", "-", re.sub(r"[^a-z0-9-]", "-", name.lower())).strip("-")[:63].strip("-")
     rule = f"{what} are made of a-z, 0-9 and - (at most 63, no - at either end), as in Kubernetes"

@@ -20,6 +20,7 @@ from devloop.agent.tasks import background
 from devloop.control import wire
 from devloop.control.address import address
 from devloop.errors import EngineError, UnansweredError
+from devloop.places import mine, peer, user_name
 from devloop.protocol import (
     EVENTS,
     LogBatch,
@@ -85,7 +86,10 @@ class _Patience:
 
 
 def _attempt(path: Path) -> socket.socket | None:
-    """A connection to the engine, not blocking; None if it takes nobody in now. Raises EngineError if none listens."""
+    """A connection to the engine, not blocking; None if it takes nobody in now.
+
+    Raises EngineError if none listens, or somebody else's.
+    """
     connection = socket.socket(socket.AF_UNIX)
     connection.setblocking(False)
     try:
@@ -101,6 +105,14 @@ def _attempt(path: Path) -> socket.socket | None:
     except OSError:
         connection.close()
         raise _not_running(path) from None
+    uid = peer(connection)[1]
+    if uid is not None and uid not in mine():
+        connection.close()
+        raise EngineError(
+            f"what listens here is {user_name(uid)}'s, and no engine of yours",
+            where=str(path),
+            hint="end it, or set DEVLOOP_STATE_DIR to a folder of your own",
+        )
     return connection
 
 
@@ -121,7 +133,7 @@ def call(path: Path, method: str, **params: Any) -> dict[str, Any]:
     """
     with _connected(path) as connection:
         connection.settimeout(LOOK)
-        patience = _Patience(path, presence.peer(connection)[0])
+        patience = _Patience(path, peer(connection)[0])
         buffer = bytearray()
         try:
             connection.sendall(wire.encode({"id": 1, "method": method, "params": params}))
@@ -161,7 +173,7 @@ class ControlClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: Path) -> None:
         self.path = path
         sock = writer.get_extra_info("socket")
-        self.pid: int | None = None if sock is None else presence.peer(sock)[0]
+        self.pid: int | None = None if sock is None else peer(sock)[0]
         """The engine's process."""
         self._reader = reader
         self._writer = writer

@@ -21,6 +21,7 @@ from devloop.control.address import address
 from devloop.control.terminals import Terminal, Terminals
 from devloop.errors import DevloopError, EngineError, UsageError
 from devloop.failures import contained
+from devloop.places import mine, peer
 from devloop.protocol import (
     LogBatch,
     LogLine,
@@ -294,6 +295,9 @@ class ControlServer:
                 subscriber.wake.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (uid := peer(writer.get_extra_info("socket"))[1]) is not None and uid not in mine():
+            writer.close()  # its mode keeps others out, where the file system has modes
+            return
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)

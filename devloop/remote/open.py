@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devloop.config.model import Remote, RemoteKind
 from devloop.errors import UsageError
+from devloop.paths import state_home
 
 if TYPE_CHECKING:
     from devloop.remote.kubernetes.agent import KubernetesLink
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 
 IMAGE_VARIABLE = "DEVLOOP_AGENT_IMAGE"
 """Names the agent's image for every project of this machine that does not name one itself."""
-
-
-def state_home(environ: Mapping[str, str]) -> Path:
-    """Where programs keep what is this user's and this machine's (XDG Base Directory Specification)."""
-    named = environ.get("XDG_STATE_HOME", "")
-    # The specification: a path that is not absolute is to be ignored.
-    return Path(named) if named.startswith("/") else Path("~/.local/state").expanduser()
 
 
 KEY_FILE = state_home(os.environ) / "devloop" / "id_ed25519"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devloop.config import values
+from devloop.config import label, values
 from devloop.config.json_schema import json_schema
 from devloop.config.load import load
 from devloop.config.problems import ConfigProblems
@@ -101,7 +101,7 @@ def test_a_variable_may_stand_wherever_a_string_does(folder: Folder, keys: str) 
 # Files that are valid in every way: what is drawn here, `load` takes, and so does the schema.
 
 _words = st.text("abc /.:=-é", min_size=1, max_size=8).filter(lambda s: s.strip())
-_labels = st.from_regex(values.LABEL_PATTERN, fullmatch=True).filter(lambda s: len(s) < 12)
+_labels = st.from_regex(label.PATTERN, fullmatch=True).filter(lambda s: len(s) < 12)
 _ports = st.integers(1, 65535)
 _durations = st.builds("{}{}".format, st.integers(1, 500), st.sampled_from(["ms", "s", "m", "h"]))
 _signals = st.sampled_from(values.SIGNALS) | st.sampled_from(values.SIGNALS).map("SIG{}".format)

@@ -59,8 +59,13 @@ def words(text: str) -> str:
     return text if text.isprintable() else _FOR_WORDS.sub("", text)
 
 
+def name(text: str) -> str:
+    """The same on one line: a name, or a cell of a table, that could otherwise pretend to be further lines of it."""
+    return text if text.isprintable() else " ".join(_FOR_WORDS.sub("", text).split())
+
+
 def screen(text: str) -> str:
-    """What devloop prints on a terminal: its own colours pass, and line ends."""
+    """Text with colours, devloop's own or a log's: these pass, line ends and tabs."""
     return text if text.isprintable() else _FOR_SCREENS.sub(_colours, text)
 
 

@@ -50,6 +50,22 @@ def user_name(uid: int) -> str:
         return f"the user with number {uid}"
 
 
+def runtime_folder() -> Path | None:
+    """$XDG_RUNTIME_DIR, if it is what the XDG specification says: this user's, with mode 0700.
+
+    After `su` it may be somebody else's, who would see what is put there.
+    """
+    named = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not named.startswith("/"):
+        return None
+    try:
+        found = Path(named).stat()
+    except OSError:
+        return None
+    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return Path(named) if private else None
+
+
 class Looks(Enum):
     """What is done about a folder that others may look into, but not change."""
 

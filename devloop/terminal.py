@@ -51,11 +51,25 @@ def unguarded(stream: TextIO) -> TextIO:
     return stream._stream if isinstance(stream, _Guarded) else stream
 
 
+def styled(text: str) -> None:
+    """Print text with colours, devloop's own or those of a log. Names in it have to be clean already (`escapes`)."""
+    _Guarded(unguarded(sys.stdout), screen).write(text)
+
+
+def data(text: str) -> None:
+    """Print what a program is to read as it is; a terminal gets what it may see."""
+    stream = unguarded(sys.stdout)
+    _Guarded(stream, words if stream.isatty() else str).write(text)
+
+
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Whatever is printed meanwhile goes through here: errors and messages always, data if it is for a terminal."""
+    """Of whatever is printed meanwhile nothing passes that a terminal obeys, through a pipe neither: `list | less`.
+
+    Exceptions are asked for: `styled` for colours, `data` for what a program reads.
+    """
     before = sys.stdout, sys.stderr
-    sys.stdout = cast(TextIO, _Guarded(before[0], screen if before[0].isatty() else str))
+    sys.stdout = cast(TextIO, _Guarded(before[0], words))
     sys.stderr = cast(TextIO, _Guarded(before[1], words))
     try:
         yield

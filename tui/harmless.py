@@ -8,11 +8,12 @@ from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Controls, and what turns the order of letters around, as in `devloop.escapes`."""
 
 
 class Harmless(LineFilter):
-    """Takes control characters out of whatever any widget shows. They have no width, so the layout stays."""
+    """Takes controls out of whatever any widget shows. They have no width, so the layout stays."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         """See LineFilter."""

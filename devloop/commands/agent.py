@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from devloop.commands.common import print_json
 from devloop.commands.remote import at, cluster, project
+from devloop.escapes import name as one_line
 
 if TYPE_CHECKING:
     from devloop.remote.kubernetes.kept import Standing
@@ -82,7 +83,7 @@ def _text(where: str, agent: Standing | None) -> str:
         rows.append(("keys", "none"))
     for index, client in enumerate(agent.clients or ()):
         rows.append(("" if index else "keys", f"{client.name}  {client.fingerprint}"))
-    return "\n".join([where, *(f"  {name:8} {text}" for name, text in rows)])
+    return "\n".join([where, *(f"  {label:8} {one_line(text)}" for label, text in rows)])
 
 
 def _since(text: str) -> str:

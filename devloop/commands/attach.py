@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from devloop.commands.common import check_names, engine_socket, print_json
 from devloop.commands.routes import ports, routes
 from devloop.control import client
+from devloop.escapes import name as one_line
 from devloop.protocol import (
     AttachmentStatus,
     EarlierConnections,
@@ -135,8 +136,8 @@ class RequestPrinter:
             moment = time.strftime("%H:%M:%S", time.localtime(each.at / 1e9)) + f".{each.at // 1_000_000 % 1000:03}"
             answered = f"{each.answered}, late" if each.failed_over else each.by or each.answered
             took = duration(each.duration)
-            columns = f"{moment}  {each.method:7}  {each.outcome or '-':11}  {took:>10}  {answered:11}"
-            print(f"{columns}  {each.protocol or '-':8}  {each.path}".rstrip(), flush=True)
+            columns = f"{moment}  {one_line(each.method):7}  {each.outcome or '-':11}  {took:>10}  {answered:11}"
+            print(f"{columns}  {each.protocol or '-':8}  {one_line(each.path)}".rstrip(), flush=True)
 
 
 async def _follow(socket: Path, service: str, tail: int, printer: RequestPrinter) -> None:

@@ -140,8 +140,9 @@ def socket_of(state: StateFolder) -> Path:
 def print_json(data: Any) -> None:
     """Indented for a person at a terminal, one line for a program."""
     text = json.dumps(data, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False)
-    # JSON escapes the control characters that ASCII has, but not those behind them.
-    print(re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
+    # JSON escapes the control characters that ASCII has, but neither those behind them nor what turns text around.
+    unsafe = "[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    print(re.sub(unsafe, lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 _LONGEST_AGE = 50 * 365 * 86_400.0

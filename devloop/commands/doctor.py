@@ -17,8 +17,10 @@ from devloop import __version__
 from devloop.commands.common import colour, print_json, project_file
 from devloop.commands.findings import Finding
 from devloop.errors import DevloopError, RemoteError
+from devloop.escapes import words
 from devloop.failures import more_open_files
 from devloop.state import StateFolder
+from devloop.terminal import styled
 
 if TYPE_CHECKING:
     from devloop.config.model import Project
@@ -35,7 +37,7 @@ def doctor(args: argparse.Namespace) -> int:
     if args.json:
         print_json([asdict(finding) for finding in findings])
     else:
-        print(_table(findings))
+        styled(f"{_table(findings)}\n")
     errors = [finding for finding in findings if finding.level == "error"]
     if errors and all(finding.remote for finding in errors):
         return RemoteError.exit_code
@@ -49,9 +51,9 @@ def _table(findings: Sequence[Finding]) -> str:
     for finding in findings:
         mark, sgr = marks[finding.level]
         shown = f"{sgr}{mark}\x1b[0m" if colour() else mark
-        lines.append(f"{shown} {finding.what:{width}}  {finding.text}")
+        lines.append(f"{shown} {words(finding.what):{width}}  {words(finding.text)}")
         if finding.hint:
-            lines.append(f"  {'':{width}}  → {finding.hint}")
+            lines.append(f"  {'':{width}}  → {words(finding.hint)}")
     return "\n".join(lines)
 
 

@@ -34,6 +34,7 @@ from devloop.protocol import (
     State,
     earlier_in_words,
 )
+from devloop.terminal import data, styled
 
 if TYPE_CHECKING:
     from devloop.commands.lines import LinePrinter
@@ -64,7 +65,7 @@ def status(args: argparse.Namespace) -> int:
         data["services"] = [service.to_json() for service in services]
         print_json(data)
     else:
-        print(status_table(services))
+        styled(f"{status_table(services)}\n")
         if any(service.attachments for service in services):
             print(f"\n{attachment_table(services)}")
         for line in earlier_lines(services):
@@ -269,5 +270,5 @@ def export(args: argparse.Namespace) -> int:
         write(Path(args.output), text)
         print(f"{len(loops)} loops written to {args.output}", file=sys.stderr)
     else:
-        sys.stdout.write(text)
+        data(text)
     return 0

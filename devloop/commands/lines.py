@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterable
 
 from devloop.commands.common import print_json
-from devloop.escapes import RESET, is_plain, overwritten
+from devloop.escapes import RESET, is_plain, name, overwritten
 from devloop.escapes import line as shown
 from devloop.protocol import LogLine
 from devloop.records import LevelFilter
-from devloop.terminal import keeps_colour, wants_colour
+from devloop.terminal import keeps_colour, styled, wants_colour
 
 _DIM = "\x1b[2m"
 _PREFIXES = ("\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m")
@@ -42,7 +42,7 @@ class LinePrinter:
         """Print them, oldest first."""
         for line in lines:
             if not self._json:
-                sys.stdout.write(self.line(line.service, line.at, line.stream, line.text, partial=line.partial))
+                styled(self.line(line.service, line.at, line.stream, line.text, partial=line.partial))
             elif not line.partial and self._passes(line.service, line.stream, line.text):
                 print_json({**line.to_json(), "level": line.level})
         sys.stdout.flush()
@@ -83,6 +83,7 @@ class LinePrinter:
     def _around(self, service: str, stream: str) -> tuple[str, str]:
         if not self.named:
             return "", ""
+        service = name(service)  # a pod's, too
         self.width = max(self.width, len(service))
         mark = _MARKS.get(stream, "")
         if not self._colour:

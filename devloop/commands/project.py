@@ -52,8 +52,10 @@ def init(args: argparse.Namespace) -> int:
         _may_write(target, force=args.force)
     made = make(folder)
     if args.stdout:
-        # TOML is UTF-8, whatever the terminal's language is.
-        sys.stdout.buffer.write(made.text.encode())
+        if sys.stdout.isatty():
+            print(made.text, end="")  # names in it are the folder's
+        else:
+            sys.stdout.buffer.write(made.text.encode())  # TOML is UTF-8, whatever the language here is
         sys.stdout.flush()
     else:
         _write(target, made.text, force=args.force)

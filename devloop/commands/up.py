@@ -24,6 +24,7 @@ from devloop.control import client
 from devloop.errors import DevloopError, EngineError, ServiceError
 from devloop.protocol import Notice, ServiceStatus, Snapshot, State
 from devloop.state import StateFolder, taken
+from devloop.terminal import styled
 
 _SETTLED = (
     State.READY,
@@ -269,7 +270,7 @@ async def _wait_until_ready(state: StateFolder, seconds: float) -> int:
                     raise _gone(state)
         except TimeoutError:
             waiting = [late(s) for s in services.values() if not settled(s)]
-            print(status_table(list(services.values())))
+            styled(f"{status_table(list(services.values()))}\n")
             _tell_failures(services.values())
             raise ServiceError(
                 f"not ready after {seconds:g} s: {', '.join(waiting)}",
@@ -277,7 +278,7 @@ async def _wait_until_ready(state: StateFolder, seconds: float) -> int:
             ) from None
         finally:
             reminding.cancel()
-    print(status_table(list(services.values())))
+    styled(f"{status_table(list(services.values()))}\n")
     _tell_failures(services.values())
     lost = any(each.phase in _LOST for s in services.values() for each in s.attachments)
     return int(lost or any(s.state in _BAD or s.stuck for s in services.values()))

@@ -19,8 +19,10 @@ from devloop.commands.common import print_json, project_file, service_world, soc
 from devloop.config import workload
 from devloop.control import client
 from devloop.errors import DevloopError, ServiceError, UsageError
+from devloop.places import runtime_folder
 from devloop.protocol import Variable
 from devloop.state import StateFolder
+from devloop.terminal import data
 
 WORKLOAD = "workload"
 """The one service of the project that `--workload` stands for."""
@@ -62,7 +64,8 @@ def env(args: argparse.Namespace) -> int:
     if args.json or args.format == "json":
         print_json({v.name: v.value for v in shown} if not args.json else [v.to_json() for v in shown])
     else:
-        print(_environment_text(shown, args.format, reveal=args.reveal))
+        text = f"{_environment_text(shown, args.format, reveal=args.reveal)}\n"
+        sys.stdout.write(text) if args.format == "table" else data(text)
     return 0
 
 
@@ -100,7 +103,7 @@ def engine_of_our_own(args: argparse.Namespace) -> Iterator[Path]:
     read, write = os.pipe()
     alive, owner = os.pipe()
     # Whichever of the two ends last removes it: this process may be killed.
-    with tempfile.TemporaryDirectory(prefix="devloop-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="devloop-", dir=runtime_folder(), ignore_cleanup_errors=True) as folder:
         state = StateFolder(Path(folder), Path(folder))
         command = [sys.executable, "-m", "devloop.cli"]
         if args.workload is None:

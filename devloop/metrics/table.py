@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from devloop.escapes import name
 from devloop.metrics.stats import ServiceStats, Trend, phase_order
 
 _STEADY = 0.05
@@ -54,7 +55,7 @@ def stats_table(stats: Sequence[ServiceStats]) -> str:
         rows = []
         for each in counted:
             shares = {phase.name: phase.share for phase in each.phases}
-            rows.append([each.service, *(_percent(shares.get(name)) for name in names)])
+            rows.append([each.service, *(_percent(shares.get(phase)) for phase in names)])
         parts += ["Where the time goes", columns(["service", *names], rows, "<" + ">" * len(names))]
     return "\n\n".join(parts)
 
@@ -78,8 +79,8 @@ def _percent(share: float | None) -> str:
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """Text in columns, two spaces apart. `align` has one of < and > for each column."""
-    lines = [head, *rows]
+    """Text in columns, two spaces apart, each row on one line. `align` has one of < and > for each column."""
+    lines = [head, *(tuple(map(name, row)) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join(
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, align, widths, strict=True)).rstrip()

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devloop.escapes import RESET, is_plain, line, plain, screen, words
-from devloop.terminal import guarded, keeps_colour, unguarded, wants_colour
+from devloop.escapes import RESET, is_plain, line, name, plain, screen, words
+from devloop.metrics.table import columns
+from devloop.terminal import data, guarded, keeps_colour, styled, unguarded, wants_colour
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,13 @@ def test_words_keep_their_lines() -> None:
     assert words("one\n\ttwo\x1b[31m\x1b]0;x\x07 three\r\n") == "one\n\ttwo three\n"
 
 
+def test_a_name_is_one_line() -> None:
+    assert name("one\n\ttwo\x1b[31m\u202e\x85three") == "one twothree"
+    assert columns(("A", "B"), [("one\nforged  row", "\x1b[8mtwo\x1b]52;c;eA==\x07")], "<<") == (
+        "A               B\none forged row  two"
+    )
+
+
 def test_what_is_plain_is_told_from_bytes() -> None:
     assert is_plain(b"one\n\ttwo ~")
     for one in (b"\x1b", b"\r", b"\0", b"\x7f", b"\xc2\x9b", b"\xff"):
@@ -95,9 +103,11 @@ def test_what_is_plain_is_told_from_bytes() -> None:
 
 def test_whatever_is_printed_is_guarded(capsys: pytest.CaptureFixture[str]) -> None:
     with guarded():
-        print("\x1b[31mdata\x1b[2J")
+        print("\x1b[31mwords\x1b[2J")
         print("what: \x1b[31m\x1b[2Jfile", file=sys.stderr)
-    assert capsys.readouterr() == ("\x1b[31mdata\x1b[2J\n", "what: file\n"), "data is as it is, but for a terminal"
+        styled("\x1b[32mgood\x1b[2J\n")
+        data("\x1b[31mdata\x1b[2J\n")
+    assert capsys.readouterr() == ("words\n\x1b[32mgood\n\x1b[31mdata\x1b[2J\n", "what: file\n")
 
 
 def test_what_a_terminal_is_to_obey_goes_past_the_guard(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +124,9 @@ def test_a_terminal_s_output_and_one_with_a_small_alphabet(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "stdout", stream)
     with guarded():
         print("\x1b[32m✓\x1b[0m\x1b[2J")
-    assert raw.getvalue() == b"\x1b[32m\\u2713\x1b[0m\n"
+        styled("\x1b[32m✓\x1b[0m\x1b[2J\n")
+        data("\x1b[32m✓\x1b[0m\x1b[2J\n")
+    assert raw.getvalue() == b"\\u2713\n\x1b[32m\\u2713\x1b[0m\n\\u2713\n"
     assert sys.stdout is stream
 
 

@@ -11,8 +11,9 @@ import pytest
 from devloop import places
 from devloop.cli import main
 from devloop.config.find import ForeignError, find
-from devloop.errors import DevloopError
-from devloop.places import Looks, mine, peer, private_folder
+from devloop.control import client
+from devloop.errors import DevloopError, EngineError
+from devloop.places import Looks, mine, peer, private_folder, runtime_folder
 
 CONFIG = '[services.api]\ncommand = "sleep 1"\n'
 
@@ -21,7 +22,8 @@ CONFIG = '[services.api]\ncommand = "sleep 1"\n'
 def stranger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
     """All that is made in this test belongs to somebody else: this process is of another user from now on."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of the user"))
-    monkeypatch.setattr(places, "mine", lambda: frozenset({os.geteuid() + 77}))
+    for module in (places, client):
+        monkeypatch.setattr(module, "mine", lambda: frozenset({os.geteuid() + 77}))
     return os.geteuid()
 
 
@@ -134,6 +136,27 @@ def test_a_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     folder = there
     monkeypatch.setattr(places.os, "geteuid", lambda: os.getuid() + 1)
     assert {refused(each) for each in Looks} == {"it belongs to another user"}
+
+
+def test_the_runtime_folder_is_used_if_it_is_this_user_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    assert runtime_folder() == tmp_path
+    tmp_path.chmod(0o750)
+    assert runtime_folder() is None
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(places.os, "geteuid", lambda: os.getuid() + 1)  # as after su
+    assert runtime_folder() is None
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "here")
+    assert runtime_folder() is None
+
+
+def test_an_engine_of_another_user_is_not_talked_to(tmp_path: Path, stranger: int) -> None:
+    with socket.socket(socket.AF_UNIX) as planted:
+        planted.bind(str(tmp_path / "control.sock"))
+        planted.listen()
+        with pytest.raises(EngineError, match="no engine of yours"):
+            client.call(tmp_path / "control.sock", "enter", service="api")
 
 
 @pytest.mark.skipif(not places.LINUX, reason="SO_PEERCRED is Linux's")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from devloop.errors import DevloopError
+from devloop.places import private_folder, runtime_folder
 
 from . import beneath
 
@@ -45,8 +45,7 @@ def choose_base() -> Base:
 
     Without either, the system's temporary folder, which may be on a disk.
     """
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    candidates = [Path(each) for each in (runtime, "/dev/shm") if each]
+    candidates = [each for each in (runtime_folder(), Path("/dev/shm")) if each]
     found = [Base(each, True, _executable(each)) for each in candidates if _usable(each)]
     found.sort(key=lambda each: not each.executable)
     temporary = Path(tempfile.gettempdir())
@@ -99,14 +98,10 @@ class RunFolder:
 
     def _own_parent(self) -> None:
         """/dev/shm is everybody's: a folder there that is not ours alone may be a trap."""
-        self.parent.mkdir(mode=0o700, exist_ok=True)
-        found = self.parent.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise DevloopError(
-                "is not a folder that is private to you",
-                where=str(self.parent),
-                hint="Remove it, if it is yours; otherwise set XDG_RUNTIME_DIR to a folder that you own.",
-            )
+        with suppress(FileExistsError):
+            self.parent.mkdir(mode=0o700)
+        hint = "remove it, or set XDG_RUNTIME_DIR to a folder that only you may look into"
+        private_folder(self.parent, "the folder of private files", hint=hint)
 
 
 def sweep(parent: Path) -> list[Path]:

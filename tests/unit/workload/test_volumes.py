@@ -208,7 +208,7 @@ def test_a_folder_that_others_can_reach_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / f"devloop-{os.getuid()}"
     folder.mkdir()
     folder.chmod(0o755)  # whatever the umask is
-    with pytest.raises(DevloopError, match="not a folder that is private"), RunFolder(tmp_path):
+    with pytest.raises(DevloopError, match="others may look into the folder of private files"), RunFolder(tmp_path):
         pass
 
 

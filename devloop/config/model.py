@@ -349,6 +349,8 @@ class Service:
     """Nanoseconds between two looks at the files, when they are polled; 0: as devloop likes."""
     file_env: Mapping[Path, Mapping[str, str]] = field(default_factory=dict)
     """What each of `env_files` said at loading. Later files win, and `env` over all of them."""
+    env_from_workload: tuple[str, ...] = ()
+    """Patterns of variables that it takes from its workload though they make programs run other code."""
 
 
 @dataclass(frozen=True, slots=True)

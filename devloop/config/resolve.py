@@ -152,6 +152,7 @@ def resolve(scope: Scope) -> Service:
         attach=_attach(scope),
         hold=HOLD if (hold := scope.holder("hold")[0].hold) is None else hold,
         file_env=env_files,
+        env_from_workload=scope.holder("env_from_workload")[0].env_from_workload or (),
     )
 
 

@@ -244,6 +244,11 @@ class Common(Table):
     env_file: Strings | None = Field(
         None, description='Files of NAME=value lines; one whose name ends in "?" may be missing.'
     )
+    env_from_workload: Strings | None = Field(
+        None,
+        description="Variables of the workload that a local process gets although they make programs run other code: "
+        'names, or patterns such as "BUNDLE_*". Default: none of them.',
+    )
     ignore: Strings | None = Field(
         None, description="Files that are not watched, in gitignore syntax, besides the built-in ones."
     )

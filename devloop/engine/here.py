@@ -15,6 +15,7 @@ from devloop.engine.fronts import Fronts
 from devloop.engine.moving import Moving
 from devloop.errors import DevloopError, ServiceError, UsageError
 from devloop.failures import contained
+from devloop.local import left_out
 from devloop.net.publish import Gate
 from devloop.net.router import OffError
 from devloop.protocol import Mounted, Variable
@@ -81,7 +82,9 @@ class Here:
         world, parts = self._worlds.get(service), self._side.parts
         if world is None or parts is None:
             return ()
-        return (*world.notes, *world.network.notes, *parts.networks.notes(service))
+        spec = self._side.project.services.get(service)
+        left = left_out.notes(world.variables, spec.env_from_workload if spec is not None else ())
+        return (*world.notes, *left, *world.network.notes, *parts.networks.notes(service))
 
     def mounts(self, service: str) -> tuple[Mounted, ...]:
         """Its files and folders."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from devloop.config.model import Service
+from devloop.local.left_out import taken
 from devloop.protocol import Variable
 
 _SECRET = re.compile(
@@ -14,16 +15,6 @@ _SECRET = re.compile(
 )
 _URL_PASSWORD = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
 MASK = "••••••"
-
-
-KEPT = frozenset(
-    {
-        "PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "OLDPWD", "SHLVL", "TERM", "TMPDIR", "_",
-        "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "NODE_PATH", "JAVA_HOME",
-        "GOROOT", "GOPATH", "SSL_CERT_FILE", "SSL_CERT_DIR",
-    }
-)  # fmt: skip
-"""Variables that say where things are on a machine: a container's would break programs here."""
 
 
 DEFAULTS = {"PYTHONUNBUFFERED": "1"}
@@ -40,8 +31,8 @@ def resolve(
 ) -> list[Variable]:
     """The variables, by name; each says where its value comes from.
 
-    `DEFAULTS`, then the host's environment, then its workload's but for `KEPT`, then the env files in their order, then
-    `env`, then devloop's `own`: the later wins.
+    `DEFAULTS`, then the host's environment, then its workload's but for what is `left_out`, then the env files in
+    their order, then `env`, then devloop's `own`: the later wins.
     """
     found = {name: Variable(name, value, "devloop") for name, value in DEFAULTS.items()}
     found |= {name: Variable(name, value, "host", is_secret(name, value)) for name, value in host.items()}
@@ -50,7 +41,7 @@ def resolve(
             found.pop(name, None)
         found |= {name: Variable(name, value, "devloop") for name, value in TERMINAL.items()}
     for each in workload:
-        if each.name not in KEPT:
+        if taken(each, service.env_from_workload):
             found[each.name] = replace(each, secret=each.secret or is_secret(each.name, each.value))
     sources = {str(f): service.file_env.get(f, {}) for f in service.env_files}
     sources |= {"devloop.toml": service.env, "devloop": own}

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from devloop.local.environment import KEPT
+from devloop.local.left_out import HERE
 from devloop.protocol import State
 
 from . import kit
@@ -86,7 +86,7 @@ def _shell(far: World, near: World, shell: Mapping[str, str]) -> None:
 
 
 def _kept(far: World, near: World, shell: Mapping[str, str]) -> None:
-    for each in KEPT & far.variables.keys():
+    for each in HERE & far.variables.keys():
         if each in shell:
             far.variables[each] = shell[each]
         else:

@@ -43,7 +43,7 @@ def test_what_runs_code_is_left_out_and_each_is_told(tmp_path: Path) -> None:
     found = environment.resolve(service, {}, {}, _variables(*HOSTILE, *WANTED))
     assert {each.name for each in found} == set(WANTED)
     told = notes(_variables(*HOSTILE, *WANTED, "PATH", "HOME"), ())
-    assert [each.split()[1].rstrip(":") for each in told] == HOSTILE
+    assert [each.split()[1].rstrip(":") for each in told] == list(HOSTILE)
     assert all("env_from_workload" in each and "/evil" not in each for each in told)
 
 

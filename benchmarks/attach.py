@@ -126,7 +126,7 @@ async def latency(space: Any, seconds: float, **plan: Any) -> dict[str, Any]:
 async def measure(quick: bool) -> dict[str, dict[str, dict[str, Any]]]:
     """By the API server, and then by a direct connection to the agent's pod."""
     by_server = await attached(quick, direct=False)
-    with to_pods(Settings.of_environment().node_ip):
+    with to_pods(*Settings.of_environment().node_ips):
         return {"by the API server": by_server, "straight to the agent": await attached(quick, direct=True)}
 
 

@@ -309,7 +309,7 @@ def run(*, quick: bool, far: bool = True) -> Result:
         pod, kubeconfig = stack.enter_context(a_pod(settings, folder))
         sshd = stack.enter_context(an_sshd(settings, folder))
         with (
-            to_pods(settings.node_ip),
+            to_pods(*settings.node_ips),
             ways(settings, folder, pod, kubeconfig, settings.node_ip, sshd) as found,
         ):
             raw["near"] = rounds(found, count, seconds, 40e6 if quick else 99e6, many, settle)

@@ -33,7 +33,7 @@ Route = Callable[[], AbstractContextManager[None]]
 def route(cluster: Target) -> Route:
     """`with route():` pods are reached from here."""
     own = cluster.need_own("A route to the pods")
-    return partial(to_pods, own.settings.node_ip)
+    return partial(to_pods, *own.settings.node_ips)
 
 
 @pytest.fixture

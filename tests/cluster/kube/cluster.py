@@ -22,7 +22,7 @@ from . import binaries, cgroups, images, layers, packages, pki
 from .components import Components
 from .errors import ClusterError
 from .sandbox import Sandbox
-from .settings import DNS_IP, NODE, SOURCES, Settings, cache
+from .settings import NODE, SOURCES, Settings, cache
 from .waiting import until
 
 READY_SECONDS = 90
@@ -108,10 +108,13 @@ class Cluster:
             return times
 
     def runs(self, programs: Path, template: Path) -> bool:
-        """The cluster was started with these programs and images."""
+        """The cluster was started with these programs and images, and with these families of addresses."""
         etc = self.settings.state / "etc"
         with contextlib.suppress(OSError):
-            return (etc / "programs").samefile(programs) and (etc / "images").samefile(template)
+            same = (etc / "programs").samefile(programs) and (etc / "images").samefile(template)
+            return same and (etc / "families").read_text().split() == [
+                str(each.version) for each in self.settings.families
+            ]
         return False
 
     def start(self, components: Components, template: Path, times: Times) -> None:
@@ -128,6 +131,7 @@ class Cluster:
         sandbox.start("containerd", components.containerd())
         (settings.state / "etc" / "programs").symlink_to(components.programs)
         (settings.state / "etc" / "images").symlink_to(template)
+        (settings.state / "etc" / "families").write_text(" ".join(str(each.version) for each in settings.families))
         # These two retry by themselves, but wait longer between their tries than the API server takes.
         self.wait("The API server is not ready", lambda: self.get("/readyz") == b"ok", "apiserver")
         times.note("API server")
@@ -185,13 +189,14 @@ class Cluster:
         status = self.object("/apis/apps/v1/namespaces/kube-system/deployments/coredns")["status"]
         if not status.get("readyReplicas"):
             return False
+        first = self.settings.first
         rules = subprocess.run(
-            self.sandbox.inside("nft", "list", "table", "ip", "kube-proxy"),
+            self.sandbox.inside("nft", "list", "table", "ip6" if first.version == 6 else "ip", "kube-proxy"),
             capture_output=True,
             text=True,
             check=False,
         )
-        return "endpoint-" in rules.stdout and DNS_IP in rules.stdout
+        return "endpoint-" in rules.stdout and first.dns in rules.stdout
 
     def healthy(self) -> bool:
         """All of it runs and answers."""
@@ -203,7 +208,9 @@ class Cluster:
 
     def apply(self, manifest: Path) -> None:
         """Apply a manifest as the administrator, with this cluster's addresses filled in."""
-        text = manifest.read_text().replace("DNS_IP", DNS_IP).replace("NODE_IP", self.settings.node_ip)
+        settings, text = self.settings, manifest.read_text()
+        names = "\n".join(f"    {each} node.vpc.test" for each in settings.node_ips)
+        text = text.replace("DNS_IP", f'"{settings.first.dns}"').replace("    NODE_IP node.vpc.test", names)
         self.kubectl("apply", "--filename=-", "--validate=false", input=text)
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .pki import write
-from .settings import CHECKOUT, DNS_IP, NODE, POD_CIDR, SERVICE_CIDR, SOURCES, Settings
+from .settings import CHECKOUT, NODE, SOURCES, Settings
 
 ETCD = "http://127.0.0.1:2379"
 CONTAINERD = "/run/containerd/containerd.sock"  # in the node's own /run
@@ -50,9 +50,10 @@ class Components:
         return [
             str(self.programs / "kube-apiserver"),
             f"--etcd-servers={ETCD}",
-            f"--service-cluster-ip-range={SERVICE_CIDR}",
+            f"--service-cluster-ip-range={','.join(each.services for each in settings.families)}",
             f"--advertise-address={settings.node_ip}",
-            "--bind-address=0.0.0.0",
+            # "::" takes IPv4 as well, by which the slow link comes in any case.
+            f"--bind-address={'::' if len(settings.families) > 1 or settings.first.version == 6 else '0.0.0.0'}",
             "--secure-port=6443",
             f"--tls-cert-file={etc}/apiserver.crt",
             f"--tls-private-key-file={etc}/apiserver.key",
@@ -103,8 +104,8 @@ class Components:
                     "hairpinMode": True,  # a pod may reach itself through its Service
                     "ipam": {
                         "type": "host-local",
-                        "ranges": [[{"subnet": POD_CIDR}]],
-                        "routes": [{"dst": "0.0.0.0/0"}],
+                        "ranges": [[{"subnet": each.pods}] for each in self.settings.families],
+                        "routes": [{"dst": each.everywhere} for each in self.settings.families],
                         "dataDir": "/run/cni-addresses",
                     },
                 },
@@ -149,7 +150,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             "enforceNodeAllocatable": [],
             "failSwapOn": False,
             "containerRuntimeEndpoint": f"unix://{CONTAINERD}",
-            "clusterDNS": [DNS_IP],
+            "clusterDNS": [self.settings.first.dns],
             "clusterDomain": "cluster.local",
             "resolvConf": str(self.file("resolv.conf", "")),
             "tlsCertFile": f"{etc}/kubelet.crt",
@@ -179,7 +180,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             f"--config={self.file('kubelet.json', config)}",
             f"--kubeconfig={etc}/kubelet.conf",
             f"--hostname-override={NODE}",
-            f"--node-ip={self.settings.node_ip}",
+            f"--node-ip={','.join(self.settings.node_ips)}",
             "--root-dir=/var/lib/kubelet",
         ]
 
@@ -188,7 +189,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
             "mode": "nftables",
-            "clusterCIDR": POD_CIDR,
+            "clusterCIDR": ",".join(each.pods for each in self.settings.families),
             "hostnameOverride": NODE,
             "clientConnection": {"kubeconfig": f"{self.etc}/proxy.conf"},
             # The size of the connection table is the machine's; a namespace can't and need not set it.

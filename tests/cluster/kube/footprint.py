@@ -55,7 +55,9 @@ def take(apart: int | None = None) -> Footprint:
         mounts=frozenset(line.split(" ", 4)[4].split()[0] for line in lines(Path("/proc/self/mountinfo"))),
         devices=frozenset(each["ifname"] for each in json.loads(said("ip", "-json", "link"))),
         addresses=frozenset(said("ip", "-brief", "address").splitlines()),
-        routes=frozenset(said("ip", "route", "show", "table", "all").splitlines()),
+        routes=frozenset(
+            each for kind in ("-4", "-6") for each in said("ip", kind, "route", "show", "table", "all").splitlines()
+        ),
         rules=frozenset(said("nft", "list", "tables").splitlines()),
         groups=frozenset(str(each) for each in TOP.glob("**/*") if each.is_dir()),
         files=frozenset(str(each) for place in PLACES for each in entries(Path(place))),

@@ -89,14 +89,20 @@ def prepare_mounts(state: Path) -> None:
     Path("/run/lock").mkdir(mode=0o1777)
 
 
-def prepare_network(addresses: list[str], gateway: str) -> None:
-    """Bring up what the host has moved into this namespace: eth0, the node's one way out."""
+def prepare_network(ways: list[tuple[str, str]]) -> None:
+    """Bring up what the host has moved into this namespace: eth0, the node's one way out.
+
+    `ways` has an address with its prefix, and the gateway, for each family.
+    """
     run("ip", "link", "set", "lo", "up")
-    for address in addresses:
-        run("ip", "address", "add", address, "dev", "eth0")
+    for address, _ in ways:
+        run("ip", "address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
     run("ip", "link", "set", "eth0", "up")
-    run("ip", "route", "add", "default", "via", gateway)
+    for _, gateway in ways:
+        run("ip", "-6" if ":" in gateway else "-4", "route", "add", "default", "via", gateway)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    if any(":" in gateway for _, gateway in ways):
+        Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
     with contextlib.suppress(OSError):  # not there where bridge netfilter is not loaded
         Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text("1")
 
@@ -182,22 +188,23 @@ class Programs:
             writer.close()
 
 
-async def main(state: Path, cgroup: str, gateway: str, addresses: list[str]) -> None:
+async def main(state: Path, cgroup: str, ways: list[tuple[str, str]]) -> None:
     programs = Programs()
     asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, programs.reap)
     prepare_mounts(state)
     prepare_cgroups(cgroup)
-    prepare_network(addresses, gateway)
+    prepare_network(ways)
     server = await asyncio.start_unix_server(programs.serve, state / "init.sock")
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    folder, cgroup_name, gateway_address, *node_addresses = sys.argv[1:]
+    folder, cgroup_name, *each_way = sys.argv[1:]
     # The veth's end is moved in by the host once this process exists: wait for that word.
     sys.stdin.readline()
     try:
-        asyncio.run(main(Path(folder), cgroup_name, gateway_address, node_addresses))
+        pairs = [(address, gateway) for address, _, gateway in (each.partition(",") for each in each_way)]
+        asyncio.run(main(Path(folder), cgroup_name, pairs))
     except OSError as problem:
         sys.exit(f"init: {problem}")

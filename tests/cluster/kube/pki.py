@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from .settings import NODE, SERVICE_IP, Settings
+from .settings import NODE, Settings
 
 LIFETIME = datetime.timedelta(days=30)
 
@@ -172,14 +172,15 @@ def create(settings: Settings) -> Authority:
         signer.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
     )
     names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
-    addresses = [settings.node_ip, settings.link_ips[1], SERVICE_IP, "127.0.0.1"]
+    services = [each.kubernetes for each in settings.families]
+    addresses = [*settings.node_ips, settings.link_ips[1], *services, "127.0.0.1", "::1"]
     for file, user, group, hosts in (
         ("apiserver", "kube-apiserver", None, [*names, "kubernetes.default.svc.cluster.local", *addresses]),
         ("admin", "admin", "system:masters", []),
         ("controllers", "system:kube-controller-manager", None, []),
         ("scheduler", "system:kube-scheduler", None, []),
         ("proxy", "system:kube-proxy", None, []),
-        ("kubelet", f"system:node:{NODE}", "system:nodes", [settings.node_ip, NODE]),
+        ("kubelet", f"system:node:{NODE}", "system:nodes", [*settings.node_ips, NODE]),
         # What the API server shows to the kubelet.
         ("kubelet-client", "kube-apiserver-kubelet-client", "system:masters", []),
     ):

@@ -10,14 +10,20 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .settings import POD_CIDR
+from .settings import IPV4, IPV6
 
 
 @contextmanager
-def to_pods(gateway: str) -> Iterator[None]:
-    """While the context lasts, pods are reached by the node's address `gateway`. Raises CalledProcessError."""
-    subprocess.run(["ip", "route", "replace", POD_CIDR, "via", gateway], check=True, capture_output=True, text=True)
+def to_pods(*gateways: str) -> Iterator[None]:
+    """While the context lasts, pods are reached by these addresses of the node: one for each family that is wanted.
+
+    Raises CalledProcessError.
+    """
+    routes = [((IPV6 if ":" in each else IPV4).pods, "via", each) for each in gateways]
+    for route in routes:
+        subprocess.run(["ip", "route", "replace", *route], check=True, capture_output=True, text=True)
     try:
         yield
     finally:
-        subprocess.run(["ip", "route", "del", POD_CIDR, "via", gateway], check=False, capture_output=True)
+        for route in routes:
+            subprocess.run(["ip", "route", "del", *route], check=False, capture_output=True)

@@ -85,7 +85,11 @@ class Sandbox:
                 [
                     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
                     *("--propagation", "slave", sys.executable, "-I", "-S", str(SOURCES / "init.py")),
-                    *(str(settings.state), settings.cgroup, settings.host_ip, f"{settings.node_ip}/30"),
+                    *(str(settings.state), settings.cgroup),
+                    *(
+                        f"{settings.node_ip_of(each)}/{settings.prefix(each)},{settings.host_ip(each)}"
+                        for each in settings.families
+                    ),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -99,7 +103,11 @@ class Sandbox:
         self.write_record({"sysctls": sysctls, "pid": pid, "started": started_at(pid)})
         device = settings.device
         command("ip", "link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
-        command("ip", "address", "add", f"{settings.host_ip}/30", "dev", device)
+        for family in settings.families:
+            # Nobody else is on this cable, so no address has to be asked for first.
+            alone = ["nodad"] if family.version == 6 else []
+            address = f"{settings.host_ip(family)}/{settings.prefix(family)}"
+            command("ip", "address", "add", address, "dev", device, *alone)
         command("ip", "link", "set", device, "up")
         process.stdin.write(b"\n")
         process.stdin.close()

@@ -15,10 +15,27 @@ CHECKOUT = SOURCES.parents[2]
 
 KUBERNETES = "v1.36.3"  # go.mod's; stamped into the binaries
 NODE = "node1"
-POD_CIDR = "10.244.0.0/16"
-SERVICE_CIDR = "10.96.0.0/16"
-SERVICE_IP = "10.96.0.1"
-DNS_IP = "10.96.0.10"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The addresses of pods and Services in IPv4 or in IPv6."""
+
+    version: int
+    pods: str
+    services: str
+    kubernetes: str
+    """The Service `kubernetes`: the first address."""
+    dns: str
+    everywhere: str
+    """A route's destination that stands for all."""
+
+
+IPV4 = Family(4, "10.244.0.0/16", "10.96.0.0/16", "10.96.0.1", "10.96.0.10", "0.0.0.0/0")
+# The node has one /64 of its own, as clusters with several nodes give them out.
+IPV6 = Family(6, "fd00:10:244::/64", "fd00:10:96::/112", "fd00:10:96::1", "fd00:10:96::a", "::/0")
+FAMILIES = {"ipv4": (IPV4,), "ipv6": (IPV6,), "dual": (IPV4, IPV6)}
+"""What DEVLOOP_TEST_FAMILIES may say. The first is the one that a Service has which asks for none."""
 
 
 def folder(variable: str, default: str) -> Path:
@@ -64,22 +81,31 @@ def files(root: Path) -> Iterable[Path]:
 class Settings:
     """One cluster. Two of different `name` and `index` can run at the same time.
 
-    The addresses are of 198.18.0.0/15, which RFC 2544 sets aside for benchmarks: no real network has them.
+    The node's addresses are of 198.18.0.0/15 and 2001:2::/48, which RFC 2544 and RFC 5180 set aside for benchmarks:
+    no real network has them.
     """
 
     name: str = "devloop"
     index: int = 0
+    families: tuple[Family, ...] = (IPV4, IPV6)
 
     @classmethod
     def of_environment(cls) -> Settings:
-        """DEVLOOP_TEST_CLUSTER is NAME or NAME:INDEX; index 0 to 63, one for each cluster on a machine."""
+        """DEVLOOP_TEST_CLUSTER is NAME or NAME:INDEX; index 0 to 63, one for each cluster on a machine.
+
+        DEVLOOP_TEST_FAMILIES is "ipv4", "ipv6" or "dual", the default where this machine has IPv6.
+        """
         name, _, index = os.environ.get("DEVLOOP_TEST_CLUSTER", "devloop").partition(":")
         if not (name.isidentifier() and len(name) <= 10 and (index or "0").isdigit() and int(index or 0) < 64):
             raise ClusterError(
                 f"DEVLOOP_TEST_CLUSTER is {name}:{index}",
                 "Use NAME or NAME:INDEX: a word of up to 10 letters, and a number from 0 to 63.",
             )
-        return cls(name, int(index or 0))
+        default = "dual" if Path("/proc/net/if_inet6").exists() else "ipv4"
+        chosen = os.environ.get("DEVLOOP_TEST_FAMILIES") or default
+        if chosen not in FAMILIES:
+            raise ClusterError(f"DEVLOOP_TEST_FAMILIES is {chosen}", f"Use one of {', '.join(FAMILIES)}.")
+        return cls(name, int(index or 0), FAMILIES[chosen])
 
     @property
     def state(self) -> Path:
@@ -91,13 +117,31 @@ class Settings:
         """The host's end of the cable to the node."""
         return f"{self.name}0"
 
+    def host_ip(self, family: Family) -> str:
+        """This machine's address on the cable."""
+        return f"198.18.{self.index}.1" if family.version == 4 else f"2001:2:0:{self.index:x}::1"
+
+    def node_ip_of(self, family: Family) -> str:
+        """The node's address on the cable."""
+        return f"198.18.{self.index}.2" if family.version == 4 else f"2001:2:0:{self.index:x}::2"
+
+    def prefix(self, family: Family) -> int:
+        """How many bits of an address the two ends of the cable have in common."""
+        return 30 if family.version == 4 else 64
+
     @property
-    def host_ip(self) -> str:
-        return f"198.18.{self.index}.1"
+    def first(self) -> Family:
+        """The family of what asks for none."""
+        return self.families[0]
 
     @property
     def node_ip(self) -> str:
-        return f"198.18.{self.index}.2"
+        """The node's address of the first family."""
+        return self.node_ip_of(self.first)
+
+    @property
+    def node_ips(self) -> list[str]:
+        return [self.node_ip_of(each) for each in self.families]
 
     @property
     def link_ips(self) -> tuple[str, str]:
@@ -106,7 +150,12 @@ class Settings:
 
     @property
     def server(self) -> str:
-        return f"https://{self.node_ip}:6443"
+        return self.server_by(self.first)
+
+    def server_by(self, family: Family) -> str:
+        """The API server's URL, by its address of this family."""
+        address = self.node_ip_of(family)
+        return f"https://[{address}]:6443" if family.version == 6 else f"https://{address}:6443"
 
     @property
     def cgroup(self) -> str:

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 import urllib.error
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
@@ -48,7 +48,7 @@ from .records import service_of
 from .spec import Spec
 from .tasks import background
 from .uplink import Uplink
-from .view import NotNowError, RefusedError, View, until
+from .view import NotNowError, RefusedError, View, own_pair, until
 
 log = logging.getLogger("agent")
 
@@ -157,7 +157,7 @@ class Attachments:
                 if port not in listeners:
                     raise RefusedError(f"the Service {spec.service} has no port {port}")
                 path = Path(socket_path(str(self.folder), spec.id, port))
-                pods = (lambda port=port: self._endpoints(spec.service, port)) if spec.fail == "open" else None
+                pods = (lambda port=port: self._originals(spec.service, port)) if spec.fail == "open" else None
                 fallback = pods if self._view.protocol(spec.service, port) == "tcp" else None
                 known = next((each for each in member.uplinks if each.path == path), None)
                 if known is not None:
@@ -344,6 +344,19 @@ class Attachments:
         """The original pods, as they are or were last."""
         return tuple(self._view.pods(name, port)) or self._known(name, port)
 
+    def _also(self, name: str) -> Mapping[str, str]:
+        """Their addresses of the other family."""
+        last = self._last.get(name)
+        return self._view.also(name) or (last.ports[0].also if last is not None and last.ports else {})
+
+    def _originals(self, name: str, port: int) -> list[list[tuple[str, int]]]:
+        """The same: each one's address, and then that of the other family."""
+        also = self._also(name)
+        return [
+            [(each, number) for each in (address, also.get(address)) if each is not None]
+            for address, number in self._endpoints(name, port)
+        ]
+
     def _known(self, name: str, port: int) -> tuple[tuple[str, int], ...]:
         """The pods as they were, if the shadow Service has just gone and comes again, or its port has another name."""
         if self._view.tells(name, port):
@@ -361,12 +374,14 @@ class Attachments:
             if each.spec.service == name and (each.taken or each is self._trying)
         ]
         members.sort(key=lambda each: (each.spec.since, each.spec.id))
+        also = self._also(name)
         ports = [
             PortPlan(
                 each["port"],
                 listeners[each["port"]],
                 protocol_of(each),
                 self._endpoints(name, each["port"]),
+                also,
             )
             for each in service["spec"].get("ports", [])
             if each["port"] in listeners
@@ -378,10 +393,14 @@ class Attachments:
         """The same Service, with its own address in place of the pods: they may be others by now, and the shadow that
         has told of them has gone."""
         service = self._view.services.get(plan.name)
-        address = service["spec"].get("clusterIP") if service is not None and not is_marked(service) else None
-        if plan.pod or address in (None, "", "None"):
+        if plan.pod or service is None or is_marked(service):
             return plan
-        return replace(plan, ports=tuple(replace(each, endpoints=((address, each.number),)) for each in plan.ports))
+        address = service["spec"].get("clusterIP")
+        if address in (None, "", "None"):
+            return plan
+        also = own_pair(service)
+        ports = (replace(each, endpoints=((address, each.number),), also=also) for each in plan.ports)
+        return replace(plan, ports=tuple(ports))
 
     def _plans(self) -> list[ServicePlan]:
         """All Services that lead here, are about to, or whose clients are still connected here."""

@@ -227,7 +227,7 @@ def _log(plan: ServicePlan, port: PortPlan, what: str) -> Document:
 
 
 def _clusters(plan: ServicePlan, port: PortPlan, folder: str) -> Iterator[tuple[Document, Document]]:
-    pods = [_endpoint(address, number) for address, number in port.endpoints]
+    pods = [_endpoint(address, number, port.also.get(address)) for address, number in port.endpoints]
     balance = "RING_HASH" if plan.sticky else "LEAST_REQUEST"
     if port.protocol != "tcp":
         name = original_name(plan, port)
@@ -317,8 +317,13 @@ def _assignment(name: str, priorities: list[list[Document]]) -> Document:
     }
 
 
-def _endpoint(address: str, port: int) -> Document:
-    return {"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}}
+def _endpoint(address: str, port: int, also: str | None = None) -> Document:
+    """`also`: Envoy connects there if it is refused at the first, or gets no answer for 0.3 s (RFC 8305)."""
+    out = {"address": {"socket_address": {"address": address, "port_value": port}}}
+    if also is None:
+        return {"endpoint": out}
+    other = {"address": {"socket_address": {"address": also, "port_value": port}}}
+    return {"endpoint": {**out, "additional_addresses": [other]}}
 
 
 def _pipe(path: str) -> Document:

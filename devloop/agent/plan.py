@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .spec import Spec
@@ -21,6 +21,9 @@ class PortPlan:
     protocol: Protocol
     endpoints: tuple[tuple[str, int], ...]
     """The original pods' addresses, or the shadow Service's."""
+    also: Mapping[str, str] = field(default_factory=dict)
+    """In a dual-stack cluster: one of these addresses to the same pod's of the other family. A client has come by
+    either, and the pod may listen on one of them alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .addresses import host_port
 from .doors import PORT, Door, DoorLostError, Doors, own_address, plain
 from .inbound import Inbound, Taker
 from .member import Member, Target
@@ -109,8 +110,7 @@ class PodWay:
             address = own_address()
         except OSError as problem:
             raise RefusedError(f"the agent does not know its own address: {problem}") from problem
-        host = f"[{address}]" if ":" in address else address
-        return {"agent": f"{host}:{PORT}", "token": self._doors.token, "pods": pods}
+        return {"agent": host_port(address, PORT), "token": self._doors.token, "pods": pods}
 
     # --- What follows from it -----------------------------------------------------------------------------------------
 
@@ -167,6 +167,7 @@ class PodWay:
                         self._listener(door, service, port),
                         speaks(service, port),
                         ((door.address, door.places[own]),),
+                        self._also(door),
                     )
                     for port, own in sorted(ports.items())
                     if own in door.places
@@ -206,13 +207,19 @@ class PodWay:
                     await uplink.listen()
                     member.uplinks.append(uplink)
 
-    def _original(self, tag: str, listener: int) -> list[tuple[str, int]]:
+    def _also(self, door: Door) -> dict[str, str]:
+        """The pod's address of the other family, by the one that its door has come from."""
+        other = next((each for each in self._expected(door.uid) if (":" in each) != (":" in door.address)), None)
+        return {door.address: other} if other is not None else {}
+
+    def _original(self, tag: str, listener: int) -> list[list[tuple[str, int]]]:
         for (known, service, port), number in self._listeners.items():
             if (known, number) == (tag, listener):
                 for door in self._doors.known.values():
                     own = self._wanted(door).get(service, {}).get(port)
                     if door.tag == tag and own in door.places:
-                        return [(door.address, door.places[own])]
+                        hosts = (door.address, *self._also(door).values())
+                        return [[(each, door.places[own]) for each in hosts]]
         return []
 
     async def catch(self, draining: Collection[str]) -> None:

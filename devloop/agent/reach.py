@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from .addresses import host_port
+
 CONNECT_SECONDS = 1.0
 TRIES = 3
 """A policy that admits this pod may take a moment to be in force where it has just been made."""
@@ -18,7 +20,7 @@ async def unreached(ports: Iterable[Iterable[tuple[str, int]]]) -> list[str]:
     A refused connection is an answer: a packet has come back, so it is no policy's doing.
     """
     found = await asyncio.gather(*(_port(tuple(endpoints)[:PROBED]) for endpoints in ports))
-    return sorted({f"{host}:{port}" for several in found for host, port in several})
+    return sorted({host_port(host, port) for several in found for host, port in several})
 
 
 async def _port(endpoints: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:

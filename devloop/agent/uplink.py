@@ -27,7 +27,7 @@ log = logging.getLogger("agent")
 REFUSE_SECONDS = 0.5
 LAST_SECONDS = 1.0
 """How long Envoy may take to close a connection of HTTP/2 that is over."""
-Endpoints = Callable[[], Sequence[tuple[str, int]]]
+Endpoints = Callable[[], Sequence[Sequence[tuple[str, int]]]]
 
 
 class FromEnvoy(Far, asyncio.Protocol):
@@ -130,7 +130,8 @@ class ToDeveloper(Near):
 
 
 class Uplink:
-    """One port of one attachment. `fallback`: original pods, for plain connections that nobody here takes."""
+    """One port of one attachment. `fallback`: original pods, for plain connections that nobody here takes; each by its
+    addresses, the first one first."""
 
     def __init__(self, connection: Connection, path: Path, target: str, fallback: Endpoints | None) -> None:
         self._connection = connection
@@ -178,10 +179,10 @@ class Uplink:
     async def _original(self, far: FromEnvoy) -> bool:
         """Let an original pod have the connection; False if none takes it."""
         assert self.fallback is not None
-        endpoints = list(self.fallback())
-        random.shuffle(endpoints)
+        pods = list(self.fallback())
+        random.shuffle(pods)
         loop = asyncio.get_running_loop()
-        for host, port in endpoints[:3]:
+        for host, port in (each for pod in pods[:3] for each in pod):
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(2):
                     await loop.create_connection(lambda: _Pod(far), host, port)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from .kube import Watched
@@ -99,8 +99,19 @@ class View:
             shadow = self.services.get(shadow_name(name))
             address = shadow["spec"].get("clusterIP") if shadow is not None else None
             return [(address, port)] if address else []
-        found = (addresses(self._about(name), each) for each in self._called(name, port))
+        first = next(iter(service["spec"].get("ipFamilies") or ()), "")
+        found = (addresses(self._about(name), each, first) for each in self._called(name, port))
         return next(filter(None, found), [])
+
+    def also(self, name: str) -> dict[str, str]:
+        """An address that `pods` gives to the same pod's of the other family, where there is one."""
+        service = self.services.get(name)
+        if service is None or self._slices is None:
+            return {}
+        if self._slices.forbidden:
+            shadow = self.services.get(shadow_name(name))
+            return own_pair(shadow) if shadow is not None else {}
+        return pairs(self._about(name), next(iter(service["spec"].get("ipFamilies") or ()), ""))
 
     def close(self) -> None:
         """Watch no more."""
@@ -121,11 +132,36 @@ def about(found: Document, service: str) -> bool:
     return bool(found["metadata"].get("labels", {}).get("kubernetes.io/service-name") == shadow_name(service))
 
 
-def addresses(found: Iterable[Mapping[str, Any]], port_name: str) -> list[tuple[str, int]]:
+def own_pair(service: Document) -> dict[str, str]:
+    """A dual-stack Service's first address to its second one."""
+    both = service["spec"].get("clusterIPs") or []
+    return {both[0]: both[1]} if len(both) == 2 else {}
+
+
+def pairs(found: Iterable[Mapping[str, Any]], first: str = "") -> dict[str, str]:
+    """The addresses of pods that stand in EndpointSlices of both families (`addressType`): the one of the family
+    `first`, which is the Service's own first, to the other."""
+    known: dict[str, dict[str, str]] = {}
+    for each in found:
+        for endpoint in each.get("endpoints") or []:
+            uid = (endpoint.get("targetRef") or {}).get("uid")
+            if uid:
+                known.setdefault(uid, {})[str(each.get("addressType"))] = endpoint["addresses"][0]
+    out = {}
+    for by_family in known.values():
+        one, *other = sorted(by_family, key=lambda family: (family != first, family))
+        if other:
+            out[by_family[one]] = by_family[other[0]]
+    return out
+
+
+def addresses(found: Collection[Mapping[str, Any]], port_name: str, first: str = "") -> list[tuple[str, int]]:
     """Addresses of one port in EndpointSlices: those that are ready, else those that serve while they end.
 
-    As kube-proxy has it (KEP-1669). In a stable order, so that nothing changes when nothing has.
+    As kube-proxy has it (KEP-1669). In a stable order, so that nothing changes when nothing has. A pod has one, of the
+    family `first` if it is in both; see `pairs`.
     """
+    second = set(pairs(found, first).values())
     ready: set[tuple[str, int]] = set()
     ending: set[tuple[str, int]] = set()
     for each in found:
@@ -135,6 +171,8 @@ def addresses(found: Iterable[Mapping[str, Any]], port_name: str) -> list[tuple[
             for endpoint in each.get("endpoints") or []:
                 conditions = endpoint.get("conditions") or {}
                 entry = (endpoint["addresses"][0], int(port["port"]))
+                if entry[0] in second:
+                    continue
                 if conditions.get("ready") is not False:
                     ready.add(entry)
                 elif conditions.get("serving"):

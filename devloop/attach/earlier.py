@@ -192,10 +192,15 @@ class Earlier:
         now = time.monotonic()
         asked, name = self._names.get(address, (now - NAME_SECONDS, ""))
         if asked <= now - NAME_SECONDS:
-            items = (await self._api.get(self._pods, fieldSelector=f"status.podIP={address}")).get("items") or []
+            # A pod's second address, of the other family, can't be selected by.
+            chosen = {} if ":" in address else {"fieldSelector": f"status.podIP={address}"}
+            items = (await self._api.get(self._pods, **chosen)).get("items") or []
             running = [each for each in items if pods.runs(each) and not each["spec"].get("hostNetwork")]
-            name = str(running[0]["metadata"]["name"]) if running else address
-            self._names[address] = now, name
+            self._names[address] = now, address
+            for each in running:
+                for one in each["status"].get("podIPs") or []:
+                    self._names[str(one["ip"])] = now, str(each["metadata"]["name"])
+            _, name = self._names[address]
         return name
 
 

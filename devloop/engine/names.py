@@ -24,6 +24,7 @@ LONGEST = 30.0
 STALE_AFTER = 1.8
 """Seconds for which a new answer is waited for before an old one is given (RFC 8767, 5): the link has a gap. Clients
 give up after 5 to 10 s, and then many say that there is no such name, where connections wait for the link."""
+_VERSIONS = {"A": 4, "AAAA": 6}
 ANSWER_WITHIN = 4.0
 """Seconds until a client is told to ask again, where there is no old answer: before its own patience ends."""
 
@@ -66,7 +67,8 @@ class Names:
         """See `devloop.net.dns.NameSource`."""
         standing = self._standings().by_name.get(name)
         if standing is not None and self._is_local(standing.service):
-            return Answer((Record("A", standing.virtual),)) if type == "A" else Answer()
+            version = _VERSIONS.get(type)
+            return Answer(tuple(Record(type, each) for each in standing.virtuals(version))) if version else Answer()
         if not self._is_remotes(name):
             return None
         key = (name, type)
@@ -95,9 +97,15 @@ class Names:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def addresses(self, name: str) -> tuple[str, ...]:
-        """The IPv4 addresses that the remote's resolver knows for a full name."""
-        answer = await self._ask(name, "A")
-        return tuple(each.value for each in answer.records if each.type == "A") if answer else ()
+        """The addresses that the remote's resolver knows for a full name: those of IPv4, and then those of IPv6.
+
+        Raises what `lookup` raises if neither can be had.
+        """
+        answers = await asyncio.gather(*(self._ask(name, each) for each in _VERSIONS), return_exceptions=True)
+        known = [each for each in answers if not isinstance(each, BaseException)]
+        if not known:
+            raise next(each for each in answers if isinstance(each, BaseException))
+        return tuple(each.value for found in known if found for each in found.records if each.type in _VERSIONS)
 
     def _asked(self, key: tuple[str, str], task: asyncio.Task[Answer | None]) -> None:
         self._asking.pop(key, None)
@@ -141,8 +149,11 @@ class Names:
 
     def _remember(self, name: str, answer: Answer, *, whole: bool) -> None:
         for each in (*answer.records, *answer.additional):
-            # An alias may lead to the internet, which the host reaches by itself; not so what `dns.remote` names.
-            if each.type in ("A", "AAAA") and (whole or ipaddress.ip_address(each.value).is_private):
+            if each.type not in _VERSIONS:
+                continue
+            # An alias may lead to the internet, which the host reaches by itself; not so what `dns.remote` names, and
+            # what the cluster itself does: its pods may have public addresses (in IPv6 they often do).
+            if whole or self._is_clusters(each.name or name) or ipaddress.ip_address(each.value).is_private:
                 self.seen[each.value] = name
 
 

@@ -43,7 +43,7 @@ async def make(side: RemoteSide) -> Parts:
     names = Names(link, side.standings, side._outside.is_local, remote.names)
     stack.push_async_callback(names.close)
     routes = Routes(link, names, side.standings, side._outside.is_local, side.here.ports, remote.networks)
-    resolver = Resolver(names, HostResolvers())
+    resolver = Resolver(names, HostResolvers(), reached=routes.reached)
     stack.push_async_callback(resolver.close)
     networks = Networks(
         remote,

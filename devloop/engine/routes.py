@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from devloop.engine.names import Names
@@ -52,7 +52,7 @@ class Routes:
             here = standing.local_port(address, port)
             if here is not None:
                 return await self._here(standing.service, here)
-        if standing is not None and address == standing.virtual:
+        if standing is not None and standing.is_virtual(address):
             return await self._there(standing, port)
         if self.through_link(address):
             return ToLink(self._link, address, port, _moves(standing, address, port))
@@ -67,7 +67,7 @@ class Routes:
             if self._is_local(standing.service):
                 return await self._here(standing.service, here)
             moves = standing.service
-        if standing is not None and address == standing.virtual:
+        if standing is not None and standing.is_virtual(address):
             if self._is_local(standing.service):
                 raise RefusedError(f"{standing.service} is here, and has no UDP port {port}")
             return await self._there(standing, port)
@@ -92,7 +92,7 @@ class Routes:
         address = service.addresses[0] if service.addresses else standing.virtual if standing is not None else ""
         moves = _moves(standing, address, port)
         if service.addresses:
-            return ToLink(self._link, address, port, moves)
+            return self._to_either(service.addresses, port, moves)
         return await self._to_name(standings.domain.full(name, namespace), port, moves)
 
     async def name(self, name: str, port: int) -> Target:
@@ -119,7 +119,7 @@ class Routes:
             raise RefusedError(f"{service} is not here, and no Service of the remote leads to its port {port}")
         there, number = found
         if there.addresses:
-            return ToLink(self._link, there.addresses[0], number, service)
+            return self._to_either(there.addresses, number, service)
         return await self._to_name(self._standings().domain.full(there.name, there.namespace), number, service)
 
     def stale(self, target: Target) -> bool:
@@ -135,14 +135,25 @@ class Routes:
         for name in sorted(standing.names):
             return await self._to_name(name, port, standing.service)
         for each in standing.counterparts:
-            return ToLink(self._link, each.addresses[0], port, standing.service)
+            return self._to_either(each.addresses, port, standing.service)
         raise RefusedError(f"{standing.service} is not here, and the remote does not have it")
 
     async def _to_name(self, name: str, port: int, moves: str = "") -> Target:
         found = await self._names.addresses(name)
         if not found:
             raise RefusedError(f"{name} has no address in the remote")
-        return ToLink(self._link, found[0], port, moves)
+        return self._to_either(found, port, moves)
+
+    def _to_either(self, addresses: Sequence[str], port: int, moves: str) -> Target:
+        """To the first of these, and if it is not reached to the first one of the other family."""
+        first, *rest = addresses
+        return ToLink(
+            self._link, first, port, moves, next((each for each in rest if (":" in each) != (":" in first)), "")
+        )
+
+    def reached(self, address: str) -> bool:
+        """Whether a connection to an address has a way at all: through the link, or from the host."""
+        return self.through_link(address) or _host_reaches(address)
 
     def through_link(self, address: str) -> bool:
         """Whether an address that is no local service's is reached through the link."""
@@ -153,6 +164,16 @@ class Routes:
             return True
         # Private, and this host would only hand it to its default gateway: a pod's address that was learned elsewhere.
         return ip.is_private and not ip.is_link_local and not self._routed(address)
+
+
+def _host_reaches(address: str) -> bool:
+    """Whether the host has any route to an address. Nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect((address, 9))
+    except OSError:
+        return False
+    return True
 
 
 def _moves(standing: Standing | None, address: str, port: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 
+from devloop.agent.addresses import host_port
 from devloop.config.model import GrpcCheck
 from devloop.local.probe_http import CheckFailed, Streams
 
@@ -24,7 +25,7 @@ async def ask(check: GrpcCheck, streams: Streams) -> None:
         code, words, status = await _call(check, reader, writer)
     finally:
         writer.transport.abort()
-    where = f"{check.host}:{check.port}"
+    where = host_port(check.host, check.port)
     service = check.service or "the server"
     if code == _UNIMPLEMENTED:
         raise CheckFailed(f"{where} has no gRPC health service (grpc.health.v1.Health)")
@@ -44,7 +45,7 @@ async def _call(check: GrpcCheck, reader: asyncio.StreamReader, writer: asyncio.
     import h2.events
     import h2.exceptions
 
-    where = f"{check.host}:{check.port}"
+    where = host_port(check.host, check.port)
     connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     connection.initiate_connection()
     connection.send_headers(

@@ -9,6 +9,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import h11
 
+from devloop.agent.addresses import host_port
 from devloop.config.model import HttpCheck, Tls
 
 if TYPE_CHECKING:
@@ -52,9 +53,8 @@ async def get(check: HttpCheck, connect: Open) -> None:
 def _redirected(check: HttpCheck, location: str) -> HttpCheck | None:
     """What a redirect leads to; None for another host, or what is no address of HTTP."""
     scheme = "https" if check.tls else "http"
-    host = f"[{check.host}]" if ":" in check.host else check.host
     try:
-        url = urlsplit(urljoin(f"{scheme}://{host}:{check.port}{check.path}", location))
+        url = urlsplit(urljoin(f"{scheme}://{host_port(check.host, check.port)}{check.path}", location))
         port = url.port
     except ValueError:
         raise CheckFailed(f"GET {check.path} is redirected to {location!r}, which is no URL") from None
@@ -71,7 +71,7 @@ async def _once(check: HttpCheck, connect: Open) -> tuple[int, str]:
     reader, writer = await connect(check.host, check.port, check.tls)
     try:
         connection = h11.Connection(h11.CLIENT)
-        host = f"[{check.host}]:{check.port}" if ":" in check.host else f"{check.host}:{check.port}"
+        host = host_port(check.host, check.port)
         headers = [("Host", host), ("User-Agent", "devloop-probe"), ("Connection", "close"), ("Accept", "*/*")]
         request = h11.Request(method="GET", target=quote(check.path, _IN_TARGETS), headers=headers)
         writer.write(connection.send(request) or b"")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from devloop.agent.addresses import host_port
 from devloop.config.model import MS, SECOND, ExecCheck, GrpcCheck, HttpCheck, LogCheck, Probe, TcpCheck, Tls
 from devloop.local.probe_http import CheckFailed, Streams, context, get
 
@@ -71,7 +72,7 @@ async def check_once(check: Look, timeout: float, run: RunCommand, connect: Conn
 
 
 def _address(check: Look) -> str:
-    return check.command.text if isinstance(check, ExecCheck) else f"{check.host}:{check.port}"
+    return check.command.text if isinstance(check, ExecCheck) else host_port(check.host, check.port)
 
 
 def _words(error: OSError) -> str:

@@ -81,8 +81,16 @@ class NameSource(Protocol):
 class Resolver:
     """Answers messages; one for all namespaces, so that they share what is kept of the host's answers."""
 
-    def __init__(self, source: NameSource, upstream: Upstream, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` counts seconds."""
+    def __init__(
+        self,
+        source: NameSource,
+        upstream: Upstream,
+        clock: Callable[[], float] = time.monotonic,
+        reached: Callable[[str], bool] = lambda address: True,
+    ) -> None:
+        """`clock` counts seconds. `reached` says of an IPv6 address that the host's resolvers give whether a service's
+        connection could get there."""
+        self._reached = reached
         self._source = source
         self._upstream = upstream
         self._clock = clock
@@ -179,7 +187,11 @@ class Resolver:
         ):  # fmt: skip
             for rrset in source:
                 ttl = max(0, rrset.ttl - age)
-                section.append(dns.rrset.from_rdata_list(rrset.name, ttl, list(rrset)))
+                # Without a route to it the proxy would accept a connection and reset it, where a client that is refused
+                # at once tries IPv4: a namespace always has IPv6.
+                known = [each for each in rrset if rrset.rdtype != dns.rdatatype.AAAA or self._reached(each.address)]
+                if known:
+                    section.append(dns.rrset.from_rdata_list(rrset.name, ttl, known))
 
     async def _ask(self, key: tuple[str, int, int], name: dns.name.Name) -> dns.message.Message:
         """The host's answer. The same question is asked once for all who wait for it."""

@@ -343,9 +343,9 @@ class Publisher:
         try:
             return await self._inside.connect(port)
         except ConnectionRefusedError:
-            # Node's `localhost` is ::1 alone where that stands first in the hosts file.
+            # Node's `localhost` is ::1 alone where that stands first in the hosts file, and nginx's [::] is IPv6 alone.
             with contextlib.suppress(OSError):
-                if any(found.port == port and found.address == "::1" for found in self._inside.listeners()):
+                if any(found.port == port and found.address in ("::1", "::") for found in self._inside.listeners()):
                     return await self._inside.connect(port, "::1")
             raise
 

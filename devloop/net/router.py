@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from devloop.agent.addresses import host_port
 from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.dial import connect
-from devloop.errors import ServiceError
+from devloop.errors import DevloopError, ServiceError
 from devloop.relay import MovedError, Relay, Side, Target
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -37,7 +38,7 @@ class Destination:
         return self.address == "::1" or self.address.startswith("127.")
 
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return host_port(self.address, self.port)
 
 
 class RefusedError(ServiceError):
@@ -92,6 +93,10 @@ class Link(Protocol):
         """
 
 
+_ELSEWHERE = ("refused", "unreachable", "timeout")
+"""`devloop.remote.link.Refusal`: why an address was not reached, where another of the same may be."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToLink:
     """Through the link to a host and port as the remote sees them; a name is resolved there."""
@@ -101,10 +106,17 @@ class ToLink:
     port: int
     stands_for: str = field(default="", compare=False)
     """The project's service that this leads to while that is in the remote, if it is one."""
+    also: str = field(default="", compare=False)
+    """The same in the other family, "" if there is none: what is there may listen on one of them alone."""
 
     async def connect(self, side: asyncio.Protocol) -> Any:
         """Part of `Target`."""
-        transport, _ = await self.link.connect(lambda: side, self.host, self.port)
+        try:
+            transport, _ = await self.link.connect(lambda: side, self.host, self.port)
+        except DevloopError as problem:
+            if not self.also or getattr(problem, "refusal", "") not in _ELSEWHERE:
+                raise
+            transport, _ = await self.link.connect(lambda: side, self.also, self.port)
         return transport
 
 

@@ -50,6 +50,8 @@ class ClusterService:
     """Of an ExternalName: the name that it stands for."""
     udp: tuple[ServicePort, ...] = ()
     """Those of UDP."""
+    families: tuple[int, ...] = (4,)
+    """The IP versions that its name has addresses of."""
 
     def port(self, number: int) -> ServicePort | None:
         """The port of this number."""
@@ -147,6 +149,7 @@ def _service(item: Object) -> ClusterService:
         spec.get("selector") or {},
         str(spec.get("externalName") or "") if spec.get("type") == "ExternalName" else "",
         udp,
+        tuple(6 if each == "IPv6" else 4 for each in spec.get("ipFamilies") or ("IPv4",)),
     )
 
 

@@ -23,6 +23,7 @@ from typing import cast
 
 import asyncssh
 
+from devloop.agent.addresses import host_port
 from devloop.agent.direct import COMMAND
 from devloop.agent.tasks import background
 from devloop.dial import connect
@@ -132,7 +133,26 @@ class Direct:
             self._changed()
 
     async def _connect(self) -> tuple[SshCarrier, str]:
-        """Ask for a ticket, go there and show it. Raises what `_live` expects."""
+        """To the first address at which the agent is. Raises what `_live` expects.
+
+        Somebody else may answer at one of them: a gateway that accepts every connection, a pod of another cluster.
+        """
+        left = list(self._addresses)
+        while True:
+            sock, address, tried = await self._knock(left)
+            try:
+                connection = await self._login(sock)
+            except BaseException as problem:
+                sock.close()
+                left.remove(tried)
+                if not left or not isinstance(problem, asyncssh.Error | RemoteError | OSError):
+                    raise
+                log.info("not the agent at %s: %s", address, problem)
+            else:
+                return SshCarrier(connection, "agent", self._base.where, snug=True), address
+
+    async def _knock(self, addresses: Sequence[tuple[str, int]]) -> tuple[socket.socket, str, tuple[str, int]]:
+        """Ask for a ticket, go to one of these addresses and show it; the socket, where it leads, and which it was."""
         try:
             ran = await self._base.connection.run(COMMAND, check=True)
             told = json.loads(str(ran.stdout))
@@ -144,15 +164,14 @@ class Direct:
             raise AbsentError(f"the agent's answer can't be read: {problem!r}") from problem
         if not port:
             raise AbsentError("the agent has none to give")
-        sock, address = await reach([(host, given or port) for host, given in self._addresses])
+        sock, address, index = await reach([(host, given or port) for host, given in addresses])
         self._answered.set()
         try:
             sock.send(ticket)  # into the empty buffer of a new socket
-            connection = await self._login(sock)
         except BaseException:
             sock.close()
             raise
-        return SshCarrier(connection, "agent", self._base.where, snug=True), address
+        return sock, address, addresses[index]
 
     def abort(self, reason: str) -> None:
         """End it at once, for good."""
@@ -171,25 +190,27 @@ class Direct:
             await carrier.close()
 
 
-async def reach(addresses: Sequence[tuple[str, int]]) -> tuple[socket.socket, str]:
-    """A socket that is connected to the first of these that answers, and which that is. Raises OSError.
+async def reach(addresses: Sequence[tuple[str, int]]) -> tuple[socket.socket, str, int]:
+    """A socket that is connected to the first of these that answers, where it leads, and its index. Raises OSError.
 
     Hosts may be names.
     """
     loop = asyncio.get_running_loop()
     found: list[tuple[str, int]] = []
-    for host, port in addresses:
+    given: list[int] = []
+    for index, (host, port) in enumerate(addresses):
         for *_, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             found.append((str(address[0]), int(address[1])))
+            given.append(index)
     made: list[socket.socket] = []
 
     async def one(host: str, port: int) -> str:
         made.append(await connect(host, port))
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return host_port(host, port)
 
     try:
-        address, index, problems = await staggered_race([partial(one, *each) for each in found], STAGGER_SECONDS)
-        if address is None or index is None:
+        address, won, problems = await staggered_race([partial(one, *each) for each in found], STAGGER_SECONDS)
+        if address is None or won is None:
             raise next((each for each in problems if each is not None), OSError("it has no address"))
     except BaseException:
         for sock in made:
@@ -197,4 +218,4 @@ async def reach(addresses: Sequence[tuple[str, int]]) -> tuple[socket.socket, st
         raise
     for sock in made[1:]:  # two may have been connected in the same turn
         sock.close()
-    return made[0], cast(str, address)
+    return made[0], cast(str, address), given[won]

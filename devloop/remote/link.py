@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
+from devloop.agent.addresses import host_port
 from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import RemoteError
 
@@ -76,7 +77,7 @@ class OpenError(RemoteError):
     """One connection through the link was not made; the link itself may be well."""
 
     def __init__(self, refusal: Refusal, host: str, port: int, what: str, *, hint: str | None = None) -> None:
-        super().__init__(what, where=f"{host}:{port}", hint=hint)
+        super().__init__(what, where=host_port(host, port), hint=hint)
         self.refusal = refusal
 
 

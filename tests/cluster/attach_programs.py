@@ -75,8 +75,9 @@ async def serve(name: str, port: int) -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     seen: list[Any] = []
-    one = await asyncio.start_server(lambda r, w: http(r, w, name, seen), "0.0.0.0", port, backlog=1024)
-    other = await asyncio.start_server(lambda r, w: tcp(r, w, name), "0.0.0.0", port + 1)
+    host = os.environ.get("LISTEN") or None  # "::" is IPv6 alone, for asyncio; None is both families
+    one = await asyncio.start_server(lambda r, w: http(r, w, name, seen), host, port, backlog=1024)
+    other = await asyncio.start_server(lambda r, w: tcp(r, w, name), host, port + 1)
     async with one, other:
         await stopped.wait()
 

@@ -32,8 +32,8 @@ PORTS = [
 VOLATILE = ("resourceVersion", "managedFields", "generation")
 
 
-def answering(labels: dict[str, str], probe: Any, **pod: Any) -> Any:
-    """A pod that answers with its name, on PORT and the next."""
+def answering(labels: dict[str, str], probe: Any, *, listen: str = "", **pod: Any) -> Any:
+    """A pod that answers with its name, on PORT and the next; `listen` "::" in IPv6 alone."""
     field = client.V1ObjectFieldSelector(field_path="metadata.name")
     container = client.V1Container(
         name="main",
@@ -42,6 +42,7 @@ def answering(labels: dict[str, str], probe: Any, **pod: Any) -> Any:
         command=["sh", "-c", 'exec python3 -c "$SOURCE" serve $NAME 8080'],
         env=[
             client.V1EnvVar(name="SOURCE", value=SOURCE),
+            client.V1EnvVar(name="LISTEN", value=listen),
             client.V1EnvVar(name="NAME", value_from=client.V1EnvVarSource(field_ref=field)),
         ],
         security_context=kit.RESTRICTED,
@@ -54,11 +55,17 @@ def answering(labels: dict[str, str], probe: Any, **pod: Any) -> Any:
     )
 
 
-async def run_service(admin: ApiClient, namespace: str, *, replicas: int = 2, ports: Any = None) -> None:
+async def run_service(
+    admin: ApiClient, namespace: str, *, replicas: int = 2, ports: Any = None, listen: str = "", **service_spec: Any
+) -> None:
     """A Deployment `api` and its Service; its pods answer with their names."""
     labels = {"app": SERVICE}
+    # By its own loopback, as `listen` may leave out the address that the kubelet would ask at.
     probe = client.V1Probe(tcp_socket=client.V1TCPSocketAction(port=8080), period_seconds=1)
-    template = answering(labels, probe)
+    if listen:
+        command = ["sh", "-c", "ss -Hltn 'sport = 8080' | grep -q ."]
+        probe = client.V1Probe(_exec=client.V1ExecAction(command=command), period_seconds=1)
+    template = answering(labels, probe, listen=listen)
     spec = client.V1DeploymentSpec(
         replicas=replicas, selector=client.V1LabelSelector(match_labels=labels), template=template
     )
@@ -67,7 +74,7 @@ async def run_service(admin: ApiClient, namespace: str, *, replicas: int = 2, po
     await apps.create_namespaced_deployment(namespace, body)
     service = client.V1Service(
         metadata=client.V1ObjectMeta(name=SERVICE, labels={"team": "shop"}, annotations={"owner": "shop@example.org"}),
-        spec=client.V1ServiceSpec(selector=labels, ports=ports or PORTS),
+        spec=client.V1ServiceSpec(selector=labels, ports=ports or PORTS, **service_spec),
     )
     await core.create_namespaced_service(namespace, service)
     await kit.until(
@@ -87,6 +94,10 @@ async def run_stateful(admin: ApiClient, namespace: str, name: str, *, replicas:
     probe = client.V1Probe(
         http_get=client.V1HTTPGetAction(path="/ready", port=8080), period_seconds=1, failure_threshold=2
     )
+    if pod.get("listen"):
+        probe = client.V1Probe(
+            _exec=client.V1ExecAction(command=["sh", "-c", "ss -Hltn 'sport = 8080' | grep -q ."]), period_seconds=1
+        )
     template = answering(labels, probe, **pod)
     spec = client.V1StatefulSetSpec(
         replicas=replicas,
@@ -98,7 +109,7 @@ async def run_stateful(admin: ApiClient, namespace: str, name: str, *, replicas:
     apps, core = client.AppsV1Api(admin), client.CoreV1Api(admin)
     service = client.V1Service(
         metadata=client.V1ObjectMeta(name=name, labels={"team": "shop"}),
-        spec=client.V1ServiceSpec(selector=labels, ports=PORTS, cluster_ip="None"),
+        spec=client.V1ServiceSpec(selector=labels, ports=PORTS, cluster_ip="None", ip_family_policy="PreferDualStack"),
     )
     await core.create_namespaced_service(namespace, service)
     body = client.V1StatefulSet(metadata=client.V1ObjectMeta(name=name), spec=spec)

@@ -43,7 +43,7 @@ async def run_target(admin: ApiClient, namespace: str) -> None:
         _exec=client.V1ExecAction(command=["sh", "-c", f"ss -Hltn 'sport = {FIRST}' | grep -q ."]),
         period_seconds=1,
     )
-    program = ("python3", "-c", inspect.getsource(target), str(FIRST), "0.0.0.0")
+    program = ("python3", "-c", inspect.getsource(target), str(FIRST), "")
     await kit.run_pod(admin, namespace, HOST, program, readiness_probe=listening)
 
 

@@ -67,6 +67,16 @@ def _add(section: list[Any], owner: Any, kind: str, *values: str) -> None:
         section.append(dns.rrset.from_text(owner, TTL_SECONDS, "IN", kind, *values))
 
 
+def _of_label(label: str) -> str | None:
+    """The address that a pod's name is: `10-244-0-7`, `fd00-10-244--7`. None: it is none."""
+    for separator in (".", ":"):
+        try:
+            return str(ipaddress.ip_address(label.replace("-", separator)))
+        except ValueError:
+            continue
+    return None
+
+
 def _of_family(addresses: list[str], kind: str) -> list[str]:
     version = {"A": 4, "AAAA": 6}.get(kind)
     return [each for each in addresses if ipaddress.ip_address(each).version == version]
@@ -78,10 +88,8 @@ async def _forward(names: ClusterNames, name: str, owner: Any, response: dns.mes
 
     labels = name.split(".")
     if labels[-1] == "pod" and len(labels) == 3:
-        try:
-            text = labels[0].replace("-", "." if labels[0].count("-") == 3 else ":")
-            address = str(ipaddress.ip_address(text))
-        except ValueError:
+        address = _of_label(labels[0])
+        if address is None:
             return False
         found = await names.namespace(labels[1])
         if found.at(address)[1] is None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from devloop.agent.addresses import host_port
 from devloop.protocol import Variable
 
 from . import downward
@@ -86,10 +87,9 @@ def service_links(services: Iterable[Object]) -> Iterator[tuple[str, str, str]]:
         for port in ports:
             if port.get("name"):
                 yield f"{prefix}_SERVICE_PORT_{_upper(port['name'])}", str(port["port"]), name
-        host = f"[{address}]" if ":" in address else address
         for index, port in enumerate(ports):
             protocol, number = port.get("protocol") or "TCP", port["port"]
-            url = f"{protocol.lower()}://{host}:{number}"
+            url = f"{protocol.lower()}://{host_port(address, number)}"
             if index == 0:
                 yield f"{prefix}_PORT", url, name
             link = f"{prefix}_PORT_{number}_{protocol.upper()}"

@@ -473,3 +473,21 @@ async def test_an_address_that_does_not_answer_is_not_waited_for(
     monkeypatch.setattr(direct, "reach", lambda addresses: asyncio.Event().wait())
     async with linked(*agent, way) as link:
         assert await asyncio.wait_for(carrier_of(link).best(), 1) is carrier_of(link).ssh
+
+
+async def test_somebody_else_at_the_first_address_leaves_the_next_one_to_be_tried(
+    agent: tuple[int, dict[str, Any]],
+) -> None:
+    """A gateway that accepts every connection, where the way to the pods is one of the other family."""
+    came: list[bytes] = []
+
+    async def stranger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(await reader.read(100))
+        writer.close()
+
+    server = await asyncio.start_server(stranger, HERE, 0)
+    elsewhere = server.sockets[0].getsockname()[1]
+    async with server, linked(*agent, Way([(HERE, elsewhere), ("127.0.0.2", 0)])) as link:
+        await until(lambda: link.state.direct)
+        assert link.state.direct.startswith("127.0.0.2:")
+    assert len(came) == 1 and came[0]

@@ -294,7 +294,11 @@ async def test_what_envoy_refuses_of_one_developer_spoils_nothing_of_the_others(
     made = agent(Api(), tmp_path)
     led = swapped(service(), {80: 20000, 81: 20001}, {})
     view = SimpleNamespace(
-        services={"api": led}, tells=lambda *_: True, pods=lambda *_: [("10.0.0.1", 80)], protocol=lambda *_: "http"
+        services={"api": led},
+        tells=lambda *_: True,
+        pods=lambda *_: [("10.0.0.1", 80)],
+        also=lambda _: {},
+        protocol=lambda *_: "http",
     )
     made._view = cast(Any, view)
 

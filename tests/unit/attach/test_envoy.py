@@ -10,7 +10,7 @@ from devloop.agent.envoy import files, merged, version
 from devloop.agent.plan import Local, PortPlan, ServicePlan, protocol_of
 from devloop.agent.records import Request, answerer, read, service_of
 from devloop.agent.spec import ALL, Header, Kind, Match, Route, Spec, personal
-from devloop.agent.view import addresses
+from devloop.agent.view import addresses, pairs
 
 PODS = (("10.0.0.1", 8080), ("10.0.0.2", 8080))
 
@@ -257,3 +257,32 @@ def test_which_pods_answer() -> None:
     ]
     assert addresses([slice_(ending, broken)], "http") == [("10.0.0.3", 8080)]
     assert addresses([slice_(ready)], "other") == []
+
+
+def family(kind: str, *pods: tuple[str, str]) -> dict[str, Any]:
+    endpoints = [{"addresses": [address], "targetRef": {"kind": "Pod", "uid": uid}} for uid, address in pods]
+    return {"addressType": kind, "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints}
+
+
+@pytest.mark.parametrize(("first", "second"), [("IPv4", "IPv6"), ("IPv6", "IPv4")])
+def test_a_pod_of_two_families_is_one_endpoint_with_two_addresses(first: str, second: str) -> None:
+    four, six = family("IPv4", ("a", "10.0.0.1"), ("b", "10.0.0.2")), family("IPv6", ("a", "fd00::1"), ("b", "fd00::2"))
+    by_kind = {"IPv4": four, "IPv6": six}
+    ours, others = ([each["addresses"][0] for each in by_kind[kind]["endpoints"]] for kind in (first, second))
+    assert addresses([six, four], "http", first) == [(each, 8080) for each in ours]
+    also = pairs([six, four], first)
+    assert also == dict(zip(ours, others, strict=True))
+    # One that has a single address is an endpoint whichever it is.
+    alone = family("IPv6", ("c", "fd00::3"))
+    assert set(addresses([six, four, alone], "http", "IPv4")) == {
+        ("10.0.0.1", 8080), ("10.0.0.2", 8080), ("fd00::3", 8080),
+    }  # fmt: skip
+
+    plan = ServicePlan("api", (PortPlan(80, 20000, "http", tuple((each, 8080) for each in ours), also),), ())
+    found = {name: json.loads(text)["resources"] for name, text in files([plan], "/f").items()}
+    assert endpoints(found, "original-api-80") == [ours]
+    (level,) = found["eds/original-api-80.json"][0]["endpoints"]
+    given = [each["endpoint"]["additional_addresses"][0]["address"]["socket_address"] for each in level["lb_endpoints"]]
+    assert given == [{"address": each, "port_value": 8080} for each in others]
+    # Without a second family there is nothing of it.
+    assert "additional_addresses" not in json.dumps(made())

@@ -155,3 +155,26 @@ async def test_a_resolver_in_trouble_is_an_error_and_not_a_no() -> None:
     found, _, _ = names(FakeLink(rcode=dns.rcode.SERVFAIL))
     with pytest.raises(NameLookupError, match="SERVFAIL"):
         await found.lookup(API, "A")
+
+
+async def test_what_the_cluster_names_is_reached_through_it_also_by_a_public_address() -> None:
+    nodes, alias = "nodes.shop.svc.cluster.local", "db.shop.svc.cluster.local"
+    link = FakeLink(
+        f"{nodes} 5 AAAA 2600:1f14::7",
+        f"{alias} 5 CNAME db.example.com.",
+        "db.example.com 60 AAAA 2600:9000::9",
+    )
+    found, _, _ = names(link)
+    await found.lookup(nodes, "AAAA")
+    await found.lookup(alias, "AAAA")
+    assert set(found.seen) == {"2600:1f14::7"}, "an alias may lead to the internet"
+
+
+async def test_addresses_of_both_families_and_what_one_that_fails_costs() -> None:
+    link = FakeLink(f"{API} 5 AAAA fd00::5", f"{API} 5 A 10.96.0.5")
+    found, _, _ = names(link)
+    assert await found.addresses(API) == ("10.96.0.5", "fd00::5")
+    assert await found.addresses("nobody.shop.svc.cluster.local") == ()
+    broken, _, _ = names(FakeLink(rcode=dns.rcode.SERVFAIL))
+    with pytest.raises(NameLookupError):
+        await broken.addresses(API)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from devloop.engine.names import Names
 from devloop.engine.routes import Routes
 from devloop.net.router import Destination, Dial, HostLoopback, RefusedError, ToLink, ToService
 from devloop.remote.catalog import Catalog, ClusterService, ListedWorkload, ServicePort
+from devloop.remote.link import OpenError, Refusal
 from devloop.remote.standing import Domain, Standings
 from tests.unit.core.playbook import service
 
@@ -168,3 +171,52 @@ async def test_datagrams_go_where_the_service_is_by_the_ports_that_are_udps() ->
     # Port 80 of this one is TCP's alone: what the cluster makes of it is the cluster's to say.
     assert await to("10.96.0.5", 80) == ToLink(rig.link, "10.96.0.5", 80)  # type: ignore[arg-type]
     assert rig.routes.is_dns_service("10.96.0.7") and not rig.routes.is_dns_service("10.96.0.5")
+
+
+class Refusing:
+    """A link at whose other end nothing listens at some addresses."""
+
+    def __init__(self, *refused: str, why: Refusal = Refusal.REFUSED) -> None:
+        self.refused = refused
+        self.why = why
+        self.tried: list[str] = []
+
+    async def connect(self, factory: Any, host: str, port: int) -> Any:
+        self.tried.append(host)
+        if host in self.refused:
+            raise OpenError(self.why, host, port, "no")
+        return "a transport", factory()
+
+
+async def test_a_service_of_two_families_is_reached_at_the_address_that_its_pods_listen_on() -> None:
+    rig = Rig()
+    target = await rig.routes.cluster_service("api", "shop", 80)
+    assert isinstance(target, ToLink) and target.also == "fd00::5"
+    for link, tried in (
+        (Refusing(), ["10.96.0.5"]),
+        (Refusing("10.96.0.5"), ["10.96.0.5", "fd00::5"]),
+    ):
+        side = asyncio.Protocol()
+        assert await replace(target, link=link).connect(side) == "a transport"  # type: ignore[arg-type]
+        assert link.tried == tried
+    for link in (Refusing("10.96.0.5", "fd00::5"), Refusing("10.96.0.5", why=Refusal.LINK_DOWN)):
+        with pytest.raises(OpenError):
+            await replace(target, link=link).connect(asyncio.Protocol())  # type: ignore[arg-type]
+    assert link.tried == ["10.96.0.5"], "a link that is down is not asked twice"
+
+
+async def test_a_name_that_has_ipv6_addresses_alone_leads_there() -> None:
+    rig = Rig()
+    rig.link.records = FakeLink(f"{HEADLESS} 5 AAAA fd00:10:244::7").records
+    assert await rig.routes.name(HEADLESS, 6379) == ToLink(rig.link, "fd00:10:244::7", 6379)  # type: ignore[arg-type]
+    rig.link.records = FakeLink(f"{HEADLESS} 5 A 10.244.0.7", f"{HEADLESS} 5 AAAA fd00:10:244::7").records
+    target = await rig.routes.name(HEADLESS, 6379)
+    assert isinstance(target, ToLink)
+    assert (target.host, target.also) == ("10.244.0.7", "fd00:10:244::7")
+
+
+async def test_an_ipv6_address_is_reached_through_the_link_or_by_a_route_of_the_hosts() -> None:
+    rig = Rig()
+    assert rig.routes.reached("fd00::5")
+    assert rig.routes.reached("127.0.0.1")
+    assert not rig.routes.reached("fe80::1"), "without its interface it leads nowhere"

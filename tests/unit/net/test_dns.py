@@ -192,3 +192,19 @@ async def test_unknown_edns_versions_are_refused(bench: Bench) -> None:
 def test_resolv_conf() -> None:
     text = "# c\nsearch a b\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\noptions edns0\nnameserver\n"
     assert parse_resolv_conf(text) == [("127.0.0.53", 53), ("fe80::1%eth0", 53)]
+
+
+async def test_ipv6_addresses_that_the_host_has_no_way_to_are_left_out() -> None:
+    """A connection to them would be accepted and then reset, and clients try IPv4 only where they are refused."""
+    bench = Bench()
+    bench.resolver = Resolver(bench.zone, bench.upstream, lambda: bench.now, lambda each: each == "2001:db8::2")
+    bench.upstream.set("example.com.", 60, "AAAA", "2001:db8::1", "2001:db8::2")
+    bench.upstream.set("example.com.", 60, "A", "93.184.216.34")
+    bench.upstream.set("six.example.com.", 60, "AAAA", "2001:db8::1")
+    assert [each.split()[1] for each in values(await bench.ask("example.com", "AAAA"))] == ["2001:db8::2"]
+    assert [each.split()[1] for each in values(await bench.ask("example.com"))] == ["93.184.216.34"]
+    response = await bench.ask("six.example.com", "AAAA")
+    assert response.rcode() == dns.rcode.NOERROR and values(response) == []
+    # What the cluster says of its own is left as it is.
+    bench.zone.set(API, Record("AAAA", "fd00::7", 5))
+    assert values(await bench.ask(API, "AAAA")) == ["5 fd00::7"]

@@ -199,3 +199,35 @@ async def test_a_rollout_s_running_pod_is_that_of_its_newest_revision() -> None:
         await cluster.put(kinds.POD, {"metadata": pod, "spec": template["spec"], "status": {"phase": "Running"}})
     found = await find(cluster, "rollout/api")
     assert found.pod["metadata"]["name"] == "api-new-1"
+
+
+def test_a_local_headless_service_has_an_address_of_each_family_that_its_name_has() -> None:
+    for families, expected in (
+        (["IPv4", "IPv6"], {4, 6}),
+        (["IPv6"], {6}),
+        (None, {4}),  # an API server of before
+    ):
+        spec = {"clusterIP": "None", "selector": {"app": "store"}, "ports": [], "ipFamilies": families}
+        found = catalog(FakeCluster("shop"), {"metadata": {"name": "nodes"}, "spec": spec}, stateful=("store",))
+        # What the remote does not have at all gets what its Services have first.
+        standings = Standings([service("store"), service("new")], {"shop": found}, DOMAIN)
+        for name, versions in (("store", expected), ("new", {min(expected)})):
+            standing = standings.by_service[name]
+            addresses = {version: standing.virtuals(version) for version in (4, 6)}
+            assert {version for version, known in addresses.items() if known} == versions
+            for (address,) in filter(None, addresses.values()):
+                assert standings.by_address[address] is standing and standing.local_port(address, 6379) == 6379
+
+
+def test_the_port_of_a_headless_service_is_its_pods() -> None:
+    ports = [{"name": "http", "port": 80, "targetPort": 8080}, {"name": "more", "port": 81, "targetPort": "more"}]
+    spec = {"clusterIP": "None", "selector": {"app": "api"}, "ports": ports}
+    found = catalog(surveyed(api={"more": 9090}), {"metadata": {"name": "api"}, "spec": spec})
+    api = Standings([service("api")], {"shop": found}, DOMAIN).by_service["api"]
+    assert [(port, there[1] if (there := api.there(port)) else None) for port in (8080, 9090)] == [
+        (8080, 8080),
+        (9090, 9090),
+    ]
+    found = catalog(surveyed(api={"more": 9090}), a_service("api", "10.96.0.5", *ports))
+    api = Standings([service("api")], {"shop": found}, DOMAIN).by_service["api"]
+    assert [there[1] for port in (8080, 9090) if (there := api.there(port))] == [80, 81]

@@ -200,6 +200,22 @@ async def test_published_on_both_loopbacks(cluster: Cluster) -> None:
         await get(first.host_port)
 
 
+@pytest.mark.parametrize(("address", "alone"), [("::1", False), ("::", True)])
+async def test_a_service_that_listens_in_ipv6_alone_is_reached(cluster: Cluster, address: str, alone: bool) -> None:
+    """As Node does at `localhost`, and nginx with `listen [::]:8080`."""
+    family = (
+        "http.server.HTTPServer.address_family = socket.AF_INET6\n"
+        f"Server.server_bind = lambda self: (self.socket.setsockopt(41, 26, {alone}), "
+        "http.server.HTTPServer.server_bind(self))\n"
+    )
+    program = (HTTP % ("api", 8080)).replace('Server(("",', f'import socket\n{family}Server(("{address}",')
+    pod = await cluster.pod()
+    published = await pod.publisher.publish(8080)
+    await pod.serve(program, 8080)
+    for host in ("127.0.0.1", "::1"):
+        assert (await get(published.host_port, host)).startswith("api ")
+
+
 async def test_whatever_it_listens_on_is_published(cluster: Cluster) -> None:
     pod = await cluster.pod()
     news: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()

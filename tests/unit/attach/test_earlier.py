@@ -91,6 +91,13 @@ async def test_clients_are_named_and_the_agent_and_the_node_are_none() -> None:
     assert rig.found.earlier == ()
 
 
+async def test_a_client_is_known_by_its_second_address_which_nobody_can_select_by() -> None:
+    rig = Rig()
+    rig.api.pods["front-5"]["status"]["podIPs"] += [{"ip": "fd00::9"}]
+    assert await rig.earlier._name("fd00::9") == "front-5"
+    assert await rig.earlier._name("fd00::10") == "fd00::10"
+
+
 async def test_the_command_that_an_image_has_is_found_once() -> None:
     rig = Rig()
     rig.has = "python3"

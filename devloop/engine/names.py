@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import dns.message
 import dns.name
@@ -14,9 +14,9 @@ import dns.rcode
 import dns.rdatatype
 import dns.reversename
 
-from devloop.net.dns import Answer, Record
+from devloop.net.dns import NOT_OURS, Answer, Kept, Record
 from devloop.remote.link import Link, NameLookupError
-from devloop.remote.standing import Standings
+from devloop.remote.standing import Standing, Standings
 
 CACHE = 4096
 LONGEST = 30.0
@@ -27,13 +27,6 @@ give up after 5 to 10 s, and then many say that there is no such name, where con
 _VERSIONS = {"A": 4, "AAAA": 6}
 ANSWER_WITHIN = 4.0
 """Seconds until a client is told to ask again, where there is no old answer: before its own patience ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    at: float
-    ttl: float
-    answer: Answer | None
 
 
 class Names:
@@ -53,7 +46,9 @@ class Names:
         self._is_local = is_local
         self._domains = domains
         self._clock = clock
-        self._kept: dict[tuple[str, str], _Kept] = {}
+        self._kept: dict[tuple[str, str], Kept] = {}
+        self._here: dict[tuple[str, str], tuple[Standing, Kept]] = {}
+        """What is answered for services that are here, of the standing that it is made of."""
         self._asking: dict[tuple[str, str], asyncio.Task[Answer | None]] = {}
         self.seen: dict[str, str] = {}
         """Addresses that the remote's resolver has given, and the name that was asked for: they are reached
@@ -65,17 +60,11 @@ class Names:
 
     async def lookup(self, name: str, type: str) -> Answer | None:
         """See `devloop.net.dns.NameSource`."""
-        standing = self._standings().by_name.get(name)
-        if standing is not None and self._is_local(standing.service):
-            version = _VERSIONS.get(type)
-            return Answer(tuple(Record(type, each) for each in standing.virtuals(version))) if version else Answer()
-        if not self._is_remotes(name):
-            return None
+        known = self.kept(name, type)
+        if known is not None:
+            return _aged(known.answer, int(self._clock() - known.at))
         key = (name, type)
         kept = self._kept.get(key)
-        now = self._clock()
-        if kept is not None and now - kept.at < kept.ttl:
-            return _aged(kept.answer, int(now - kept.at))
         task = self._asking.get(key)
         if task is None:
             task = self._asking[key] = asyncio.create_task(self._ask(name, type), name=f"dns {name}")
@@ -88,6 +77,26 @@ class Names:
             if kept is not None:
                 return _stale(kept.answer)
             raise
+
+    def kept(self, name: str, type: str) -> Kept | None:
+        """See `devloop.net.dns.NameSource`."""
+        standing = self._standings().by_name.get(name)
+        if standing is not None and self._is_local(standing.service):
+            return self._of_here(standing, name, type)
+        if not self._is_remotes(name):
+            return NOT_OURS
+        kept = self._kept.get((name, type))
+        return kept if kept is not None and self._clock() - kept.at < kept.ttl else None
+
+    def _of_here(self, standing: Standing, name: str, type: str) -> Kept:
+        found = self._here.get((name, type))
+        if found is None or found[0] is not standing:
+            version = _VERSIONS.get(type)
+            answer = Answer(tuple(Record(type, each) for each in standing.virtuals(version))) if version else Answer()
+            while len(self._here) >= CACHE:
+                self._here.pop(next(iter(self._here)))
+            found = self._here[name, type] = (standing, Kept(0.0, 0.0, answer))
+        return found[1]
 
     async def close(self) -> None:
         """End what is being asked."""
@@ -140,7 +149,7 @@ class Names:
         while len(self._kept) >= CACHE:
             self._kept.pop(next(iter(self._kept)))
         self._kept.pop((name, type), None)  # to the end: the oldest go first
-        self._kept[name, type] = _Kept(self._clock(), min(ttl, LONGEST), answer)
+        self._kept[name, type] = Kept(self._clock(), min(ttl, LONGEST), answer)
         return answer
 
     def _is_clusters(self, name: str) -> bool:

@@ -24,7 +24,7 @@ from .endpoints import behind
 from .objects import ENDPOINT_SLICE, Objects
 
 if TYPE_CHECKING:
-    from devloop.net.dns import Answer
+    from devloop.net.dns import Answer, Kept
 
 SERVICES = ipaddress.ip_network("10.96.0.0/16")
 PODS = ipaddress.ip_network("10.244.0.0/16")
@@ -181,6 +181,10 @@ class PodNames:
             for each in rrset
         ]
         return Answer(tuple(records), answer.rcode() != dns.rcode.NXDOMAIN)
+
+    def kept(self, name: str, type: str) -> Kept | None:
+        """Part of `NameSource`. It keeps nothing."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)

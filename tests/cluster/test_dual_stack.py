@@ -190,13 +190,13 @@ async def test_a_local_service_has_the_names_and_reaches_the_addresses_that_a_po
         await project("toggle", "nodes")
         await running.until_state("nodes", State.READY)
         now = await of_web()
+        moved = []
         for family, version in (("AF_INET", 4), ("AF_INET6", 6)):
             known = now[f"nodes {family}"]
             assert len(known) == len(expected[f"nodes {family}"]) == (version in stacks)
-            for each in known:
-                literal = f"[{each}]" if ":" in each else each
-                ran = await project.run("web", "python3", "-c", FETCH, f"http://{literal}:8080/")
-                assert json.loads(ran.line) == ["here"]
+            moved += [f"http://[{each}]:8080/" if ":" in each else f"http://{each}:8080/" for each in known]
+        ran = await project.run("web", "python3", "-c", FETCH, *moved)
+        assert json.loads(ran.line) == ["here"] * len(moved)
         await project("toggle", "nodes")
         await running.until_state("nodes", State.REMOTE)
         assert await of_web() == expected

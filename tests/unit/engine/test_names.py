@@ -8,7 +8,7 @@ import dns.rcode
 import pytest
 
 from devloop.engine.names import Names
-from devloop.net.dns import Answer, Record
+from devloop.net.dns import NOT_OURS, Answer, Record
 from devloop.remote.catalog import Catalog
 from devloop.remote.link import NameLookupError
 from devloop.remote.standing import Domain, Standings
@@ -178,3 +178,32 @@ async def test_addresses_of_both_families_and_what_one_that_fails_costs() -> Non
     broken, _, _ = names(FakeLink(rcode=dns.rcode.SERVFAIL))
     with pytest.raises(NameLookupError):
         await broken.addresses(API)
+
+
+async def test_what_is_kept_is_the_same_object_until_something_moves() -> None:
+    link = FakeLink(f"{API} 5 A 10.96.0.5")
+    local: set[str] = set()
+    standings = Standings([service("new")], {"shop": Catalog("shop")}, Domain.of("shop", SEARCH))
+    clock = Clock()
+    found = Names(link, lambda: standings, local.__contains__, (), clock)  # type: ignore[arg-type]
+    assert found.kept("example.com", "A") is NOT_OURS
+    assert found.kept(API, "A") is None
+    answer = await found.lookup(API, "A")
+    kept = found.kept(API, "A")
+    assert kept is not None and kept.answer is answer and found.kept(API, "A") is kept
+    clock.now += 5
+    assert found.kept(API, "A") is None
+    # A service that the remote does not have: it is the remote's to say no, until it is here.
+    new = "new.shop.svc.cluster.local"
+    await found.lookup(new, "A")
+    before = found.kept(new, "A")
+    local.add("new")
+    here = found.kept(new, "A")
+    assert here is not before and here is not None and here is found.kept(new, "A")
+    assert here.answer == await found.lookup(new, "A") == Answer((Record("A", standings.by_name[new].virtual),))
+    standings = Standings([service("other"), service("new")], {"shop": Catalog("shop")}, standings.domain)
+    moved = found.kept(new, "A")
+    assert moved is not here and moved is not None
+    assert moved.answer == Answer((Record("A", standings.by_name[new].virtual),))
+    local.clear()
+    assert found.kept(new, "A") is before

@@ -11,7 +11,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 
-from devloop.net.dns import Answer, Record
+from devloop.net.dns import Answer, Kept, Record
 from devloop.net.listeners import Listener
 
 
@@ -23,10 +23,15 @@ class Zone:
         self.answers: dict[tuple[str, str], Answer] = {}
         self.asked: list[tuple[str, str]] = []
         self.error: Exception | None = None
+        self.keeps: dict[tuple[str, str], Kept] = {}
 
     def set(self, name: str, *records: Record) -> None:
         for record in records:
             self.answers[name, record.type] = Answer(tuple(r for r in records if r.type == record.type))
+
+    def kept(self, name: str, type: str) -> Kept | None:
+        """What a test has put there."""
+        return self.keeps.get((name, type))
 
     async def lookup(self, name: str, type: str) -> Answer | None:
         self.asked.append((name, type))

@@ -10,7 +10,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from devloop.net.dns import Answer, Record, Resolver
+from devloop.net.dns import NOT_OURS, Answer, Kept, Record, Resolver
 from devloop.net.upstream import parse_resolv_conf
 from tests.unit.net.fakes import FakeUpstream, Zone
 
@@ -208,3 +208,62 @@ async def test_ipv6_addresses_that_the_host_has_no_way_to_are_left_out() -> None
     # What the cluster says of its own is left as it is.
     bench.zone.set(API, Record("AAAA", "fd00::7", 5))
     assert values(await bench.ask(API, "AAAA")) == ["5 fd00::7"]
+
+
+def wire_of(name: str, type: str = "A", number: int = 7) -> bytes:
+    query = dns.message.make_query(name, type)
+    query.id = number
+    return query.to_wire()
+
+
+async def test_what_was_answered_is_answered_again_as_long_as_what_it_is_made_of_is_kept(bench: Bench) -> None:
+    record = Record("A", "10.96.0.7", 5)
+    bench.zone.set(API, record)
+    kept = bench.zone.keeps[API, "A"] = Kept(bench.now, 5, bench.zone.answers[API, "A"])
+    assert bench.resolver.known(wire_of(API)) is None
+    await bench.resolver.answer(wire_of(API))
+    for age in (0, 1, 3):
+        bench.now = kept.at + age
+        again = bench.resolver.known(wire_of(API, number=4000 + age))
+        assert again is not None
+        message = dns.message.from_wire(again)
+        assert message.id == 4000 + age and message.flags & dns.flags.AA
+        assert values(message) == [f"{5 - age} 10.96.0.7"]
+    assert len(bench.zone.asked) == 1
+    assert bench.resolver.known(wire_of(API, "AAAA")) is None
+    # It has moved, or is asked for anew: another object.
+    bench.zone.keeps[API, "A"] = Kept(bench.now, 5, Answer((Record("A", "198.19.0.1"),)))
+    assert bench.resolver.known(wire_of(API)) is None
+    del bench.zone.keeps[API, "A"]
+    await bench.resolver.answer(wire_of(API))
+    assert bench.resolver.known(wire_of(API)) is None
+
+
+async def test_the_hosts_answers_too_as_long_as_they_and_the_source_say_so(bench: Bench) -> None:
+    bench.upstream.set("example.com.", 60, "AAAA", "2001:db8::1")
+    bench.zone.keeps["example.com", "AAAA"] = NOT_OURS
+    await bench.resolver.answer(wire_of("example.com", "AAAA"))
+    bench.now += 45
+    again = bench.resolver.known(wire_of("example.com", "AAAA"))
+    assert again is not None and values(dns.message.from_wire(again)) == ["15 2001:db8::1"]
+    # The source has it now.
+    bench.zone.keeps["example.com", "AAAA"] = Kept(bench.now, 5, Answer((Record("AAAA", "fd00::1", 5),)))
+    assert bench.resolver.known(wire_of("example.com", "AAAA")) is None
+    bench.zone.keeps["example.com", "AAAA"] = NOT_OURS
+    await bench.resolver.answer(wire_of("example.com", "AAAA"))
+    assert bench.resolver.known(wire_of("example.com", "AAAA")) is not None
+    bench.now += 15
+    assert bench.resolver.known(wire_of("example.com", "AAAA")) is None
+    await bench.resolver.answer(wire_of("example.com", "AAAA"))
+    bench.resolver.forget()
+    assert bench.resolver.known(wire_of("example.com", "AAAA")) is None
+
+
+async def test_an_answer_of_two_lookups_is_made_anew_each_time(bench: Bench) -> None:
+    bench.zone.set(API, Record("CNAME", "example.com.", 5))
+    bench.upstream.set("example.com.", 60, "A", "192.0.2.80")
+    bench.zone.keeps[API, "A"] = Kept(bench.now, 5, bench.zone.answers[API, "CNAME"])
+    bench.zone.keeps["example.com", "A"] = NOT_OURS
+    await bench.resolver.answer(wire_of(API))
+    assert bench.resolver.known(wire_of(API)) is None
+    assert bench.resolver.known(b"") is None

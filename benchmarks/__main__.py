@@ -9,7 +9,7 @@ import sys
 
 from benchmarks.figures import Result, keep, machine, machine_line
 
-NAMES = ("save_to_process", "loop_share", "startup", "idle", "log_flood", "big_folder")
+NAMES = ("save_to_process", "loop_share", "startup", "idle", "log_flood", "big_folder", "datagrams")
 ON_REQUEST = ("tunnel", "passthrough", "attach")
 """They need more than this machine: root, a cluster."""
 

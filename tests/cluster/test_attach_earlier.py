@@ -22,12 +22,12 @@ from .kit import ApiClient
 FOR_GOOD = 10**9
 """Requests on one connection."""
 HOLD = """
-import socket, sys, time
+import signal, socket, sys
 kept = [socket.create_connection((sys.argv[1], int(sys.argv[2]))) for _ in range(int(sys.argv[3]))]
 for each in kept:
     assert each.recv(100).startswith(b"hello from")
 print("there", flush=True)
-time.sleep(600)
+signal.pause()
 """
 
 

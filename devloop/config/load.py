@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from pydantic_core import PydanticCustomError
 
 from devloop import user
 from devloop.config import graph
-from devloop.config.explain import shaped
+from devloop.config.explain import TOP_LEVEL, shaped
 from devloop.config.model import LOGS_KEPT, Network, Project
 from devloop.config.problems import ConfigProblems, Findings, Place
-from devloop.config.read import Sources, read
+from devloop.config.read import Source, Sources, read, read_own
 from devloop.config.remote import remote
 from devloop.config.resolve import EnvFiles, Scope, resolve
 from devloop.config.schema import Defaults, LogsTable, ProjectTable, UserTable
@@ -39,8 +40,13 @@ def load(file: Path, environ: Mapping[str, str]) -> Project:
         raise ConfigError(f"can't be read: {error.strerror}", where=str(file), hint=hint) from error
     env_files = EnvFiles(environ, sources.variables, findings)
     project = _project(file, sources, env_files, findings)
+    own = _own(project, env_files, findings)
+    if own is not None and project.user is None:
+        project = replace(project, user=_user(own.data, own.place, env_files, findings))
     if findings:
         texts = dict.fromkeys(sources.named, "") | {source.file: source.text for source in sources.files}
+        if own is not None:
+            texts[own.file] = own.text
         looked_at = dict.fromkeys((*texts, *project.files, *project.missing))
         raise ConfigProblems(findings.problems(texts), tuple(looked_at))
     return project
@@ -87,8 +93,19 @@ def _project(file: Path, sources: Sources, env_files: EnvFiles, findings: Findin
     )
 
 
+def _own(project: Project, env_files: EnvFiles, findings: Findings) -> Source | None:
+    """The developer's own file, where it has something to say: there is a cluster, and no name yet."""
+    if project.remote is None or project.user is not None:
+        return None
+    source = read_own(user.own_file(), env_files.variables, findings)
+    for key in source.data if source is not None else ():
+        if source is not None and key != "user" and key in TOP_LEVEL:
+            findings.add(source.place.key(key), f"[{key}] is a project's", "this file has [user] alone")
+    return source
+
+
 def _user(main: Mapping[str, Any], place: Place, env_files: EnvFiles, findings: Findings) -> str | None:
-    """The developer's name: the environment's, the .env's, the file's."""
+    """The developer's name: the environment's, the .env's, the file's (the project's, or their own)."""
     table, _ = shaped(UserTable, main.get("user", {}), place.at("user"), findings)
     name = env_files.variables.get(user.VARIABLE) or table.name
     if name is not None and (len(name) > user.LONGEST or not name.isprintable() or name != name.strip()):

@@ -103,6 +103,17 @@ def _other_owner(path: Path, project_file: Path) -> int | None:
     return None if uid in trust.agreed(project_file).owners else uid
 
 
+def read_own(file: Path, variables: Mapping[str, str], findings: Findings) -> Source | None:
+    """The developer's own file, which no project has; None: there is none, or it can't be read, which is found."""
+    try:
+        return _source(file, _content(file), variables, findings, project=None)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        findings.add(Spot(file, 1, 1), f"can't be read: {error.strerror}")
+        return None
+
+
 def _content(file: Path) -> bytes:
     """Raises OSError, also for what can't be a project file by its size."""
     with file.open("rb") as opened:

@@ -407,7 +407,26 @@ def _attach(scope: Scope) -> Attach:
         scope.findings.add(place, what, "add a [remote] table, or remove this")
     elif attach.kind is AttachKind.REPLACE:
         _check_replace(scope, attach)
+    if attach.kind is not AttachKind.INGEST:
+        _check_datagrams(scope, attach)
     return attach
+
+
+def _check_datagrams(scope: Scope, attach: Attach) -> None:
+    """UDP is taken in the pods, as a whole. What a port's name means, the Service alone knows."""
+    port = next((each for each in attach.ports if each.lower().endswith("/udp")), None)
+    if port is None:
+        return
+    place = scope.place.at("attach", "ports", port)
+    if attach.kind is not AttachKind.INTERCEPT:
+        what = f"{dotted(place.path)}: UDP can be intercepted, and neither copied nor replaced"
+        scope.findings.add(place, what, 'use kind = "intercept", or leave this port out')
+    elif attach.way != "pods":
+        what = f"{dotted(place.path)}: UDP is taken in the pods, and not at the Service's address"
+        scope.findings.add(place, what, 'add way = "pods" to attach: each pod gets a container with NET_ADMIN')
+    elif not attach.takes_all:
+        what = f"{dotted(place.path)}: a datagram has neither headers nor a path, so all of UDP is taken, or nothing"
+        scope.findings.add(place, what, 'add routes = "all" to attach')
 
 
 def _check_replace(scope: Scope, attach: Attach) -> None:

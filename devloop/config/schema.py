@@ -429,7 +429,8 @@ class UserTable(Table):
     name: Text | None = Field(
         None,
         description="Your name in routes, leases and messages: personal routes take requests with the baggage entry "
-        "devloop=NAME. DEVLOOP_USER, in the environment or in .env, goes before it. Default: the login name.",
+        "devloop=NAME. DEVLOOP_USER, in the environment or in .env, goes before it. Default: that of your own "
+        "~/.config/devloop/config.toml, else the login name.",
     )
 
 

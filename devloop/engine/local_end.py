@@ -23,11 +23,16 @@ _SHOWN = 5
 
 
 class _Ear:
-    """Whether a service listens where its traffic is led to, by TCP or by UDP. `kind` names such a port."""
+    """Whether a service listens where its traffic is led to, by TCP or by UDP. `kind` names such a port.
 
-    def __init__(self, kind: str) -> None:
+    `at_once`: what a process does not listen on yet is deaf, but for a reload: a datagram does not wait, as a
+    connection does, and nobody can give it to the original later.
+    """
+
+    def __init__(self, kind: str, *, at_once: bool = False) -> None:
         self.deaf: Mapping[int, str] = {}
         self._kind = kind
+        self._at_once = at_once
         self._expected: set[int] = set()
         self._taken: set[int] = set()
         """Ports that a process of it has listened on: another one will, as a rule."""
@@ -42,6 +47,12 @@ class _Ear:
     def begin(self) -> None:
         """The next process is looked at from its start."""
         self._quiet.clear()
+        if self._at_once:
+            self._taken.clear()
+
+    def off(self) -> dict[int, str]:
+        """What is deaf while nothing runs, and until the next process listens."""
+        return {port: f"nothing listens on {self._kind} {port}" for port in self._expected} if self._at_once else {}
 
     def look(
         self,
@@ -66,7 +77,7 @@ class _Ear:
             began = now if port in self._taken or ready_since is None else ready_since
             since = self._quiet.setdefault(port, began)
             elsewhere = port not in there and ready and own and bool(there - self._last)
-            patience = hold if port in self._taken and not elsewhere else GRACE_SECONDS
+            patience = hold if port in self._taken and not elsewhere else 0 if self._at_once else GRACE_SECONDS
             if now - since >= patience:
                 others = [(each.port, "" if each.port in there else each.address) for each in found] if own else []
                 deaf[port] = _why(port, self._kind, others, ready=ready, listens=port in there)
@@ -84,7 +95,7 @@ class Local:
         self._running = False
         self._ready_since: float | None = None
         self._listeners: list[Callable[[], None]] = []
-        self._tcp, self._udp = _Ear("port"), _Ear("UDP port")
+        self._tcp, self._udp = _Ear("port"), _Ear("UDP port", at_once=True)
         self._waiting: defaultdict[int, set[asyncio.Timeout]] = defaultdict(set)
 
     async def connect(self, factory: Callable[[], P], port: int) -> tuple[asyncio.Transport, P]:
@@ -185,7 +196,7 @@ class Local:
         if self._handing_over is not None:
             return  # its process ends, and requests wait for the workload's pods
         deaf: Mapping[int, str] = {}
-        udp: Mapping[int, str] = {}
+        udp: Mapping[int, str] = self._udp.off() if not self._running else {}
         if self._running and listening is not None:
             found = list(listening)
             there = frozenset(each.port for each in found if each.on_loopback)

@@ -24,6 +24,10 @@ def message(text: str) -> bytes:
     return b"\0" + struct.pack(">I", len(text)) + text.encode()
 
 
+STREAM, MESSAGES, GAP_SECONDS = "str", 24, 0.5
+"""Who says that is answered with a stream of so many messages."""
+
+
 class Greeter:
     """Keeps what it was sent, by call."""
 
@@ -31,6 +35,7 @@ class Greeter:
         self.name = name
         self.calls: list[bytes] = []
         self.writers: set[asyncio.StreamWriter] = set()
+        self.streams: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.add(writer)
@@ -50,12 +55,21 @@ class Greeter:
                     bodies[stream] = bodies.get(stream, b"") + payload
                 if kind in (DATA, HEADERS) and flags & END_STREAM:
                     self.calls.append(bodies.pop(stream, b""))
-                    begin = b"\x88" + literal("content-type", "application/grpc")
-                    writer.write(frame(HEADERS, END_HEADERS, stream, begin))
-                    writer.write(frame(DATA, 0, stream, message(self.name)))
-                    writer.write(frame(HEADERS, END_HEADERS | END_STREAM, stream, literal("grpc-status", "0")))
+                    many = MESSAGES if self.calls[-1] == message(STREAM) else 1
+                    task = asyncio.create_task(self._answer(writer, stream, many))
+                    self.streams.add(task)
+                    task.add_done_callback(self.streams.discard)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             self.writers.discard(writer)
             writer.close()
+
+    async def _answer(self, writer: asyncio.StreamWriter, stream: int, many: int) -> None:
+        begin = b"\x88" + literal("content-type", "application/grpc")
+        writer.write(frame(HEADERS, END_HEADERS, stream, begin))
+        for number in range(many):
+            if number:
+                await asyncio.sleep(GAP_SECONDS)
+            writer.write(frame(DATA, 0, stream, message(self.name)))
+        writer.write(frame(HEADERS, END_HEADERS | END_STREAM, stream, literal("grpc-status", "0")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -164,6 +165,64 @@ async def test_all_of_it_and_plain_connections_come_here_and_the_kubelet_still_a
 
 async def test_grpc_and_http2(admin: ApiClient, open_namespace: Namespace, tmp_path: Path) -> None:
     await grpc_and_http2(admin, open_namespace, tmp_path, "pods")
+
+
+LASTING = """
+import json, os, select, socket, sys
+made = socket.create_connection((sys.argv[1], 8080), 10)
+made.settimeout(10)
+extra = "".join(f"{each}\\r\\n" for each in sys.argv[2:])
+made.sendall(f"GET /ws HTTP/1.1\\r\\nHost: api\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+    f"Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n{extra}\\r\\n".encode())
+assert made.recv(4096).startswith(b"HTTP/1.1 101")
+heard, text = [], b"x"
+while text == b"x":
+    if os.path.exists("/tmp/enough"): text = b"last"
+    made.sendall(text)
+    heard.append(made.recv(100).decode())
+    select.select([made], [], [], 0.2)  # nothing comes unasked, but the end
+print(json.dumps([len(heard), sorted(set(heard[:-1])), heard[-1]]))
+"""
+
+
+async def test_websockets_outlive_a_reload_of_others_and_who_leaves(
+    admin: ApiClient, open_namespace: Namespace, tmp_path: Path
+) -> None:
+    space = open_namespace
+    async with prepared(admin, space, tmp_path) as (ada, here):
+        found = await ada.attachments.attach(wanted(ada, here), here)
+        await answers(space, {host("web-0"): "here"}, *MINE)
+
+        def lasting(*headers: str) -> asyncio.Task[kit.Ran]:
+            command = ("python3", "-c", LASTING, host("web-0"), *headers)
+            return asyncio.create_task(kit.execute(space.developer, space.name, "client", *command))
+
+        held = {"here": lasting(MINE[1]), "web-0": lasting()}
+
+        async def open_here() -> int:
+            return len(here._open)
+
+        await kit.eventually(open_here, 1, 20)
+        # A reload of the local service: who comes meanwhile waits, in the pods too.
+        here.reloading.clear()
+        waiting = asyncio.create_task(python(space, WEBSOCKET, host("web-1"), MINE[1]))
+        await answers(space, {host("web-1"): "web-1"})
+        assert not waiting.done()
+        here.reloading.set()
+        assert await waiting == ["here:one", "here:two"]
+        # Leaving: those that are open stay where they are, for longer than a door lingers that has lost its agent.
+        await ada.attachments.leave(found)
+        assert await python(space, WEBSOCKET, host("web-0"), MINE[1]) == ["web-0:one", "web-0:two"]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(25):
+                await asyncio.wait(held.values(), return_when=asyncio.FIRST_COMPLETED)
+        await kit.execute(space.developer, space.name, "client", "touch", "/tmp/enough")
+        for who, task in held.items():
+            ran = await task
+            count, heard, last = json.loads(ran.stdout)
+            assert (heard, last) == ([f"{who}:x"], f"{who}:last") and count > 60, ran
+        ended = {each: ["terminated"] for each in PODS}
+        await kit.eventually(lambda: doors(admin, space), ended, 60)
 
 
 async def test_developers_share_a_pods_door_and_one_can_have_a_copy(

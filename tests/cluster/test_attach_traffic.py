@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
 from devloop.attach import ALL, Header, Match, Phase, Route, Wanted, personal
 
 from . import attach_grpc, kit
-from .attach_grpc import Greeter
+from .attach_grpc import MESSAGES, STREAM, Greeter
 from .attaching import PORT, SERVICE, Here, Load, ask, client_pod, engine, objects_of, run_service
 from .conftest import Namespace
 from .kit import ApiClient, client
@@ -185,17 +186,23 @@ async def grpc_and_http2(
     await asyncio.gather(kit.run_pod(admin, name, "grpc", start, readiness_probe=probe), client_pod(admin, name))
     greeter = Greeter("here")
     server = await asyncio.start_server(greeter.serve, "127.0.0.1", 0)
-    async with server, engine(namespace.developer, tmp_path) as ada, Here() as here:
+    async with engine(namespace.developer, tmp_path) as ada, Here() as here:
 
-        async def call(*arguments: str) -> tuple[str, str]:
+        async def call(*arguments: str, text: str = "abc") -> tuple[str, str]:
             """The message and the trailer's status, of a call made by a real HTTP/2 client."""
             shell = (
-                "printf '\\0\\0\\0\\0\\3abc' | curl -sv --http2-prior-knowledge --max-time 10 --data-binary @- "
+                f"printf '\\0\\0\\0\\0\\3{text}' | curl -svN --http2-prior-knowledge --max-time 40 --data-binary @- "
                 "-H 'content-type: application/grpc' -H 'te: trailers' \"$@\" http://grpc:8080/greeter/Hello"
             )
             ran = await kit.execute(namespace.developer, name, "client", "sh", "-c", shell, "sh", *arguments)
             trailer = [each for each in ran.stderr.splitlines() if "grpc-status" in each]
             return ran.stdout.replace("\0", "").lstrip("\x04\x08"), trailer[-1].strip("< \r") if trailer else ran.stderr
+
+        async def stream(*arguments: str) -> tuple[int, set[str], str]:
+            """Of a stream: how many messages came, whose, and how it has ended."""
+            text, status = await call(*arguments, text=STREAM)
+            said = [each for each in text.replace("\x04", "\n").replace("\x08", "\n").split("\n") if each]
+            return len(said), set(said), status
 
         async def original() -> tuple[str, str]:
             return await call()
@@ -207,9 +214,26 @@ async def grpc_and_http2(
         assert await call() == ("original", "grpc-status: 0")
         assert await call("-H", "baggage: devloop=ada") == ("here", "grpc-status: 0")
         assert greeter.calls == [b"\0\0\0\0\3abc"]
+        # Streams that are under way when somebody leaves go on where they are.
+        streams = [asyncio.create_task(stream(*each)) for each in ((), ("-H", "baggage: devloop=ada"))]
+        await kit.eventually(lambda: counted(greeter.streams), 1, 20)
         await ada.attachments.leave(found)
+        assert await call("-H", "baggage: devloop=ada") == ("original", "grpc-status: 0")
+        assert len(greeter.streams) == 1, "it is still under way"
+        assert await asyncio.gather(*streams) == [(MESSAGES, {name}, "grpc-status: 0") for name in ("original", "here")]
         await ada.attachments.attach(Wanted("intercept", "grpc", own, way=way), here)
         await kit.eventually(call, ("here", "grpc-status: 0"), 10)
+        # A reload: what comes meanwhile waits for the next process.
+        here.reloading.clear()
+        server.close()
+        for writer in list(greeter.writers):
+            writer.close()
+        waiting = asyncio.create_task(call())
+        following = Greeter("next")
+        server = await asyncio.start_server(following.serve, "127.0.0.1", own["grpc"])
+        here.reloading.set()
+        assert await waiting == ("next", "grpc-status: 0")
+        greeter = following
         # Nobody listens: nothing of the call was given to anybody, so the original may have it, though it is a POST.
         server.close()
         for writer in list(greeter.writers):
@@ -217,6 +241,10 @@ async def grpc_and_http2(
         assert await call() == ("original", "grpc-status: 0")
         here.set_running(False)
         assert await call() == ("original", "grpc-status: 0")
+
+
+async def counted(found: Collection[Any]) -> int:
+    return len(found)
 
 
 async def test_a_canary_of_ten_percent(admin: ApiClient, namespace: Namespace, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from devloop.config.model import (
     TcpCheck,
     Tls,
 )
+from devloop.config.problems import ConfigProblems
 from devloop.errors import ConfigError
 
 from .folder import Folder
@@ -392,3 +393,55 @@ def test_a_developer_has_a_name_of_their_own(
         folder.write({".env": files[".env"]})
     table = f'[user]\nname = "{files["user"]}"\n' if "user" in files else ""
     assert folder.load(f'{table}[services.web]\ncommand = "true"\n').user == name
+
+
+REMOTE = '[remote]\ncontext = "dev"\n[services.web]\ncommand = "true"\n'
+
+
+@pytest.fixture
+def own(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The developer's own file, of all projects."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder.root / "config"))
+    file = folder.root / "config/devloop/config.toml"
+    file.parent.mkdir(parents=True)
+    return file
+
+
+def test_a_file_of_ones_own_has_the_name_for_all_projects_that_say_nothing(
+    folder: Folder, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert folder.load(REMOTE).user is None
+    own.write_text('[user]\nname = "ada"\n')
+    assert folder.load(REMOTE).user == "ada"
+    assert folder.load(f'[user]\nname = "ben"\n{REMOTE}').user == "ben", "the nearer one goes first"
+    folder.environ["DEVLOOP_USER"] = "eve"
+    assert folder.load(REMOTE).user == "eve"
+    del folder.environ["DEVLOOP_USER"]
+    # Without a cluster nobody asks for it.
+    monkeypatch.setattr("devloop.user.own_file", lambda: pytest.fail("it was looked for"))
+    assert folder.load('[services.web]\ncommand = "true"\n').user is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ('[user]\nname = ""\n', 2, "user.name"),
+        ("[user]\nname = 3\n", 2, "user.name"),
+        ("[user\n", 1, ""),
+        ('[user]\nnick = "ada"\n', 2, "nick"),
+        ('[remote]\ncontext = "dev"\n', 1, "[remote] is a project's"),
+        ('[users]\nname = "ada"\n', 1, "users"),
+    ],
+)
+def test_a_mistake_in_it_is_told_with_its_place(folder: Folder, own: Path, text: str, line: int, words: str) -> None:
+    own.write_text(text)
+    with pytest.raises(ConfigProblems) as caught:
+        folder.load(REMOTE)
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line) == (own, line) and words in problem.message, problem
+
+
+def test_one_that_can_not_be_read_is_told(folder: Folder, own: Path) -> None:
+    own.mkdir()
+    with pytest.raises(ConfigProblems, match="can't be read: Is a directory"):
+        folder.load(REMOTE)

@@ -234,10 +234,17 @@ def test_udp_is_listened_for_by_itself() -> None:
         it.end.look([Listener(8080, "0.0.0.0")], now, HOLD, datagrams=(found, reached))
         return it.end.deaf_datagrams.get(8125, "")
 
-    assert at(GRACE_SECONDS, 8126) == "nothing listens on UDP port 8125; it listens on 8126"
+    assert at(0, 8126) == "nothing listens on UDP port 8125; it listens on 8126", "nothing of it waits"
     assert at(2, "127.0.0.1:8125") == "nothing listens on UDP port 8125; it listens on 8125 of 127.0.0.1 alone"
     assert it.news == 2 and not it.end.deaf
     assert at(3, 8125) == "" and it.news == 3
+    # A reload has its time; the process after a crash is not waited for.
+    assert at(4) == "" and at(5, 8125) == ""
+    it.end.set_running(False)
+    assert at(6) == "nothing listens on UDP port 8125"
+    it.end.set_running(True)
+    assert at(7) == "nothing listens on UDP port 8125"
+    assert at(8, 8125) == ""
     it.end.look(None, 60, HOLD)
     assert not it.end.deaf_datagrams, "nobody can tell"
 

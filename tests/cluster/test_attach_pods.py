@@ -180,6 +180,7 @@ while text == b"x":
     if os.path.exists("/tmp/enough"): text = b"last"
     made.sendall(text)
     heard.append(made.recv(100).decode())
+    open(f"/tmp/{heard[0]}", "w").close()
     select.select([made], [], [], 0.2)  # nothing comes unasked, but the end
 print(json.dumps([len(heard), sorted(set(heard[:-1])), heard[-1]]))
 """
@@ -199,10 +200,11 @@ async def test_websockets_outlive_a_reload_of_others_and_who_leaves(
 
         held = {"here": lasting(MINE[1]), "web-0": lasting()}
 
-        async def open_here() -> int:
-            return len(here._open)
+        async def answered() -> list[str]:
+            ran = await kit.execute(space.developer, space.name, "client", "sh", "-c", "cd /tmp && ls *:x")
+            return sorted(ran.stdout.split())
 
-        await kit.eventually(open_here, 1, 20)
+        await kit.eventually(answered, ["here:x", "web-0:x"], 30)
         # A reload of the local service: who comes meanwhile waits, in the pods too.
         here.reloading.clear()
         waiting = asyncio.create_task(python(space, WEBSOCKET, host("web-1"), MINE[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import tomllib
 from collections.abc import AsyncIterator, Iterator
@@ -365,7 +366,7 @@ async def test_a_replaced_workload_that_is_applied_anew_is_stopped_again_and_in_
 
 
 ELSEWHERE = """
-import http.server, pathlib, socket, threading, time
+import http.server, socket, threading
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -380,8 +381,7 @@ def serve(port):
     http.server.ThreadingHTTPServer(("", port), Handler).serve_forever()
 
 threading.Thread(target=serve, args=(9090,), daemon=True).start()
-while not pathlib.Path("also").exists():
-    time.sleep(0.05)
+open("also").read()  # a pipe: until somebody writes to it
 serve(8080)
 """
 
@@ -391,6 +391,7 @@ async def test_a_port_that_nothing_listens_on_is_the_originals_until_something_d
 ) -> None:
     """The issue's: it said "attached", and every request waited for 10 s."""
     (project.folder / "elsewhere.py").write_text(ELSEWHERE)
+    os.mkfifo(project.folder / "also")
     project.config("""
 [services.api]
 command = "python3 elsewhere.py"
@@ -409,7 +410,7 @@ attach = { kind = "intercept", routes = "all" }
         assert clock() - began < 8, "no request waited for what does not come"
         told = await project("attach", "api", "--all", code=None)
         assert "it listens on 9090" in told.stdout + told.stderr, told
-        (project.folder / "also").touch()
+        (project.folder / "also").write_text("now")
         await attached(running, "api")
         await kit.eventually(lambda: asked(shop), True)
 

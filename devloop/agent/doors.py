@@ -165,6 +165,7 @@ class Doors:
         self._expected = expected
         self._changed = changed
         self._carry = carry
+        self._carrying: set[str] = set()
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> None:
@@ -187,8 +188,12 @@ class Doors:
             writer.close()
             return
         if carries:
-            if self._carry is not None:
-                await self._carry(uid, reader, writer)
+            if self._carry is not None and uid not in self._carrying:  # one a door
+                self._carrying.add(uid)
+                try:
+                    await self._carry(uid, reader, writer)
+                finally:
+                    self._carrying.discard(uid)
             writer.close()
             return
         door = self.known[uid] = Door(uid, peer, reader, writer)

@@ -16,7 +16,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -440,6 +440,22 @@ def next_step(snapshot: Snapshot, dead: Collection[str]) -> Call | None:
             continue  # whether it is to be started again can't be told now
         return delete("leases", each, "all that it stood for is put back")
     return None
+
+
+def after(snapshot: Snapshot, call: Call, answer: Document) -> Snapshot:
+    """What there is once a call has been answered, as far as it goes: others' doings are not in it."""
+
+    def those(found: tuple[Document, ...]) -> tuple[Document, ...]:
+        if call.verb == "DELETE":
+            return tuple(each for each in found if each["metadata"]["name"] != call.name)
+        return tuple(answer if each["metadata"]["name"] == call.name else each for each in found)
+
+    if call.verb == "SCALE":
+        workload = f"{call.kind.removesuffix('s')}/{call.name}"
+        return replace(snapshot, replicas={**snapshot.replicas, workload: call.replicas})
+    if call.kind == "services":
+        return replace(snapshot, services=those(snapshot.services))
+    return replace(snapshot, leases=those(snapshot.leases))
 
 
 def holdings(leases: Iterable[Document], now: datetime) -> list[tuple[Spec, float]]:

@@ -225,7 +225,7 @@ class Attachments(Hearers):
                 await self._told(found, session)
                 if swapped:
                     await self._agent_ready(session)
-                    found.version = await self._claims.lead(spec, listeners)
+                    found.version = await self._claims.lead(spec, listeners, service)
                 else:
                     # Once attached, it waits for pods that come again: they may all be away for a moment.
                     await (self._doors.ready if found.task is None else self._doors.look)(found, session)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -153,20 +154,23 @@ class Claims:
             await asyncio.sleep(0.02)
         raise AttachError(f"the Service {wanted['metadata']['name']} keeps changing", where=self.api.where)
 
-    async def lead(self, spec: Spec, listeners: Mapping[int, int]) -> int:
+    async def lead(self, spec: Spec, listeners: Mapping[int, int], known: Document | None = None) -> int:
         """Lead the Service to the agent, with us among its holders; its resourceVersion then.
 
+        `known`: the Service as it was a moment ago. If it has changed since, it is a conflict, and read again.
         HeldError if somebody else was quicker.
         """
         path = f"{self._services}/{spec.service}"
-        for _ in range(TRIES):
-            found = await self.service(spec.service)
+        for count in range(TRIES):
+            found = known if known is not None and not count else await self.service(spec.service)
             if found is None:
                 raise gone(spec, self.api.where)
             kept = objects.record(found) if objects.is_swapped(found) else None
-            held_now = await self.leases()
-            living = {each.id for lease in held_now if (each := objects.spec_of(lease))}
-            holders = {key: value for key, value in (kept.holders if kept else {}).items() if key in living}
+            recorded = dict(kept.holders) if kept else {}
+            # Others in the record may have gone since they wrote it. Whoever is in it had a lease before.
+            held_now = await self.leases() if recorded.keys() - {spec.id} else []
+            living = {spec.id, *(each.id for lease in held_now if (each := objects.spec_of(lease)))}
+            holders = {key: value for key, value in recorded.items() if key in living}
             others = [each for each in (kept.specs if kept else []) if each.id in holders]
             if clash := conflicts(spec, others):
                 over = {each.id: seconds for each, seconds in objects.holdings(held_now, datetime.now(UTC))}
@@ -242,26 +246,37 @@ class Claims:
         return scale(self.api.namespace, f"{kind}s", name)
 
     async def restore(self, dead: Collection[str]) -> None:
-        """Put back what these leases stood for, and whatever else nobody holds."""
+        """Put back what these leases stood for, and whatever else nobody holds.
+
+        What there is is read once, as each call carries the version of what it changes. Only who holds what is read
+        again before a Service is changed or deleted: whoever has just come has a lease and relies on what is there.
+        """
+        known: Snapshot | None = None
         for count in range(STEPS):
-            step = objects.next_step(await self.snapshot(), dead)
+            looked = known is None
+            if known is None:
+                known = await self.snapshot()
+            step = objects.next_step(known, dead)
+            if step is not None and step.kind == "services" and not looked:
+                known = replace(known, leases=tuple(await self.leases()))
+                step = objects.next_step(known, dead)
             if step is None:
                 return
             try:
-                await self.perform(step)
+                known = objects.after(known, step, await self.perform(step))
             except ApiError as problem:
                 # Somebody else was quicker, and it is looked at anew.
                 if problem.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
                     raise
+                known = None
                 await asyncio.sleep(0.01 * (count + 1))
 
-    async def perform(self, call: Call) -> None:
-        """One call of a restoration."""
+    async def perform(self, call: Call) -> Document:
+        """One call of a restoration; its answer."""
         if call.verb == "SCALE":
-            await self.resize(f"{call.kind.removesuffix('s')}/{call.name}", call.replicas, only_from=0)
-            return
+            return await self.resize(f"{call.kind.removesuffix('s')}/{call.name}", call.replicas, only_from=0)
         path = {"services": self._services, "leases": self._leases}[call.kind]
-        await self.api.request(call.verb, f"{path}/{call.name}", call.body)
+        return await self.api.request(call.verb, f"{path}/{call.name}", call.body)
 
 
 def held(spec: Spec, clash: list[Spec], over: Mapping[str, float], where: str) -> HeldError:

@@ -232,3 +232,65 @@ async def test_a_workload_whose_size_can_not_be_read_keeps_its_lease() -> None:
     assert step is not None and step.verb == "DELETE"
     step = objects.next_step(objects.Snapshot((), leases, {"deployment/worker": 0}), dead)
     assert step is not None and (step.verb, step.replicas) == ("SCALE", 3)
+
+
+async def test_what_attaching_and_leaving_ask_the_api_server() -> None:
+    """Each is a round trip, one after the other, and what a developer waits for."""
+    api = FakeApi(service(), service("web"))
+    asked: list[str] = []
+    api.before = lambda method, path: asked.append(f"{method} {path.rpartition('/space/')[2]}")
+    claims = Claims(api)  # type: ignore[arg-type]
+    found = await claims.service("api")
+    asked.clear()
+    await claims.acquire(spec())
+    assert found is not None
+    await claims.shadow(found)
+    await claims.lead(spec(), LISTENERS, found)
+    assert asked == ["POST leases", "POST services", "PUT services/api"]
+    asked.clear()
+    await claims.restore({lease_of(spec())})
+    assert asked == [
+        "GET services",
+        "GET leases",
+        "PUT services/api",
+        "GET leases",
+        "DELETE services/api-devloop",
+        "DELETE leases/devloop-api-ada",
+    ]
+
+
+async def test_a_service_that_has_changed_since_it_was_looked_at_is_looked_at_again() -> None:
+    api = FakeApi(service())
+    ada, ben = spec("ada", **route("ada")), spec("ben", **route("ben"))
+    before = await Claims(api).service("api")  # type: ignore[arg-type]
+    await attach(api, ben)
+    claims = Claims(api)  # type: ignore[arg-type]
+    await claims.acquire(ada)
+    await claims.lead(ada, LISTENERS, before)
+    left = api.objects["/api/v1/namespaces/space/services/api"]
+    assert objects.is_whole(left, ben.id) and objects.is_whole(left, ada.id)
+
+
+async def test_who_comes_after_the_service_was_put_back_keeps_the_shadow() -> None:
+    api = FakeApi(service())
+    ada, ben = spec("ada", **route("ada")), spec("ben", **route("ben"))
+    await attach(api, ada)
+    shadow = "/api/v1/namespaces/space/services/api-devloop"
+    came = False
+
+    def just_after(method: str, path: str) -> None:
+        nonlocal came
+        led = api.objects["/api/v1/namespaces/space/services/api"]
+        if not came and not objects.is_marked(led):
+            came = True
+            other = Claims(api)  # type: ignore[arg-type]
+            for step in (other.acquire(ben), other.shadow(led)):
+                with contextlib.suppress(StopIteration):
+                    step.send(None)
+
+    api.before = just_after
+    await Claims(api).restore({lease_of(ada)})  # type: ignore[arg-type]
+    assert came and shadow in api.objects
+    assert [each for each in api.objects if "leases" in each] == [
+        f"/apis/coordination.k8s.io/v1/namespaces/space/leases/{lease_of(ben)}"
+    ]

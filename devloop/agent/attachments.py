@@ -567,7 +567,8 @@ class Attachments:
             return
         marked = [each["metadata"]["name"] for each in self._view.services.values() if is_marked(each)]
         doors, *_ = await asyncio.gather(self._pods.leave(), *(asyncio.to_thread(self._back, name) for name in marked))
-        if marked or doors:
+        # Also when an engine that sees this pod go has led all back: clients are connected here.
+        if marked or doors or self._leaving:
             await asyncio.sleep(LAST_SECONDS)
             await self._gateway.drain()
             await asyncio.sleep(LAST_SECONDS)

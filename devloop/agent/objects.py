@@ -32,6 +32,9 @@ SPEC = "devloop.dev/attachment"
 REPLICAS = "devloop.dev/replicas"
 SHADOW_OF = "devloop.dev/shadow-of"
 MANAGED = {"app.kubernetes.io/managed-by": "devloop"}
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+"""What `kubectl apply` has sent last, as kubectl notes it. It takes a key away that is in there and no more in what it
+applies now."""
 LEASE_LABEL = "devloop.dev/lease"
 LEASE_SECONDS = 30
 KEPT = "devloop.dev/kept"
@@ -161,6 +164,8 @@ def owners(service: Document, known: Record | None = None) -> Document:
     kept = record(service) or known
     annotations = out["metadata"].get("annotations") or {}
     annotations.pop(RECORD, None)
+    if LAST_APPLIED in annotations:
+        annotations[LAST_APPLIED] = annotations[LAST_APPLIED].replace(_OUR_KEY, "")
     if not annotations:
         out["metadata"].pop("annotations", None)
     selector = dict(out["spec"].get("selector") or {})
@@ -195,9 +200,23 @@ def swapped(service: Document, listeners: Mapping[int, int], holders: Mapping[st
     if local:
         out["spec"]["internalTrafficPolicy"] = "Cluster"
     made = Record(original["spec"]["selector"], targets, local, holders)
-    out["metadata"].setdefault("annotations", {})[RECORD] = made.text()
+    annotations = out["metadata"].setdefault("annotations", {})
+    annotations[RECORD] = made.text()
+    if LAST_APPLIED in annotations:
+        annotations[LAST_APPLIED] = _applied_by_us(annotations[LAST_APPLIED])
     out["spec"]["selector"] = dict(AGENT_SELECTOR)
     return out
+
+
+_OUR_KEY = f"{json.dumps(AGENT_KEY)}:{json.dumps(AGENT_SELECTOR[AGENT_KEY])},"
+
+
+def _applied_by_us(text: str) -> str:
+    """The last applied configuration, as if our key had been in its selector: then `kubectl apply` of the original
+    takes the key away, and the Service leads to its pods at once. The key would stay beside the original's, and
+    together they fit no pod at all. What kubectl has not written in its own form (without spaces) stays as it is."""
+    start = '"selector":{"'
+    return text.replace(start, f'{start[:-1]}{_OUR_KEY}"') if text.count(start) == 1 else text
 
 
 def listeners_of(service: Document) -> dict[int, int]:

@@ -3,7 +3,8 @@
 The channel ("forwarded-streamlocal@openssh.com", OpenSSH's PROTOCOL, 2.4) is opened before a byte is read from Envoy.
 If the developer's side refuses it, because the local service is down or does not come back in time, the connection is
 closed and nothing of the request was given to anybody: Envoy tries the next endpoint, which is the original pods.
-Plain TCP has no such second try in Envoy, so there the agent itself connects to one of them.
+Plain TCP has no such second try in Envoy, so there the agent itself connects to one of them; also for a connection on
+which neither side has said anything yet when the developer is lost.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class FromEnvoy(Far, asyncio.Protocol):
         self.uplink = uplink
         self.turns = Turns()
         self.over = False
+        self.silent = True
+        """Nobody has said anything."""
         self._refusing = False
         self._refused = False
 
@@ -51,6 +54,7 @@ class FromEnvoy(Far, asyncio.Protocol):
         """The developer is there: what came before goes on."""
         for data in self._early:
             self.turns.asked(data)
+        self.silent = not self._early
         super().opened()
 
     def data_received(self, data: bytes | memoryview) -> None:
@@ -60,6 +64,7 @@ class FromEnvoy(Far, asyncio.Protocol):
             return
         if self._open:
             self.turns.asked(bytes(data))
+            self.silent = False
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -67,6 +72,13 @@ class FromEnvoy(Far, asyncio.Protocol):
         self.over = True
         self.uplink.ended(self)
         super().connection_lost(exc)
+
+    def unopened(self) -> None:
+        """As it was before the channel was open: what comes is kept."""
+        near, self.near, self._open = self.near, None, False
+        if near is not None and near.channel is not None:
+            near.end()
+        self.quiet()
 
     def refuse(self) -> None:
         """Nobody takes it. Nothing was read, or given to anybody, so that Envoy may ask somebody else."""
@@ -106,7 +118,7 @@ class FromEnvoy(Far, asyncio.Protocol):
             self.turns.answered()
             self.transport.write(LOST)
             self.transport.close()
-        else:
+        elif not (self.silent and self._open and self.uplink.hand_on(self)):
             self.transport.abort()
 
 
@@ -118,11 +130,19 @@ class ToDeveloper(Near):
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
         """The answer."""
         self.far.turns.answered()
+        self.far.silent = False
         super().data_received(data)
+
+    def eof_received(self) -> bool:
+        """That it says no more is a word, too."""
+        self.far.silent = False
+        return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel has ended: in order, or because the developer's side has cut it, or is gone."""
         self.connection.open.discard(self)
+        if self.far.near is not self:  # somebody else has it by now
+            return
         if self.finished and exc is None:
             self.far.transport.close()
         else:
@@ -140,12 +160,15 @@ class Uplink:
         self.fallback = fallback
         self._server: asyncio.Server | None = None
         self._open: set[FromEnvoy] = set()
+        self._joining: dict[FromEnvoy, asyncio.Task[None]] = {}
+        self._handed_on: set[FromEnvoy] = set()
+        """The original has these: what the developer does is nothing to them."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def open(self) -> bool:
         """There are connections."""
-        return bool(self._open)
+        return bool(self._open or self._handed_on)
 
     async def listen(self) -> None:
         """Begin."""
@@ -156,13 +179,13 @@ class Uplink:
     def begin(self, far: FromEnvoy) -> None:
         """Envoy has connected."""
         self._open.add(far)
-        task = background(self._join(far), name=self._target)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._joining[far] = background(self._join(far), name=self._target)
+        task.add_done_callback(lambda _: self._joining.pop(far, None))
 
     def ended(self, far: FromEnvoy) -> None:
         """Envoy has gone."""
         self._open.discard(far)
+        self._handed_on.discard(far)
 
     async def _join(self, far: FromEnvoy) -> None:
         near = ToDeveloper(self._connection, far)
@@ -170,30 +193,43 @@ class Uplink:
             await TcpChannel.of(self._connection.ssh).hand_over(near, self._target)
         except (asyncssh.Error, OSError) as problem:
             log.debug("%s: %s", self._target, problem)
-            if self.fallback is None or not await self._original(far):
+            if not self.hand_on(far):
                 far.refuse()
         except BaseException:
-            far.transport.abort()
+            if not self.hand_on(far):
+                far.transport.abort()
             raise
 
-    async def _original(self, far: FromEnvoy) -> bool:
-        """Let an original pod have the connection; False if none takes it."""
-        assert self.fallback is not None
-        pods = list(self.fallback())
-        random.shuffle(pods)
+    def hand_on(self, far: FromEnvoy) -> bool:
+        """Let an original pod have a connection of which nobody knows anything; False where Envoy sees to that."""
+        if self.fallback is None:
+            return False
+        if far in self._open and not far.transport.is_closing():
+            self._open.discard(far)
+            self._handed_on.add(far)
+            far.unopened()
+            task = background(self._original(far, self.fallback), name=f"original of {self._target}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _original(self, far: FromEnvoy, pods: Endpoints) -> None:
+        found = list(pods())
+        random.shuffle(found)
         loop = asyncio.get_running_loop()
-        for host, port in (each for pod in pods[:3] for each in pod):
+        for host, port in (each for pod in found[:3] for each in pod):
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(2):
                     await loop.create_connection(lambda: _Pod(far), host, port)
-                return True
-        return False
+                return
+        far.refuse()
 
     def cut(self) -> None:
         """The developer does not answer: what waits for them is given up, so that others may answer."""
-        for task in list(self._tasks):
+        joining = dict(self._joining)
+        for task in joining.values():
             task.cancel()
-        for each in list(self._open):
+        for each in self._open - joining.keys():
             each.cut()
 
     async def close(self) -> None:
@@ -210,6 +246,8 @@ class _Pod(asyncio.Protocol):
     def __init__(self, far: FromEnvoy) -> None:
         self.far = far
         self.transport: Any = None
+        self.finished = False
+        """It says no more."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -227,8 +265,16 @@ class _Pod(asyncio.Protocol):
         _write(self.far.transport, data)
 
     def eof_received(self) -> bool:
+        self.finished = True
         _write_eof(self.far.transport)
+        self.close_if_done()
         return True
+
+    def close_if_done(self) -> None:
+        """Both have said that they say no more: neither would be told of anything else."""
+        if self.finished and self.far.finished:
+            self.transport.close()
+            self.far.transport.close()
 
     def pause_writing(self) -> None:
         self.far.transport.pause_reading()
@@ -253,7 +299,9 @@ class _Client(asyncio.Protocol):
         _write(self.pod.transport, data)
 
     def eof_received(self) -> bool:
+        self.pod.far.finished = True
         _write_eof(self.pod.transport)
+        self.pod.close_if_done()
         return True
 
     def pause_writing(self) -> None:

@@ -23,16 +23,16 @@ from devloop.agent.tasks import background
 from devloop.errors import RemoteError
 from devloop.failures import contained
 from devloop.remote.kubernetes.api import Api, ApiError
-from devloop.remote.kubernetes.install import SELECTOR, running
 from devloop.remote.link import LinkState
 from devloop.remote.link import Phase as LinkPhase
 
 from . import policies, replace
 from .attachment import Attachment
+from .bridge import Bridge
 from .claims import Claims, GoneError, gone, held, version
 from .doors import Doors
 from .draft import drafted
-from .earlier import Earlier, Run
+from .earlier import COUNTING, Earlier, Run
 from .hearers import Hearers
 from .moving import Moved, Mover
 from .seam import AttachError, Holding, LocalEnd, Phase, Wanted
@@ -77,6 +77,7 @@ class Attachments(Hearers):
         self._mover = Mover(api, self._earlier)
         self._doors = Doors(api, self._claims, self._held.values)
         self._sizes = Sizes(api, self._claims, self._started)
+        self._bridge = Bridge(api, self._claims, self._led, self._agent_gone)
         self._leaving: set[Attachment] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._session: Session | None = None
@@ -98,7 +99,7 @@ class Attachments(Hearers):
         """Begin; the link may still be connecting. The agent's Envoy is started, so that a first attach is quick."""
         self._stops.append(self._link.subscribe(self._linked))
         self._linked(self._link.state)
-        for work in (self._renewing, self._watching, self._doors.watching, self._warm):
+        for work in (self._renewing, self._watching, self._doors.watching, self._bridge.watching, self._warm):
             self._hold(background(work(), name=work.__name__))
 
     def _hold(self, task: asyncio.Task[None]) -> None:
@@ -122,24 +123,15 @@ class Attachments(Hearers):
                 if each.state.phase is Phase.ATTACHED:
                     each.become(Phase.OPEN, f"the link is lost, and the original answers: {state.reason}")
             if taken:
-                self._hold(background(self._bridge(), name="agent lost"))
+                self._hold(background(self._bridge.until(self._connected), name="agent lost"))
 
-    async def _bridge(self) -> None:
-        """While there is no agent, nobody stands behind its Services: lead them back, if the API can be reached."""
-        while not self._connected.is_set():
-            try:
-                found = await self.api.get(f"/api/v1/namespaces/{self.api.namespace}/pods", labelSelector=SELECTOR)
-                if not any(running(each) for each in found.get("items") or []):
-                    names = {each.spec.service for each in self._held.values() if each.spec.service and not each.over}
-                    led = await asyncio.gather(*map(self._claims.unlead, names), return_exceptions=True)
-                    for problem in led:  # each is tried again, and keeps no other from being led back
-                        if isinstance(problem, Exception):
-                            log.info("a Service is not led back: %s", contained(problem, "it can't be led back"))
-            except RemoteError as problem:
-                log.info("the agent can't be looked for: %s", problem.what)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await self._connected.wait()
+    def _led(self) -> set[str]:
+        """The Services that are led to the agent for us."""
+        return {each.spec.service for each in self._held.values() if each.spec.service and not each.over}
+
+    def _agent_gone(self) -> None:
+        """Its pod is: the next one has to be ready before a Service is led there."""
+        self._ready = None
 
     async def _desk(self) -> Session:
         """The connection to the agent's desk. AttachError if there is no agent; SessionLostError."""
@@ -173,6 +165,7 @@ class Attachments(Hearers):
         if began.id in self._held:
             raise AttachError("it is attached already", where=wanted.service or wanted.workload)
         self._held[began.id] = found
+        found.uncounted = COUNTING if began.service and began.kind != "replace" else ""
         try:
             for attempt in range(3):
                 try:
@@ -226,6 +219,7 @@ class Attachments(Hearers):
                 if swapped:
                     await self._agent_ready(session)
                     found.version = await self._claims.lead(spec, listeners, service)
+                    found.look_again.set()  # if it led elsewhere for a while, who has connected then stays there
                 else:
                     # Once attached, it waits for pods that come again: they may all be away for a moment.
                     await (self._doors.ready if found.task is None else self._doors.look)(found, session)
@@ -243,10 +237,11 @@ class Attachments(Hearers):
             return
         until = time.monotonic() + READY_SECONDS
         while time.monotonic() < until:
-            found = await self.api.get(f"/api/v1/namespaces/{self.api.namespace}/pods", labelSelector=SELECTOR)
-            if any(replace.is_ready(each) for each in found.get("items") or []):
+            if any(replace.is_ready(each) for each in await self._bridge.pods()):
                 self._ready = session
                 return
+            if session.lost or session.leaving:
+                raise SessionLostError("the agent has gone")
             await asyncio.sleep(0.05)
         raise RemoteError(f"the agent's pod is not ready after {READY_SECONDS:g} s", where=self.api.where)
 
@@ -411,7 +406,7 @@ class Attachments(Hearers):
                 self._give_up(found, Phase.CONTESTED, f"{what} again and again; devloop has given way")
                 return
             found.become(Phase.OPEN, f"{what}; it is attached again in a moment")
-            if wait:
+            if wait and len(found.reverts) > 1:  # at once, when it is the first time: most are no quarrel
                 await asyncio.sleep(0.2 * 2 ** len(found.reverts))
         if found.gone:
             if not await self._comes_again(found.spec.service):

@@ -31,6 +31,11 @@ Run = Callable[[str, str, Sequence[str]], Awaitable[bytes]]
 the reason, if none may be run."""
 SOON_SECONDS, LATER_SECONDS = 10.0, 60.0
 """Between two looks, while there are some, and while there are none."""
+SETTLE_SECONDS = 2.0
+"""After the first look, and after one that was asked for, there is another one: nodes take a moment to hear where a
+Service leads, and who connects in that moment is counted as soon."""
+COUNTING = "they are being counted"
+"""What is said until they have been counted once: on a busy node a command in a pod takes some seconds."""
 NAME_SECONDS = 60.0
 """How long it is believed which pod has an address."""
 OTHERS = "others"
@@ -81,13 +86,17 @@ class Earlier:
         if not found.spec.service or found.spec.kind == "replace":
             found.looked.set()
             return
+        fresh = True
         while not found.over:
             await self.look(found)
             found.looked.set()
-            pause = SOON_SECONDS if found.earlier else LATER_SECONDS
+            none = not (found.earlier or found.uncounted)
+            pause = SETTLE_SECONDS if fresh else LATER_SECONDS if none else SOON_SECONDS
+            fresh = False
             try:
                 async with asyncio.timeout(pause):
                     await found.look_again.wait()
+                fresh = True
             except TimeoutError:
                 pass
             found.look_again.clear()
@@ -100,7 +109,10 @@ class Earlier:
             (counted, uids), why = ((), frozenset()), problem.what
         except (RemoteError, OSError, TimeoutError) as problem:
             log.info("connections from before of %s: %s", found.spec.service, problem)
-            return
+            if found.looked.is_set() and not found.uncounted:
+                return  # what was counted last is likelier than nothing
+            reason = problem.what if isinstance(problem, RemoteError) else "the cluster did not answer"
+            (counted, uids), why = ((), frozenset()), reason
         except Exception as problem:  # what a pod prints is anybody's, and `attach` waits for this
             what = f"the connections from before of {found.spec.service} can't be counted"
             (counted, uids), why = ((), frozenset()), contained(problem, what).what

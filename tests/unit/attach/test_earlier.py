@@ -12,11 +12,12 @@ import pytest
 
 from devloop.agent.spec import Spec
 from devloop.attach.attachment import Attachment
-from devloop.attach.earlier import Earlier
+from devloop.attach.earlier import COUNTING, Earlier
 from devloop.attach.moving import Mover
 from devloop.attach.seam import Wanted
 from devloop.errors import RemoteError
 from devloop.remote.kubernetes.api import ApiError
+from tests.waiting import until
 
 from .fake_api import service
 from .fake_pods import FakePods
@@ -98,6 +99,27 @@ async def test_a_client_is_known_by_its_second_address_which_nobody_can_select_b
     assert await rig.earlier._name("fd00::10") == "fd00::10"
 
 
+async def test_who_has_connected_while_the_service_led_elsewhere_is_counted_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("devloop.attach.earlier.SETTLE_SECONDS", 0.0)
+    rig = Rig()
+    looks: list[str] = []
+
+    async def look(found: Attachment) -> None:
+        looks.append(found.spec.service)
+
+    monkeypatch.setattr(rig.earlier, "look", look)
+    watching = asyncio.create_task(rig.earlier.watching(rig.found))
+    try:
+        await until(lambda: len(looks) == 2)  # nodes hear a moment later where it leads
+        rig.found.look_again.set()  # it is made anew
+        await until(lambda: len(looks) == 4)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
 async def test_the_command_that_an_image_has_is_found_once() -> None:
     rig = Rig()
     rig.has = "python3"
@@ -121,6 +143,28 @@ async def test_what_is_not_known_is_said(why: str) -> None:
     await rig.earlier.look(rig.found)
     assert words in rig.found.uncounted
     assert rig.found.earlier == ()
+
+
+async def test_none_is_said_only_when_it_was_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.found.uncounted = COUNTING  # as `Attachments.attach` begins
+
+    async def fails(*_: object) -> bytes:
+        raise TimeoutError
+
+    monkeypatch.setattr(rig.earlier, "_run", fails)
+    await rig.earlier.look(rig.found)
+    assert rig.found.uncounted == "the cluster did not answer"
+    rig.found.looked.set()
+    await rig.earlier.look(rig.found)
+    assert rig.found.uncounted == "the cluster did not answer"
+    monkeypatch.setattr(rig.earlier, "_run", rig.run)
+    rig.tables["web-0"] = table("10.0.0.6")
+    await rig.earlier.look(rig.found)
+    assert (rig.found.earlier, rig.found.uncounted) == ((("front-5", 1),), "")
+    monkeypatch.setattr(rig.earlier, "_run", fails)
+    await rig.earlier.look(rig.found)  # a moment's trouble
+    assert (rig.found.earlier, rig.found.uncounted) == ((("front-5", 1),), "")
 
 
 async def test_what_a_pod_prints_stops_nothing() -> None:

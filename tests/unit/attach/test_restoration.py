@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -150,6 +151,62 @@ async def test_what_others_change_meanwhile_stays() -> None:
     assert now["spec"]["selector"] == {"app": "api-v2"}
     assert [each["targetPort"] for each in now["spec"]["ports"]] == ["web", 8081, 8082]
     assert now["metadata"]["labels"] == {"team": "b"} and now["metadata"]["annotations"] == {"owner": "shop"}
+
+
+def kubectl_apply(live: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """What `kubectl apply` does to a selector and to its own annotation: keys that it has applied before and does not
+    any more go, keys that it applies are written, all others stay (kubectl's three-way merge)."""
+    last = json.loads(live["metadata"]["annotations"].get(objects.LAST_APPLIED, '{"spec": {"selector": {}}}'))
+    for key in last["spec"]["selector"].keys() - manifest["spec"]["selector"].keys():
+        live["spec"]["selector"].pop(key, None)
+    live["spec"]["selector"].update(manifest["spec"]["selector"])
+    for port, applied in zip(live["spec"]["ports"], manifest["spec"]["ports"], strict=True):
+        port.update(applied)
+    text = json.dumps(manifest, separators=(",", ":"), sort_keys=True) + "\n"
+    live["metadata"]["annotations"][objects.LAST_APPLIED] = text
+
+
+async def test_an_apply_of_the_original_leads_the_service_to_its_pods_at_once() -> None:
+    manifest = service()
+    first = service()
+    kubectl_apply(first, manifest)
+    api = FakeApi(first)
+    before = api.plain()
+    await attach(api, spec())
+    live = api.objects["/api/v1/namespaces/space/services/api"]
+    assert objects.is_swapped(live)
+    kubectl_apply(live, manifest)
+    assert live["spec"]["selector"] == manifest["spec"]["selector"] and not objects.is_broken(live)
+    assert not objects.is_whole(live, spec().id)  # so the engine leads it here again
+    await Claims(api).lead(spec(), LISTENERS)  # type: ignore[arg-type]
+    assert objects.is_whole(api.objects["/api/v1/namespaces/space/services/api"], spec().id)
+    await Claims(api).restore({lease_of(spec())})  # type: ignore[arg-type]
+    assert api.plain() == before  # the annotation too, to the byte
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"kind":"Service","spec":{"ports":[{"port":80}],"selector":{"app":"api","tier":"b"}}}\n',
+        '{"metadata":{"annotations":{"note":"\\"selector\\":{\\"a\\":1}"}},"spec":{"selector":{"app":"\\u003capi"}}}',
+        '{"spec": {"selector": {"app": "api"}}}',
+        '{"spec":{"selector":{}}}',
+        '{"spec":{"ports":[]}}',
+        "not JSON",
+    ],
+)
+def test_what_kubectl_has_noted_is_put_back_to_the_byte(text: str) -> None:
+    original = service()
+    original["metadata"]["annotations"][objects.LAST_APPLIED] = text
+    led = objects.swapped(original, LISTENERS, {})
+    assert objects.owners(led) == original
+    again = objects.swapped(led, LISTENERS, {})  # of another holder, who comes later
+    assert again == led
+    if text.endswith("\n") or "note" in text:
+        said = json.loads(led["metadata"]["annotations"][objects.LAST_APPLIED])
+        expected = json.loads(text)
+        expected["spec"]["selector"][objects.AGENT_KEY] = "true"
+        assert said == expected
 
 
 async def test_a_service_that_has_lost_its_record_is_put_back_from_the_lease() -> None:

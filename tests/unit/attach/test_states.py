@@ -13,6 +13,7 @@ from devloop.attach.attachment import Attachment
 from devloop.attach.attachments import Attachments
 from devloop.attach.claims import Claims
 from devloop.attach.seam import AttachError, Phase, Wanted
+from devloop.attach.session import SessionLostError
 from devloop.remote.kubernetes.api import ApiError
 
 from .fake_api import FakeApi, service
@@ -106,6 +107,24 @@ async def test_a_workload_of_a_colleagues_that_may_not_be_read_keeps_nobody_from
     assert [each["metadata"]["name"] for each in await claims.leases()] == [objects.lease_name(theirs)]
     await claims.restore({objects.lease_name(theirs)})
     assert len(await claims.leases()) == 1, "who may read it puts it back"
+
+
+async def test_nothing_is_led_to_an_agent_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Attachments(cast(Any, None), cast(Any, FakeApi()), user="ada", host="h")
+    found: list[Any] = [{"metadata": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}]
+
+    async def pods() -> list[Any]:
+        return found
+
+    monkeypatch.setattr(work._bridge, "pods", pods)
+    session = cast(Any, SimpleNamespace(lost=False, leaving=False))
+    await work._agent_ready(session)
+    found.clear()
+    await work._agent_ready(session)  # it was ready, and nothing has been heard since
+    work._agent_gone()
+    session.leaving = True
+    with pytest.raises(SessionLostError):
+        await work._agent_ready(session)
 
 
 async def test_a_service_that_went_while_nobody_watched_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,12 @@ from .trial.market import CLIENTS, Market
 from .trial.schedule import Step, schedule
 
 CI_SEEDS = (13,)
-"""Of a short run each. A seed that has failed by hand comes here with its steps, below."""
+"""Of a short run each."""
+KEPT = (
+    "attach checkout, apply checkout, apply checkout, apply checkout",
+    "attach checkout, attach web, agent-killed, leave web",
+)
+"""Of runs by hand that have failed: seed 101, new connections that were refused."""
 CI_SECONDS = 190.0
 """How long events go on in CI; the last one may end later."""
 FAULTS = (Exception, pytest.fail.Exception)
@@ -120,6 +125,12 @@ def steps_of(text: str) -> list[Step]:
 async def test_the_market_goes_on_whatever_happens(trial: Trial, seed: int) -> None:
     print(f"seed {seed}")
     await run(trial, schedule(seed), CI_SECONDS)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("steps", KEPT)
+async def test_what_has_failed_by_hand(trial: Trial, steps: str) -> None:
+    await run(trial, steps_of(steps), 300)
 
 
 @pytest.mark.skipif("DEVLOOP_TRIAL_SEED" not in os.environ, reason="by hand: python -m tests.cluster.trial")

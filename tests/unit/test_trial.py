@@ -10,7 +10,11 @@ from tests.cluster.trial.figures import Claim, Event, Row, by_kind, table, tabul
 from tests.cluster.trial.floors import Floor, above
 from tests.cluster.trial.schedule import ATTACHABLE, HELD, KINDS, LONG, Step, schedule
 
-PLANS = {"web new": {"service": "web"}, "web held": {"service": "web", "held": True}}
+PLANS = {
+    "web new": {"service": "web", "kind": "http"},
+    "web held": {"service": "web", "kind": "http", "held": True},
+    "web socket": {"service": "web", "kind": "ws", "held": True},
+}
 
 
 def failure(at: float, **more: Any) -> dict[str, Any]:
@@ -60,6 +64,19 @@ def test_answers_from_the_wrong_side_are_counted_between_events_alone() -> None:
     assert dict(back[2].astray) == {"web held": 2}, "after leaving, nothing comes here, by whatever connection"
 
 
+def test_what_goes_past_has_to_be_said() -> None:
+    lines = [answers(115, client, **{"web-1": 3}) for client in ("web held", "web socket")]
+
+    def unsaid(**more: Any) -> dict[str, int]:
+        return dict(rows(*lines, claims=(Claim("web", True, 111.0, 119.0, **more),))[1].unsaid)
+
+    assert unsaid(said=2) == unsaid(said=None) == {}
+    assert unsaid(said=0) == {"web held": 3, "web socket": 3}
+    assert unsaid(said=2, moved=True) == {"web held": 3}, "a WebSocket goes on where it is"
+    assert above(rows(*lines, claims=(Claim("web", True, 111.0, 119.0, said=2),))) == []
+    assert len(above(rows(*lines, claims=(Claim("web", True, 111.0, 119.0, said=0),)))) == 1
+
+
 def test_what_is_above_its_floor_is_said(monkeypatch: Any) -> None:
     assert above(rows()) == []
     monkeypatch.setattr(floors, "FLOORS", {"leave": {"failed": Floor(1, "why", clients=("web",))}})
@@ -90,6 +107,7 @@ def test_the_table_has_every_event_and_every_kind_of_failure() -> None:
         "wrong": 0,
         "astray": 0,
         "past": 0,
+        "unsaid": 0,
     }
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ attach = {{ kind = "intercept", routes = "all" }}
 
 [services.prices]
 command = ["{python}", "{apps}/python/prices.py"]
-env = {{ WHO = "local-{user}", GRPC = "9090", DRAIN = "0" }}
+env = {{ WHO = "local-{user}", GRPC = "9090", BACKENDS = "stock:9090", DRAIN = "0" }}
 ports = {{ grpc = 9090 }}
 ready = {{ tcp = "grpc", period = "200ms" }}
 watch = ["prices.reload"]
@@ -122,6 +123,7 @@ class Trial:
         self.running: Running
         self.held: set[str] = set()
         """Services all of whose requests come here."""
+        self._last: dict[str, Claim] = {}
         self._up: AbstractAsyncContextManager[Running]
         self._saves = 0
 
@@ -151,7 +153,25 @@ class Trial:
         # No event tells of what does not happen any more.
         await asyncio.sleep(settle)
         for service in ("web", "checkout", "prices", "color", "shelf"):
-            self.claims.append(Claim(service, service in self.held, event.ended, time.time()))
+            said = self._said(service)
+            if said != 0:  # it counts every few seconds: what it says now holds for the time since it has said so last
+                self.claims = [
+                    replace(each, said=said) if each is self._last.get(service) and each.said == 0 else each
+                    for each in self.claims
+                ]
+            moved = name == f"move {service}"
+            claim = Claim(service, service in self.held, event.ended, time.time(), said, moved)
+            self.claims.append(claim)
+            self._last[service] = claim
+
+    def _said(self, service: str) -> int | None:
+        """How many connections still lead to the original, as `status` has it."""
+        if service not in self.held:
+            return None
+        found = self.status(service).attachments
+        if not found or any(each.uncounted for each in found):
+            return None
+        return sum(connections.count for each in found for connections in each.earlier)
 
     async def do(self, step: Step) -> None:
         """One step of the schedule."""
@@ -193,6 +213,10 @@ class Trial:
         await self.project("toggle", service, "remote")
         await asyncio.sleep(1)
         await self.attach(service)
+
+    async def move(self, service: str) -> None:
+        """Connections that clients had before are ended between two requests."""
+        await self.project("move", service)
 
     async def reload(self, service: str) -> None:
         """A save."""

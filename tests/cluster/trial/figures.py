@@ -38,6 +38,10 @@ class Claim:
     here: bool
     since: float
     until: float
+    said: int | None = None
+    """How many connections from before devloop has said that there still are; None: it has said that it can't know."""
+    moved: bool = False
+    """Those that speak HTTP/1.1 have been moved: theirs come here, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Failure:
     @property
     def moment(self) -> float:
         """When it went wrong. What hangs, went wrong when it began; a stream is cut at its end."""
-        return self.at + (0.0 if self.kind == "stuck" else min(self.took, 1.0))
+        return self.at + (0.0 if self.kind == "stuck" else min(self.took, 3.0))
 
     def __str__(self) -> str:
         return (
@@ -78,6 +82,8 @@ class Row:
     """Answers to new connections from the wrong side, by client."""
     past: Counter[str] = field(default_factory=Counter)
     """Answers on held connections from the original while devloop had all of the service's requests, by client."""
+    unsaid: Counter[str] = field(default_factory=Counter)
+    """Those of `past` of whose connections devloop has said that there is none, or that it has moved them."""
 
     def count(self, kind: str) -> int:
         return sum(each.kind == kind for each in self.failures)
@@ -116,23 +122,32 @@ def tabulate(events: list[Event], claims: Iterable[Claim], lines: Iterable[Line]
         for claim in by_service.get(plan.get("service", ""), ()):
             if claim.since + MARGIN <= line["since"] and line["until"] <= claim.until:
                 strays = sum(count for who, count in line["who"].items() if who.startswith(LOCAL) is not claim.here)
-                (row.past if plan.get("held") and claim.here else row.astray)[client] += strays
+                if not strays:
+                    continue
+                if not plan.get("held") or not claim.here:
+                    row.astray[client] += strays
+                    continue
+                row.past[client] += strays
+                if claim.said == 0 or (claim.moved and plan["kind"] == "http"):
+                    row.unsaid[client] += strays
     return rows
 
 
 def table(rows: Iterable[Row], *, heads: bool = True) -> str:
     """For people: a line for each event, and below it what its failures said."""
-    head = f"{'event':<34}{'s':>6}{'requests':>10}{'failed':>8}{'stuck':>7}{'wrong':>7}{'astray':>8}{'past':>8}"
+    head = f"{'event':<34}{'s':>6}{'requests':>10}{'failed':>8}{'stuck':>7}{'wrong':>7}"
+    head += "".join(f"{each:>8}" for each in ("astray", "past", "unsaid"))
     out = [head] if heads else []
     for row in rows:
         event = row.event
         took = f"{event.ended - event.began:.1f}" if event.ended else ""
         counts = "".join(f"{row.count(kind):>{width}}" for kind, width in zip(KINDS, (8, 7, 7), strict=True))
-        sides = f"{row.astray.total():>8}{row.past.total():>8}"
+        sides = "".join(f"{each.total():>8}" for each in (row.astray, row.past, row.unsaid))
         out.append(f"{event.name:<34}{took:>6}{row.answered.total():>10}{counts}{sides}")
         for kind in KINDS:
             out += [f"    {count:>5} {kind:<7}{text}" for text, count in row.errors(kind).most_common(12)]
-        out += [f"    {count:>5} astray {name}" for name, count in row.astray.most_common(6) if count]
+        out += [f"    {count:>5} astray {name}" for name, count in row.astray.most_common(6)]
+        out += [f"    {count:>5} unsaid {name}" for name, count in row.unsaid.most_common(6)]
         if event.note:
             out.append(f"          {event.note}")
     return "\n".join(out)
@@ -149,4 +164,5 @@ def by_kind(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
             sums[kind] += row.count(kind)
         sums["astray"] += row.astray.total()
         sums["past"] += row.past.total()
+        sums["unsaid"] += row.unsaid.total()
     return {name: dict(sums) for name, sums in found.items()}

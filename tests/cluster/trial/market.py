@@ -44,6 +44,7 @@ PLANS: dict[str, dict[str, dict[str, Any]]] = {
         "checkout call held": plan("checkout", "one", 9090, 100, connections=2, **HELD),
         "checkout call new": plan("checkout", "one", 9090, 150),
         "checkout chain": plan("checkout", "chain", 9090, 250, **HELD),
+        "checkout stream through": plan("checkout", "through", 9090, 1500, **HELD),
         "checkout chat": plan("checkout", "chat", 9090, 150, connections=2, **HELD),
         "prices stream": plan("prices", "count", 9090, 700, **HELD),
         "prices call new": plan("prices", "one", 9090, 200),
@@ -138,6 +139,7 @@ class Market:
                 command=["sh", "-c", f'printf %s "$PLAN" >/tmp/plan.json && {COMMANDS[language]}'],
                 env=[client.V1EnvVar(name="PLAN", value=lines)],
                 security_context=kit.RESTRICTED,
+                resources=client.V1ResourceRequirements(requests={"cpu": "100m"}),
             )
             spec = client.V1PodSpec(containers=[container], termination_grace_period_seconds=5, restart_policy="Never")
             meta = client.V1ObjectMeta(name=f"load-{language}", labels={"role": "load"})

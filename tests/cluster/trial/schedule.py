@@ -22,7 +22,7 @@ class Step:
         return f"{self.kind} {self.service}".strip()
 
 
-HELD = ("leave", "toggle", "reload", "crash", "scale-to-zero")
+HELD = ("leave", "toggle", "reload", "crash", "scale-to-zero", "move")
 """About a service that is attached."""
 ANY = ("rollout", "apply", "port-renamed")
 """About any; of one that is attached more often than not."""

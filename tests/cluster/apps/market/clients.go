@@ -237,11 +237,13 @@ func (r *rpc) call(ctx context.Context, id string) (string, error) {
 		err = r.conn.Invoke(ctx, "/"+service+"/One", asked, answer)
 	case "chain":
 		err = r.conn.Invoke(ctx, "/"+service+"/Chain", asked, answer)
-		if err == nil && len(answer.Via) != 3 {
+		if err == nil && len(answer.Via) != 4 { // itself, prices, prices' stock, stock
 			err = fmt.Errorf("%w: by way of %v", errWrong, answer.Via)
 		}
 	case "count":
-		return r.count(ctx, asked)
+		return r.count(ctx, asked, &countStream, 1)
+	case "through":
+		return r.count(ctx, asked, &throughStream, 2) // prices' stock, and stock
 	case "chat":
 		return r.chat(ctx, asked)
 	default:
@@ -253,10 +255,10 @@ func (r *rpc) call(ctx context.Context, id string) (string, error) {
 	return answer.Who, err
 }
 
-// count asks for a stream of ten messages, all of which have to come, in order and from one server.
-func (r *rpc) count(ctx context.Context, asked *Message) (string, error) {
+// count asks for a stream of ten messages, so many times, all of which have to come, in order and from one server.
+func (r *rpc) count(ctx context.Context, asked *Message, method *grpc.StreamDesc, times int) (string, error) {
 	asked.Count, asked.Gap = 10, 50
-	stream, err := r.conn.NewStream(ctx, &countStream, "/"+service+"/Count")
+	stream, err := r.conn.NewStream(ctx, method, "/"+service+"/"+method.StreamName)
 	if err != nil {
 		return "", err
 	}
@@ -270,13 +272,13 @@ func (r *rpc) count(ctx context.Context, asked *Message) (string, error) {
 	for index := 0; ; index++ {
 		got := new(Message)
 		switch err := stream.RecvMsg(got); {
-		case errors.Is(err, io.EOF) && index == asked.Count:
+		case errors.Is(err, io.EOF) && index == asked.Count*times:
 			return who, nil
 		case errors.Is(err, io.EOF):
-			return "", fmt.Errorf("%w: a stream of %d messages in place of %d", errWrong, index, asked.Count)
+			return "", fmt.Errorf("%w: a stream of %d messages in place of %d", errWrong, index, asked.Count*times)
 		case err != nil:
 			return "", fmt.Errorf("%w (after %d messages)", err, index)
-		case got.ID != asked.ID || got.Index != index || (who != "" && got.Who != who):
+		case got.ID != asked.ID || got.Index != index%asked.Count || (who != "" && got.Who != who):
 			return "", fmt.Errorf("%w: message %d of %s as number %d", errWrong, got.Index, got.ID, index)
 		}
 		who = got.Who

@@ -16,7 +16,7 @@ import (
 // Plan is one kind of client, so many of it side by side.
 type Plan struct {
 	Name        string            `json:"name"`
-	Kind        string            `json:"kind"` // http, ws, greet, one, chain, count, chat, queue
+	Kind        string            `json:"kind"` // http, ws, greet, one, chain, count, through, chat, queue
 	Target      string            `json:"target"`
 	Held        bool              `json:"held"` // one connection for good; else a new one for each request
 	Connections int               `json:"connections"`

@@ -11,8 +11,8 @@ import (
 type Message struct {
 	ID    string   `json:"id"`
 	Index int      `json:"index,omitempty"`
-	Count int      `json:"count,omitempty"` // of Count: how many messages
-	Gap   int      `json:"gap,omitempty"`   // of Count: milliseconds between them
+	Count int      `json:"count,omitempty"` // of Count and Through: how many messages
+	Gap   int      `json:"gap,omitempty"`   // of both: milliseconds between them
 	Who   string   `json:"who,omitempty"`
 	Via   []string `json:"via,omitempty"` // of Chain: who was asked on the way
 }
@@ -27,8 +27,9 @@ func (plain) Name() string                           { return "proto" }
 const service = "trial.Market"
 
 var (
-	countStream = grpc.StreamDesc{StreamName: "Count", ServerStreams: true}
-	chatStream  = grpc.StreamDesc{StreamName: "Chat", ServerStreams: true, ClientStreams: true}
+	countStream   = grpc.StreamDesc{StreamName: "Count", ServerStreams: true}
+	throughStream = grpc.StreamDesc{StreamName: "Through", ServerStreams: true}
+	chatStream    = grpc.StreamDesc{StreamName: "Chat", ServerStreams: true, ClientStreams: true}
 )
 
 // market is what the three languages serve alike.
@@ -36,6 +37,7 @@ type market interface {
 	one(context.Context, *Message) (*Message, error)
 	chain(context.Context, *Message) (*Message, error)
 	count(*Message, grpc.ServerStream) error
+	through(*Message, grpc.ServerStream) error
 	chat(grpc.ServerStream) error
 }
 
@@ -49,6 +51,16 @@ func unary(method func(market, context.Context, *Message) (*Message, error)) grp
 	}
 }
 
+func streaming(method func(market, *Message, grpc.ServerStream) error) grpc.StreamHandler {
+	return func(server any, stream grpc.ServerStream) error {
+		asked := new(Message)
+		if err := stream.RecvMsg(asked); err != nil {
+			return err
+		}
+		return method(server.(market), asked, stream)
+	}
+}
+
 var description = grpc.ServiceDesc{
 	ServiceName: service,
 	HandlerType: (*market)(nil),
@@ -57,13 +69,8 @@ var description = grpc.ServiceDesc{
 		{MethodName: "Chain", Handler: unary(market.chain)},
 	},
 	Streams: []grpc.StreamDesc{
-		{StreamName: "Count", ServerStreams: true, Handler: func(server any, stream grpc.ServerStream) error {
-			asked := new(Message)
-			if err := stream.RecvMsg(asked); err != nil {
-				return err
-			}
-			return server.(market).count(asked, stream)
-		}},
+		{StreamName: "Count", ServerStreams: true, Handler: streaming(market.count)},
+		{StreamName: "Through", ServerStreams: true, Handler: streaming(market.through)},
 		{StreamName: "Chat", ServerStreams: true, ClientStreams: true, Handler: func(server any, stream grpc.ServerStream) error {
 			return server.(market).chat(stream)
 		}},

@@ -249,6 +249,44 @@ func (s *server) count(asked *Message, stream grpc.ServerStream) error {
 	return nil
 }
 
+// through hands on what each backend streams, one after the other, as it comes; who has no backends counts.
+func (s *server) through(asked *Message, stream grpc.ServerStream) error {
+	if len(s.backends) == 0 {
+		return s.count(asked, stream)
+	}
+	for _, each := range s.backends {
+		if err := s.handOn(each, asked, stream); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *server) handOn(backend *grpc.ClientConn, asked *Message, to grpc.ServerStream) error {
+	from, err := backend.NewStream(to.Context(), &throughStream, "/"+service+"/Through")
+	if err != nil {
+		return err
+	}
+	if err := from.SendMsg(asked); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if err := from.CloseSend(); err != nil {
+		return err
+	}
+	for {
+		got := new(Message)
+		if err := from.RecvMsg(got); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		got.Who = s.who
+		if err := to.SendMsg(got); err != nil {
+			return err
+		}
+	}
+}
+
 // chat answers each message; a server that drains ends the stream with OK, and what it has read is answered before.
 func (s *server) chat(stream grpc.ServerStream) error {
 	type read struct {

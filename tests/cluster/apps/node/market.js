@@ -18,24 +18,26 @@ const method = (name, requestStream, responseStream) => ({
 })
 const definition = {
   One: method('One', false, false), Chain: method('Chain', false, false),
-  Count: method('Count', false, true), Chat: method('Chat', true, true),
+  Count: method('Count', false, true), Through: method('Through', false, true), Chat: method('Chat', true, true),
 }
 const sleep = milliseconds => new Promise(resolve => setTimeout(resolve, milliseconds))
 
 function serve () {
   const chats = new Set()
   const server = new grpc.Server()
+  const count = async call => {
+    const { id, count, gap } = call.request
+    for (let index = 0; index < count; index++) {
+      call.write({ id, index, who: WHO })
+      await sleep(gap || 0)
+    }
+    call.end()
+  }
   server.addService(definition, {
     One: (call, done) => done(null, { id: call.request.id, who: WHO }),
     Chain: (call, done) => done(null, { id: call.request.id, who: WHO, via: [WHO] }),
-    Count: async call => {
-      const { id, count, gap } = call.request
-      for (let index = 0; index < count; index++) {
-        call.write({ id, index, who: WHO })
-        await sleep(gap || 0)
-      }
-      call.end()
-    },
+    Count: count,
+    Through: count, // it has no backends
     Chat: call => {
       chats.add(call)
       call.on('data', message => { if (chats.has(call)) call.write({ ...message, who: WHO }) })
@@ -110,8 +112,9 @@ class Http {
 
 class Rpc {
   constructor (plan) {
-    // A connection of its own, as with a client in a process of its own.
-    const options = { 'grpc.use_local_subchannel_pool': 1, 'grpc.enable_retries': 0 }
+    // A connection of its own, as with a client in a process of its own. Retries are gRPC's own: only of what the
+    // server has said that it has not taken.
+    const options = { 'grpc.use_local_subchannel_pool': 1, 'grpc.service_config_disable_resolution': 1 }
     this.client = new grpc.Client(plan.target, grpc.credentials.createInsecure(), options)
     this.kind = plan.kind
   }

@@ -86,8 +86,9 @@ class Rpc:
     """One channel, for good."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
-        # A channel of its own: grpcio lets channels to one target share a connection.
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        # A channel of its own: grpcio lets channels to one target share a connection. Retries are gRPC's own: only of
+        # what the server has said that it has not taken.
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.service_config_disable_resolution", 1)]
         self.channel = grpc.insecure_channel(plan["target"], options)
         self.kind = plan["kind"]
         self.chatting: Any = None

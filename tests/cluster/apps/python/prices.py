@@ -52,6 +52,19 @@ class Market:
             yield {"id": asked["id"], "index": index, "who": WHO}
             time.sleep(asked.get("gap", 0) / 1000)
 
+    def through(self, asked: Message, context: grpc.ServicerContext) -> Iterator[Message]:
+        """What each backend streams, handed on as it comes; without backends, `count`."""
+        if not self.backends:
+            yield from self.count(asked, context)
+        for each in self.backends:
+            call = each.unary_stream("/trial.Market/Through", dump, json.loads)
+            try:
+                for message in call(asked, timeout=context.time_remaining()):
+                    yield {**message, "who": WHO}
+            except grpc.RpcError as problem:
+                status: Any = problem
+                context.abort(status.code(), f"prices asked a backend: {status.details()}")
+
     def chat(self, asked: Iterator[Message], context: grpc.ServicerContext) -> Iterator[Message]:
         """Answers each message; once it drains, the stream ends with OK."""
         heard: queue.Queue[Message | None] = queue.Queue()
@@ -84,6 +97,7 @@ def main() -> None:
         "One": grpc.unary_unary_rpc_method_handler(served.one, json.loads, dump),
         "Chain": grpc.unary_unary_rpc_method_handler(served.chain, json.loads, dump),
         "Count": grpc.unary_stream_rpc_method_handler(served.count, json.loads, dump),
+        "Through": grpc.unary_stream_rpc_method_handler(served.through, json.loads, dump),
         "Chat": grpc.stream_stream_rpc_method_handler(served.chat, json.loads, dump),
     }
     server = grpc.server(futures.ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])

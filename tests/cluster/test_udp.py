@@ -50,7 +50,7 @@ for address in sys.argv[1:]:
 print(json.dumps(sorted([data.decode(), *source] for data, source in (s.recvfrom(1000) for _ in sys.argv[1:]))))
 """
 CALL = """
-import json, os, socket, sys
+import json, os, select, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.connect((sys.argv[1], int(sys.argv[2])))
 s.settimeout(3)
@@ -69,7 +69,7 @@ while not os.path.exists("/tmp/enough"):
     if not runs or runs[-1][0] != who:
         runs.append([who, 0])
     runs[-1][1] += 1
-    print(json.dumps([who, number]), flush=True)
+    select.select([s], [], [], 0.02)  # nothing comes unasked, so this is the pace
 print(json.dumps([runs, lost]))
 """
 NAMED = """

@@ -24,6 +24,7 @@ PACKAGES = {
     "ip": "iproute2",
     "nft": "nftables",
     "node": "nodejs",
+    "nsenter": "util-linux",
     "psql": "postgresql-client",
     "redis-cli": "redis-tools",
     "redis-server": "redis-server",
@@ -31,6 +32,7 @@ PACKAGES = {
     "fish": "fish",
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
+    "unshare": "util-linux",
     "tcsh": "tcsh",
     "zsh": "zsh",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ def test_datagrams_of_a_pod(namespaces: None, scene: str) -> None:
     ran = subprocess.run(
         (*command, sys.executable, "-m", "tests.integration.net.caught", scene),
         cwd=REPOSITORY,
+        env={**os.environ, "PATH": os.pathsep.join((os.environ["PATH"], *needs.ADMINISTRATORS))},
         capture_output=True,
         text=True,
         timeout=90,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -55,9 +56,7 @@ def take(apart: int | None = None) -> Footprint:
         mounts=frozenset(line.split(" ", 4)[4].split()[0] for line in lines(Path("/proc/self/mountinfo"))),
         devices=frozenset(each["ifname"] for each in json.loads(said("ip", "-json", "link"))),
         addresses=frozenset(said("ip", "-brief", "address").splitlines()),
-        routes=frozenset(
-            each for kind in ("-4", "-6") for each in said("ip", kind, "route", "show", "table", "all").splitlines()
-        ),
+        routes=frozenset(each for kind in ("-4", "-6") for each in routes(kind)),
         rules=frozenset(said("nft", "list", "tables").splitlines()),
         groups=frozenset(str(each) for each in TOP.glob("**/*") if each.is_dir()),
         files=frozenset(str(each) for place in PLACES for each in entries(Path(place))),
@@ -67,6 +66,13 @@ def take(apart: int | None = None) -> Footprint:
 
 def said(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def routes(kind: str) -> list[str]:
+    """The routes of a family, without how long a router's word of one still holds."""
+    return [
+        re.sub(r" expires \d+sec", "", each) for each in said("ip", kind, "route", "show", "table", "all").splitlines()
+    ]
 
 
 def lines(file: Path) -> list[str]:

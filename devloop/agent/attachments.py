@@ -187,6 +187,17 @@ class Attachments:
         numbers = [each["port"] for each in service["spec"].get("ports", []) if each.get("protocol", "TCP") == "TCP"]
         return await reach.unreached(self._view.pods(spec.service, number) for number in numbers)
 
+    async def reach(self, attachment: str) -> list[str]:
+        """The same, of one that is attached. Where a pod with a door can't be connected to any more, or can again, its
+        door brings connections from now on, or does not."""
+        member = self._members.get(attachment)
+        if member is None:
+            return []
+        if member.spec.way == "pods":
+            await self._pods.look_again(member)
+            await self._apply_or_later()
+        return await self.unreached(member.spec)
+
     async def doors(self, attachment: str, pods: object) -> Document:
         """The pods that an attachment is to have now, and how they stand. RefusedError."""
         member = self._members.get(attachment)

@@ -1,7 +1,8 @@
 """Where a developer's engine and the agent talk: an SSH session with the command `attachments`, a JSON object a line.
 
 From the engine: `{"do": "attach", "n": 1, "spec": {…}}`, `{"do": "detach", "n": 2, "id": …}`,
-`{"do": "local", "n": 3, "id": …, "up": false}`, `{"do": "doors", "n": 4, "id": …, "pods": […]}`, `{"do": "beat"}`.
+`{"do": "local", "n": 3, "id": …, "up": false}`, `{"do": "doors", "n": 4, "id": …, "pods": […]}`,
+`{"do": "reach", "n": 5, "id": …}`, `{"do": "beat"}`.
 From the agent: `{"answer": 1, "listeners": {…}}`, `{"answer": 4, "agent": …, "token": …, "pods": {…}}` or
 `{"answer": 1, "error": "…", "again": false}`, where `again` says that it is a moment's trouble;
 `{"requests": ["…", …], "counts": {"api": {"original": 12}}, "holders": {…}}`, ten times a second at most; and
@@ -15,6 +16,7 @@ import contextlib
 import json
 import logging
 from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .attachments import Attachments
@@ -47,6 +49,7 @@ class Desk:
         self._timer: asyncio.TimerHandle | None = None
         self._stuck = False
         self._ended = False
+        self._aside: set[asyncio.Task[None]] = set()
         self._task = background(self._work(), name="desk")
 
     def begin(self) -> None:
@@ -73,16 +76,27 @@ class Desk:
             await self._attachments.warm()
         while True:
             message = await self._queue.get()
-            answer: dict[str, Any] = {}
-            try:
-                answer = await self._do(message)
-            except (RefusedError, SpecError) as problem:
-                answer = {"error": str(problem), "again": isinstance(problem, NotNowError)}
-            except Exception as problem:  # of one message; the next ones are to be answered
-                log.exception("a message of the engine's")
-                answer = {"error": f"{type(problem).__name__}: {problem}"}
-            if "n" in message:
-                self._send({"answer": message["n"], **answer})
+            if message.get("do") == "reach":  # it can take seconds, and changes nothing that has an order
+                task = background(self._answer(message, self._reach), name="reach")
+                self._aside.add(task)
+                task.add_done_callback(self._aside.discard)
+                continue
+            await self._answer(message, self._do)
+
+    async def _answer(self, message: dict[str, Any], do: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
+        answer: dict[str, Any] = {}
+        try:
+            answer = await do(message)
+        except (RefusedError, SpecError) as problem:
+            answer = {"error": str(problem), "again": isinstance(problem, NotNowError)}
+        except Exception as problem:  # of one message; the next ones are to be answered
+            log.exception("a message of the engine's")
+            answer = {"error": f"{type(problem).__name__}: {problem}"}
+        if "n" in message:
+            self._send({"answer": message["n"], **answer})
+
+    async def _reach(self, message: dict[str, Any]) -> dict[str, Any]:
+        return {"unreached": await self._attachments.reach(str(message["id"]))}
 
     async def _do(self, message: dict[str, Any]) -> dict[str, Any]:
         match message.get("do"):
@@ -143,6 +157,8 @@ class Desk:
         if self._timer is not None:
             self._timer.cancel()
         self._task.cancel()
+        for each in self._aside:
+            each.cancel()
         task = background(self._attachments.left(self), name="leaving")
         _LEAVING.add(task)
         task.add_done_callback(_LEAVING.discard)

@@ -13,6 +13,9 @@ It does what the agent says, and nothing without it: no word from the agent, and
 connection that the agent doesn't take is given to the original as well. It connects to nothing but these two, so it is
 of no use to anybody as a relay. It ends when the agent says so, or is lost, and its connections are over.
 
+Where a NetworkPolicy keeps the agent from pod:P, the agent asks for a connection, and the door makes it from within:
+one to the agent and one to the original, joined (`back.py`).
+
 Configured by the environment of its container:
 
     DEVLOOP_DOOR_AGENT   the agent's address and port, as 10.244.0.7:19999 or [fd00::7]:19999
@@ -55,6 +58,9 @@ LOST_SECONDS = 30.0
 """After so long it is taken for gone."""
 JOIN_SECONDS = 10.0
 DIAL_SECONDS = 1.0
+SHUT_SECONDS = 3.0
+BACK_PORT = 19998
+"""Where the agent takes connections to the original that it has asked for."""
 LINGER_SECONDS = (10.0, 60.0)
 """Ending: connections may go on for so long, and those that wait for an answer for so long."""
 STOP_SECONDS = (0.5, 25.0)
@@ -91,10 +97,13 @@ class Door:
         self._datagrams = Caught(self._datagrams_lost)
         self._caught_datagrams: frozenset[int] = frozenset()
         self._saying: asyncio.Task[None] | None = None
+        self._bringing: set[asyncio.Task[None]] = set()
         self._heard = time.monotonic()
         self._nft = asyncio.Lock()
         self._ended = asyncio.Event()
         self._stopped = False
+        self._shut = 0.0
+        """Until then (monotonic seconds) no connection to the agent is tried."""
 
     def stop(self) -> None:
         """The pod is about to end."""
@@ -153,6 +162,9 @@ class Door:
                 message = json.loads(line)
                 if "end" in message:
                     break
+                if "back" in message:
+                    self._bring(int(message["back"]), str(message["key"]), writer.get_extra_info("sockname")[0])
+                    continue
                 if "n" not in message:
                     continue
                 try:
@@ -207,6 +219,35 @@ class Door:
     async def _say_alive_or_not(self) -> None:
         with contextlib.suppress(DoorError):
             await self._say_alive()
+
+    def _bring(self, port: int, key: str, here: str) -> None:
+        """Make a connection to the original for the agent, which can't. `here`: the pod's own address."""
+        if port not in self._places:
+            log.info("a connection to port %d was asked for, which was not opened", port)
+            return
+        task = background(self._brought(port, key, here), name="back")
+        self._bringing.add(task)
+        task.add_done_callback(self._bringing.discard)
+
+    async def _brought(self, port: int, key: str, here: str) -> None:
+        loop = asyncio.get_running_loop()
+
+        async def dial(onward: Onward) -> None:
+            made.transport.write(key.encode())
+            async with asyncio.timeout(DIAL_SECONDS):
+                try:
+                    await loop.create_connection(lambda: onward, here, port)
+                except ConnectionRefusedError:  # it may listen on the other family alone
+                    await loop.create_connection(lambda: onward, "127.0.0.1" if ":" in here else "::1", port)
+
+        made = Inward(dial, self._open.discard)
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                await loop.create_connection(lambda: made, self._agent[0], BACK_PORT)
+        except (OSError, TimeoutError) as problem:
+            log.info("the agent takes no connection back: %s", problem or "silent")
+            return
+        self._open.add(made)
 
     async def _live(self, writer: asyncio.StreamWriter) -> None:
         """Tell the kernel, each second, that the door is there; and the agent."""
@@ -297,11 +338,15 @@ class Door:
         async def dial(onward: Onward) -> None:
             loop = asyncio.get_running_loop()
             listener = self._caught.get(place.port)
-            if listener is not None:
-                with contextlib.suppress(OSError, TimeoutError):
+            if listener is not None and time.monotonic() >= self._shut:
+                try:
                     async with asyncio.timeout(DIAL_SECONDS):
                         await loop.create_connection(lambda: onward, self._agent[0], listener)
                     return
+                except TimeoutError:  # a NetworkPolicy's doing: not every client is to wait for that
+                    self._shut = time.monotonic() + SHUT_SECONDS
+                except OSError:
+                    pass
             # Where the client wanted to go: from within the pod, the rules let it pass.
             here = made.transport.get_extra_info("sockname")[0]
             async with asyncio.timeout(DIAL_SECONDS):

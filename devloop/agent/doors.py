@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import ipaddress
 import json
 import logging
 import os
@@ -20,6 +19,8 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from . import reach
+from .back import Back, plain
 from .tasks import background
 
 log = logging.getLogger("agent.doors")
@@ -61,6 +62,10 @@ class Door:
         """The original's UDP ports for which it has places."""
         self.caught_datagrams: frozenset[int] = frozenset()
         self.problem = ""
+        self.back: dict[int, int] = {}
+        """The original's ports that the agent can't connect to: a NetworkPolicy is in the way. To the loopback ports at
+        which connections are taken that the door then makes from within."""
+        self._looked: frozenset[int] = frozenset()
         self._reader, self._writer = reader, writer
         self._number = 0
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -80,6 +85,29 @@ class Door:
                 raise DoorLostError(self.problem) from None
             self.places = places
             self.datagram_places = frozenset(datagrams)
+
+    def endpoint(self, port: int) -> tuple[str, int] | None:
+        """Where the agent gets to the original's port, past the door's catching; None if there is no such way (yet)."""
+        if port in self.back:
+            return "127.0.0.1", self.back[port]
+        return (self.address, self.places[port]) if port in self.places else None
+
+    async def reach(self, back: Back, *, again: bool = False) -> None:
+        """Find out which ports the agent can connect to, and take the way back for the others."""
+        ports = frozenset(self.places)
+        if again or ports != self._looked:
+            direct = await asyncio.gather(*(reach.reached(self.address, self.places[each]) for each in ports))
+            self._looked = ports
+            for port, there in zip(ports, direct, strict=True):
+                if there:
+                    self.back.pop(port, None)
+                elif port not in self.back:
+                    log.info("port %d of %s can't be connected to: its door brings connections", port, self.address)
+                    self.back[port] = await back.listen(self, port)
+
+    def bring(self, port: int, key: str) -> None:
+        """Ask it for a connection to one of the original's ports."""
+        self._say(back=port, key=key)
 
     async def catch(self, ports: Mapping[int, int], datagrams: Collection[int] = ()) -> None:
         """Let it catch these ports, and these of UDP, and no others. DoorLostError."""
@@ -166,11 +194,13 @@ class Doors:
         self._changed = changed
         self._carry = carry
         self._carrying: set[str] = set()
+        self.back = Back()
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> None:
         """Let them come. OSError."""
         if self._server is None:
+            await self.back.start()
             self._server = await asyncio.start_server(self._came, None, PORT, limit=LINE_BYTES)
 
     async def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -204,6 +234,7 @@ class Doors:
         finally:
             if self.known.get(uid) is door:
                 del self.known[uid]
+            self.back.forget(door)
             self._changed()
 
     def end(self, door: Door) -> None:
@@ -221,13 +252,7 @@ class Doors:
         if self._server is not None:
             self._server.close()
             self._server = None
-
-
-def plain(address: str) -> str:
-    """An address in its one form: IPv4 as such, and IPv6 compressed."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    return str(mapped or found)
+        self.back.close()
 
 
 def own_address() -> str:

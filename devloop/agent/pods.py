@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .addresses import host_port
-from .doors import PORT, Door, DoorLostError, Doors, own_address, plain
+from .back import plain
+from .doors import PORT, Door, DoorLostError, Doors, own_address
 from .inbound import Inbound, Taker
 from .member import Member, Target
 from .paths import listen_path
@@ -147,6 +148,7 @@ class PodWay:
             ports = {own for ports in self._wanted(door).values() for own in ports.values()}
             try:
                 await door.open(ports, self._datagrams(door))
+                await door.reach(self._doors.back)
                 await door.catch(
                     {own: listener for own, listener in door.caught.items() if own in ports},
                     door.caught_datagrams & self._datagrams(door, taken=True),
@@ -166,11 +168,11 @@ class PodWay:
                         port,
                         self._listener(door, service, port),
                         speaks(service, port),
-                        ((door.address, door.places[own]),),
-                        self._also(door),
+                        (endpoint,),
+                        self._also(door) if endpoint[0] == door.address else {},
                     )
                     for port, own in sorted(ports.items())
-                    if own in door.places
+                    if (endpoint := door.endpoint(own)) is not None
                 )
                 live = tuple(
                     Local(each.spec, each.up and not each.silent, each.deaf)
@@ -217,9 +219,9 @@ class PodWay:
             if (known, number) == (tag, listener):
                 for door in self._doors.known.values():
                     own = self._wanted(door).get(service, {}).get(port)
-                    if door.tag == tag and own in door.places:
-                        hosts = (door.address, *self._also(door).values())
-                        return [[(each, door.places[own]) for each in hosts]]
+                    if door.tag == tag and own is not None and (endpoint := door.endpoint(own)) is not None:
+                        also = self._also(door).values() if endpoint[0] == door.address else ()
+                        return [[(each, endpoint[1]) for each in (endpoint[0], *also)]]
         return []
 
     async def catch(self, draining: Collection[str]) -> None:
@@ -244,6 +246,11 @@ class PodWay:
         await asyncio.gather(*(one(each) for each in list(self._doors.known.values())))
         there = {each.tag for each in self._doors.known.values()} | set(draining)
         self._listeners = {key: number for key, number in self._listeners.items() if key[0] in there}
+
+    async def look_again(self, member: Member) -> None:
+        """Whether its pods can be connected to may be otherwise by now."""
+        doors = [each for each in self._doors.known.values() if each.uid in member.targets]
+        await asyncio.gather(*(each.reach(self._doors.back, again=True) for each in doors))
 
     async def leave(self) -> bool:
         """This agent is about to end: every pod's traffic is its own again. Whether there was any."""

@@ -25,12 +25,13 @@ async def unreached(ports: Iterable[Iterable[tuple[str, int]]]) -> list[str]:
 
 async def _port(endpoints: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
     for _ in range(TRIES):
-        if not endpoints or any(await asyncio.gather(*(_reached(*each) for each in endpoints))):
+        if not endpoints or any(await asyncio.gather(*(reached(*each) for each in endpoints))):
             return ()
     return endpoints
 
 
-async def _reached(host: str, port: int) -> bool:
+async def reached(host: str, port: int) -> bool:
+    """Whether this pod can connect there: a packet comes back within a second."""
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             _, writer = await asyncio.open_connection(host, port)

@@ -38,6 +38,10 @@ class Attachment:
         self.notes: tuple[str, ...] = ()
         self.unmet = ""
         """Why the original answers though all is in its place: no pod has a door."""
+        self.barred = ""
+        """Who is kept from whom by a NetworkPolicy, so that the Service leads to the original (`reaching.py`)."""
+        self.listeners: dict[int, int] = {}
+        """Where the agent listens, by the Service's port."""
         self.earlier: tuple[tuple[str, int], ...] = ()
         """Who has connections from before that lead to the original, and how many, most first (`earlier.py`)."""
         self.leads_to: frozenset[str] = frozenset()

@@ -26,7 +26,7 @@ from devloop.remote.kubernetes.api import Api, ApiError
 from devloop.remote.link import LinkState
 from devloop.remote.link import Phase as LinkPhase
 
-from . import policies, replace
+from . import replace
 from .attachment import Attachment
 from .bridge import Bridge
 from .claims import Claims, GoneError, gone, held, version
@@ -35,6 +35,7 @@ from .draft import drafted
 from .earlier import COUNTING, Earlier, Run
 from .hearers import Hearers
 from .moving import Moved, Mover
+from .reaching import BarredError, Reaching
 from .seam import AttachError, Holding, LocalEnd, Phase, Wanted
 from .session import Session, SessionLostError
 from .sizes import Sizes
@@ -78,6 +79,7 @@ class Attachments(Hearers):
         self._doors = Doors(api, self._claims, self._held.values)
         self._sizes = Sizes(api, self._claims, self._started)
         self._bridge = Bridge(api, self._claims, self._led, self._agent_gone)
+        self._reaching = Reaching(api, run, self._claims.service, self._good_session, self._bar, self._clear)
         self._leaving: set[Attachment] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._session: Session | None = None
@@ -99,7 +101,8 @@ class Attachments(Hearers):
         """Begin; the link may still be connecting. The agent's Envoy is started, so that a first attach is quick."""
         self._stops.append(self._link.subscribe(self._linked))
         self._linked(self._link.state)
-        for work in (self._renewing, self._watching, self._doors.watching, self._bridge.watching, self._warm):
+        watching = (self._watching, self._doors.watching, self._bridge.watching, self._reaching.watching)
+        for work in (self._renewing, *watching, self._warm):
             self._hold(background(work(), name=work.__name__))
 
     def _hold(self, task: asyncio.Task[None]) -> None:
@@ -183,6 +186,8 @@ class Attachments(Hearers):
         found.stop = found.local.subscribe(found.dirty.set)
         found.task = background(self._keep(found), name=f"attachment {began.id}")
         self._hold(background(self._earlier.watching(found), name=f"connections from before of {began.id}"))
+        if began.service:
+            self._hold(background(self._reaching.keeping(found), name=f"who reaches {began.id}"))
         if began.kind == "replace":
             self._hold(background(self._sizes.watching(found), name=f"size of {began.workload}"))
         return found
@@ -208,12 +213,28 @@ class Attachments(Hearers):
             if session is not None and service is not None:
                 if swapped:
                     await self._claims.shadow(service)
-                first = swapped and found.task is None
-                listeners, unreached = await session.attach(
-                    spec, found.local, lambda: self._answered(found), probe=first
-                )
+                led = swapped and objects.is_whole(service, spec.id)
+                try:
+                    listeners, unreached = await session.attach(
+                        spec, found.local, lambda: self._answered(found), probe=swapped and not led
+                    )
+                except AttachError:
+                    raise
+                except RemoteError as problem:
+                    if why := await self._reaching.out_of():
+                        raise RemoteError(f"{problem.what}: {why}", where=problem.where) from problem
+                    raise
+                owned = objects.owners(service)
                 if unreached:
-                    raise await policies.refusal(self.api, service, unreached)
+                    refusal = await self._reaching.refusal(owned, unreached)
+                    if refusal.known or found.task is None:
+                        raise refusal
+                found.listeners = listeners
+                if not swapped and found.task is None:
+                    await self._reaching.check_doors(found, owned)
+                elif swapped and not led:
+                    await self._reaching.check(found, owned, listeners)
+                found.barred = ""
                 found.told = (session, True, (), ())
                 await self._told(found, session)
                 if swapped:
@@ -249,7 +270,9 @@ class Attachments(Hearers):
         """Its state, when all is as wanted."""
         if found.over:
             return
-        if found.unmet:
+        if found.barred:
+            found.become(Phase.OPEN, f"{found.barred}; the original answers")
+        elif found.unmet:
             found.become(Phase.OPEN, found.unmet)
         elif found.spec.service and not found.local.running:
             found.become(Phase.OPEN, ABSENT if found.spec.fail == "open" else "the local service does not run")
@@ -260,6 +283,28 @@ class Attachments(Hearers):
             found.become(Phase.OPEN, f"{why}; the original answers" if found.spec.fail == "open" else why)
         else:
             found.become(Phase.ATTACHED)
+
+    def _good_session(self) -> Session | None:
+        return None if self._lost() else self._session
+
+    async def _bar(self, found: Attachment, why: str) -> None:
+        """Somebody would wait in vain: the original answers, until nobody is in the way. What stands in for a workload
+        gives way to it."""
+        if found.spec.kind == "replace":
+            self._give_up(found, Phase.REFUSED, why)
+            return
+        async with self._locks[found.spec.service]:
+            if found.over:
+                return
+            found.barred, found.version = why, 0
+            if found.spec.way == "service":
+                await self._claims.unlead(found.spec.service)
+        self._stands(found)
+
+    def _clear(self, found: Attachment) -> None:
+        """Nobody is in the way any more, as far as can be told: it is led here again, if that is true."""
+        found.version = -1
+        found.dirty.set()
 
     async def _service(self, spec: Spec) -> objects.Document | None:
         if not spec.service:
@@ -306,6 +351,9 @@ class Attachments(Hearers):
                     self._stands(found)
             except GoneError as problem:
                 self._deleted(found, problem.what)
+            except BarredError as problem:
+                with contextlib.suppress(RemoteError, OSError, TimeoutError):
+                    await self._bar(found, problem.what)
             except AttachError as problem:
                 self._give_up(found, Phase.REFUSED, problem.what)
                 return

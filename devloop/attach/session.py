@@ -186,6 +186,15 @@ class Session:
         except (asyncssh.Error, OSError) as problem:
             raise SessionLostError(str(problem)) from problem
 
+    async def reach(self, spec: Spec) -> list[str]:
+        """The original pods that the agent can't connect to now. Where doors are, it takes another way if it must."""
+        try:
+            return list(map(str, (await self.ask(do="reach", id=spec.id)).get("unreached", ())))
+        except SessionLostError:
+            raise
+        except AttachError:
+            return []  # an agent from before, which does not know this
+
     async def detach(self, spec: Spec) -> None:
         """The original has its traffic when this returns."""
         await self.ask(do="detach", id=spec.id)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from devloop.attach import AttachError, HeldError, Match, Phase, Route, personal
-from devloop.remote.kubernetes.install import SELECTOR
 
 from . import kit
 from .attaching import PORT, SERVICE, Here, ask, client_pod, engine, objects_of, run_service
-from .conftest import Namespace, Target
+from .conftest import Namespace
 from .kit import ApiClient, client
 
 MANAGER = "gitops"
@@ -204,52 +202,3 @@ async def test_what_cannot_be_attached_is_refused_with_the_reason(
             with pytest.raises(AttachError, match=words):
                 await ada.attachments.attach(ada.wanted(here, **more), here)
             assert await objects_of(admin, namespace.name) == before
-
-
-async def test_pods_that_the_agent_can_not_connect_to_are_not_attached_to(
-    admin: ApiClient, namespace: Namespace, tmp_path: Path, cluster: Target
-) -> None:
-    """The test cluster enforces no NetworkPolicy: a rule in the pod's network stands in for what one does."""
-    if cluster.own is None:
-        pytest.skip("the rule is put into a pod's network from this machine")
-    await asyncio.gather(run_service(admin, namespace.name, replicas=1), client_pod(admin, namespace.name))
-    core = client.CoreV1Api(admin)
-    (pod,) = (await core.list_namespaced_pod(namespace.name, label_selector=f"app={SERVICE}")).items
-    peer = client.V1NetworkPolicyPeer(pod_selector=client.V1LabelSelector(match_labels={"app": "web"}))
-    policy = client.V1NetworkPolicy(
-        metadata=client.V1ObjectMeta(name="only-web"),
-        spec=client.V1NetworkPolicySpec(
-            pod_selector=client.V1LabelSelector(match_labels={"app": SERVICE}),
-            ingress=[client.V1NetworkPolicyIngressRule(_from=[peer])],
-        ),
-    )
-    await client.NetworkingV1Api(admin).create_namespaced_network_policy(namespace.name, policy)
-    async with engine(namespace.developer, tmp_path) as ada, Here() as here:
-        (agent,) = (await core.list_namespaced_pod(namespace.name, label_selector=SELECTOR)).items
-        in_network_of(
-            pod.metadata.name,
-            f"add table ip stand-in; add chain ip stand-in in {{ type filter hook input \
-priority 0; }}; add rule ip stand-in in ip saddr {agent.status.pod_ip} drop",
-        )
-        before = await objects_of(admin, namespace.name)
-        with pytest.raises(AttachError, match="the NetworkPolicy only-web does not admit it") as problem:
-            await ada.attachments.attach(ada.wanted(here, routes=(personal("ada"),)), here)
-        assert problem.value.hint is not None and "devloop" in problem.value.hint
-        assert (await ask(namespace)).startswith("api-"), "its clients have noticed nothing"
-        assert await objects_of(admin, namespace.name) == before
-        in_network_of(pod.metadata.name, "delete table ip stand-in")
-        found = await ada.attachments.attach(ada.wanted(here, routes=(personal("ada"),)), here)
-        assert found.state.phase is Phase.ATTACHED
-
-
-def in_network_of(pod: str, rules: str) -> None:
-    """Give nft these commands in the network of a pod of this machine's cluster."""
-    for each in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            mine = f"HOSTNAME={pod}".encode() in each.read_bytes().split(b"\0")
-        except OSError:
-            continue  # it has ended
-        if mine:
-            subprocess.run(["nsenter", "-t", each.parent.name, "-n", "nft", rules], check=True)
-            return
-    pytest.fail(f"no process of pod {pod}")

@@ -110,8 +110,8 @@ NEEDS = (
         ),
     ),
     Need(
-        "Name the NetworkPolicy that keeps the agent out",
-        "where one does, the message can't say which",
+        "See whom a NetworkPolicy keeps from the agent",
+        "clients that one keeps from it wait in vain, and one that keeps it from pods is not named",
         (("networking.k8s.io", "networkpolicies", READ, ""),),
     ),
     Need(

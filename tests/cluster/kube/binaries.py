@@ -19,6 +19,7 @@ MODULES = {
     "tools": (["./pause", "./link"], ""),
     "market": (["."], ""),
     "coredns": (["."], ""),
+    "policies": (["."], ""),
     "kubernetes": (
         ["."],
         f"-X {STAMP}.gitVersion={settings.KUBERNETES} -X {STAMP}.gitMajor={MAJOR} "

@@ -140,6 +140,8 @@ class Cluster:
         sandbox.start("kubelet", components.kubelet())
         self.apply(SOURCES / "manifests" / "system.yaml")
         sandbox.start("proxy", components.proxy())
+        # Nothing waits for it: a pod that no policy selects does not need it.
+        sandbox.start("policies", components.policies())
         argv, env = components.provisioner()
         sandbox.start("provisioner", argv, env)
         self.wait("The node is not ready", self.node_ready, "kubelet")

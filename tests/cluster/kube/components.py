@@ -198,6 +198,10 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
         }
         return [str(self.programs / "kube-proxy"), f"--config={self.file('proxy.json', config)}"]
 
+    def policies(self) -> list[str]:
+        """What enforces NetworkPolicies."""
+        return [str(self.programs / "policies"), str(self.settings.admin), NODE]
+
     def provisioner(self) -> tuple[list[str], dict[str, str]]:
         """Our own: makes a folder of the node's for each PersistentVolumeClaim of the class `local-path`."""
         package = ".".join(SOURCES.relative_to(CHECKOUT).parts)

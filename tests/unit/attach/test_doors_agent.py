@@ -40,6 +40,12 @@ class FakeDoor:
             self.told.append(f"catch {dict(ports)}{udp}")
             self.caught, self.caught_datagrams = dict(ports), frozenset(datagrams)
 
+    async def reach(self, back: Any, *, again: bool = False) -> None:
+        pass
+
+    def endpoint(self, port: int) -> tuple[str, int] | None:
+        return (self.address, self.places[port]) if port in self.places else None
+
     def catches(self, ports: Any, datagrams: Any) -> bool:
         return self.caught.keys() >= set(ports) and self.datagram_places >= set(datagrams)
 

@@ -1,90 +1,132 @@
-"""A policy that keeps the agent from the original pods: found out by a connection, and named."""
+"""What NetworkPolicies say of a connection, as the API reference has it."""
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from devloop.agent import reach
-from devloop.attach.policies import refusal, selecting
-from devloop.remote.kubernetes.api import ApiError
+from devloop.attach.policies import Peer, Policies, applies
 
-from .fake_api import service
+NAME = "kubernetes.io/metadata.name"
+API = Peer({"app": "api"}, ("10.0.0.1",), {"http": 8080})
+WEB = Peer({"app": "web"}, ("10.0.0.2",))
+AGENT = Peer({"devloop.dev/agent": "true"}, ("10.0.0.9",))
+LISTENER = 20000
+INGRESS = {"namespaceSelector": {"matchLabels": {NAME: "ingress"}}}
 
 
 def policy(name: str, **spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": name}, "spec": {"podSelector": {"matchLabels": {"app": "api"}}, **spec}}
 
 
-CLIENTS = policy("only-clients", ingress=[{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}])
+def admits(*peers: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return policy("only", ingress=[{"from": list(peers), **more}])
+
+
+def pod(**labels: str) -> dict[str, Any]:
+    return {"podSelector": {"matchLabels": labels}}
+
+
+CLIENTS = admits(pod(app="web"))
+DENY = policy("deny", podSelector={}, policyTypes=["Ingress"])
+OUT = policy("out", podSelector={"matchLabels": {"app": "web"}}, egress=[{"to": [pod(app="api")]}])
 
 
 @pytest.mark.parametrize(
-    ("found", "kind", "names"),
+    ("found", "direction", "does"),
     [
-        (CLIENTS, "Ingress", ["only-clients"]),
-        (CLIENTS, "Egress", []),
-        (policy("out", egress=[]), "Egress", []),
-        (policy("out", egress=[{}]), "Egress", ["out"]),
-        (policy("out", policyTypes=["Egress"]), "Ingress", []),
-        (policy("all", podSelector={}), "Ingress", ["all"]),
-        (policy("none", podSelector={"matchLabels": {"app": "other"}}), "Ingress", []),
+        (CLIENTS, "Ingress", True),
+        (CLIENTS, "Egress", False),
+        (policy("out", egress=[]), "Egress", False),
+        (policy("out", egress=[{}]), "Egress", True),
+        (policy("out", policyTypes=["Egress"]), "Ingress", False),
+        (policy("all", podSelector={}), "Ingress", True),
+        (policy("none", podSelector={"matchLabels": {"app": "other"}}), "Ingress", False),
     ],
 )
-def test_which_policies_select_a_pod(found: dict[str, Any], kind: str, names: list[str]) -> None:
-    assert selecting([found], {"app": "api"}, kind) == names
-
-
-class Api:
-    namespace = "shop"
-    where = "x"
-
-    def __init__(self, *policies: dict[str, Any], forbidden: bool = False) -> None:
-        self.policies, self.forbidden = policies, forbidden
-
-    async def get(self, path: str, **_: str) -> dict[str, Any]:
-        if path.endswith("/networkpolicies"):
-            if self.forbidden:
-                raise ApiError(403, "Forbidden", "no", where="x")
-            return {"items": list(self.policies)}
-        return {"items": [{"metadata": {"name": "api-1", "labels": {"app": "api"}}}]}
+def test_which_policies_apply_to_a_pod(found: dict[str, Any], direction: Any, does: bool) -> None:
+    assert applies(found["spec"], {"app": "api"}, direction) is does
 
 
 @pytest.mark.parametrize(
-    ("api", "said"),
+    ("policies", "source", "may"),
     [
-        (Api(CLIENTS), "10.0.0.1:8080), so all of its clients would wait in vain: the NetworkPolicy only-clients does"),
-        (Api(forbidden=True), "a NetworkPolicy may be why, and they may not be read"),
-        (Api(), "no NetworkPolicy of the namespace selects them"),
-        (Api(policy("out", podSelector={}, policyTypes=["Egress"])), "the NetworkPolicy out does not let it out"),
+        ([], WEB, True),
+        ([CLIENTS], WEB, True),
+        ([CLIENTS], AGENT, False),
+        ([CLIENTS, policy("too", ingress=[{"from": [pod(**AGENT.labels)]}])], AGENT, True),
+        ([DENY], WEB, False),
+        ([policy("any", ingress=[{}])], AGENT, True),
+        ([OUT], WEB, True),
+        # Of this namespace by its name; of one by a label that can't be read; of another one.
+        ([admits({"namespaceSelector": {"matchLabels": {NAME: "shop"}}})], AGENT, True),
+        ([admits({"namespaceSelector": {}})], AGENT, True),
+        ([admits({"namespaceSelector": {"matchLabels": {"team": "a"}}})], AGENT, None),
+        ([admits({"namespaceSelector": {"matchLabels": {"team": "a"}}, **pod(app="web")})], AGENT, False),
+        ([admits(INGRESS)], AGENT, False),
+        # What a block says of a pod's address is the implementation's.
+        ([admits({"ipBlock": {"cidr": "10.0.0.0/24"}})], AGENT, None),
+        ([admits({"ipBlock": {"cidr": "10.0.0.0/24", "except": ["10.0.0.8/29"]}})], AGENT, False),
+        ([admits({"ipBlock": {"cidr": "192.0.2.0/24"}})], AGENT, False),
+        # Ports: the pod's own, by number, name or range; of TCP.
+        ([admits(pod(app="web"), ports=[{"port": 8080}])], WEB, True),
+        ([admits(pod(app="web"), ports=[{"port": "http"}])], WEB, True),
+        ([admits(pod(app="web"), ports=[{"port": 8000, "endPort": 8090}])], WEB, True),
+        ([admits(pod(app="web"), ports=[{"port": 8080, "protocol": "UDP"}])], WEB, False),
+        ([admits(pod(app="web"), ports=[{"port": "grpc"}, {"port": 9090}])], WEB, False),
     ],
 )
-async def test_the_refusal_names_the_policy(api: Api, said: str) -> None:
-    error = await refusal(cast(Any, api), service(), ["10.0.0.1:8080"])
-    assert said in error.what and error.hint is not None and "podSelector" in error.hint
+def test_who_may_connect_to_a_pod(policies: list[dict[str, Any]], source: Peer, may: bool | None) -> None:
+    verdict = Policies(policies, "shop").connects(source, API, 8080)
+    assert verdict.may is may and bool(verdict.out or verdict.into) is (may is not True)
 
 
-async def test_what_answers_or_refuses_is_reached_and_what_says_nothing_is_not(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("policies", "said"),
+    [
+        ([OUT], "the NetworkPolicy out does not let them out to it"),
+        ([DENY], "the NetworkPolicy deny does not admit them"),
+        # The agent's ports are not the original's, whatever they are called.
+        ([policy("p", podSelector={}, egress=[{"ports": [{"port": "http"}]}])], "the NetworkPolicy p does not let"),
+        ([policy("p", podSelector={}, egress=[{"ports": [{"port": 8080}]}])], "the NetworkPolicy p does not let"),
+        ([policy("p", podSelector={}, ingress=[{"ports": [{"port": 8080}]}])], "the NetworkPolicy p does not admit"),
+    ],
+)
+def test_what_keeps_a_client_from_the_agent_is_named(policies: list[dict[str, Any]], said: str) -> None:
+    found = Policies(policies, "shop")
+    assert said in str(found.connects(WEB, AGENT, LISTENER))
+    assert found.connects(WEB, AGENT, LISTENER).may is False
+
+
+def test_the_labels_of_the_namespace_count_where_they_are_known() -> None:
+    policies = [admits({"namespaceSelector": {"matchLabels": {"team": "a"}}})]
+    assert Policies(policies, "shop", {"team": "a"}).connects(AGENT, API, 8080).may is True
+    assert Policies(policies, "shop", {"team": "b"}).connects(AGENT, API, 8080).may is False
+
+
+FROM_SHOP = policy("shop", podSelector={}, ingress=[{"from": [{"podSelector": {}}]}])
+WIDE, NARROW = ({"ipBlock": {"cidr": each}} for each in ("10.0.0.0/8", "10.1.0.0/16"))
+
+
+@pytest.mark.parametrize(
+    ("policies", "outsiders"),
+    [
+        ([], []),
+        ([admits(INGRESS)], []),
+        ([DENY, admits(INGRESS)], [INGRESS]),
+        ([FROM_SHOP, admits(INGRESS)], [INGRESS]),
+        ([FROM_SHOP, admits(pod(app="web"))], []),
+        ([DENY, policy("any", ingress=[{}])], [{}]),
+        ([DENY, admits(INGRESS), policy("agent", podSelector={}, ingress=[{"from": [INGRESS]}])], []),
+        ([DENY, admits(INGRESS), policy("a", podSelector={}, ingress=[{"from": [{"namespaceSelector": {}}]}])], []),
+        ([DENY, admits(NARROW), policy("agent", podSelector={}, ingress=[{"from": [WIDE]}])], []),
+        ([DENY, admits(WIDE), policy("agent", podSelector={}, ingress=[{"from": [NARROW]}])], [WIDE]),
+        ([policy("only-agent", podSelector={"matchLabels": dict(AGENT.labels)}, ingress=[])], [{}]),
+    ],
+)
+def test_clients_of_other_namespaces_that_the_agent_would_not_admit(
+    policies: list[dict[str, Any]], outsiders: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(reach, "CONNECT_SECONDS", 0.05)
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
-    with socket.socket() as closed, socket.socket() as full:
-        closed.bind(("127.0.0.1", 0))
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)  # with its queue full the kernel drops a SYN, as a policy does
-        waiting = []
-        for _ in range(2):
-            waiting.append(socket.socket())
-            waiting[-1].setblocking(False)
-            waiting[-1].connect_ex(full.getsockname())
-        there, refuses = server.sockets[0].getsockname(), closed.getsockname()
-        silent = full.getsockname()
-        assert await reach.unreached([[there], [refuses], [], [silent, there]]) == []
-        assert await reach.unreached([[there], [silent]]) == [f"127.0.0.1:{silent[1]}"]
-        for each in waiting:
-            each.close()
-    server.close()
+    found = Policies(policies, "shop").outsiders(API, 8080, AGENT, LISTENER)
+    assert [each for each in found if each in outsiders or not outsiders] == outsiders

@@ -91,6 +91,12 @@ def parser() -> Parser:
         help="with --detach: how long to wait for services to be ready (default: 60)",
     )
 
+    up.add_argument(
+        "--trust",
+        action="store_true",
+        help="agree to what the project reaches outside of its folder, without a question (for CI)",
+    )
+
     down = add("down", "control", "stop all services and the engine")
     down.add_argument("--force", action="store_true", help="kill an engine that does not answer, and its services")
 
@@ -230,6 +236,7 @@ def parser() -> Parser:
     engine.add_argument("--report", type=int, required=True, metavar="FD")
     engine.add_argument("--owner", type=int, metavar="FD")
     engine.add_argument("--state", metavar="FOLDER")
+    engine.add_argument("--agreed-to", default="", metavar="DIGEST")
     _of_a_workload(engine)
     engine.add_argument("services", nargs="*")
     return top

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import signal
+import tempfile
+
+# What tests agree to (`devloop trust`) and their keys are not the user's.
+_STATE = tempfile.mkdtemp(prefix="devloop-tests-")
+os.environ["XDG_STATE_HOME"] = _STATE
+atexit.register(shutil.rmtree, _STATE, ignore_errors=True)
 
 pytest_plugins = ["tests.stuck"]
 

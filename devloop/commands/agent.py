@@ -21,7 +21,7 @@ def manifest(args: argparse.Namespace) -> int:
     from devloop.remote.kubernetes import kept
     from devloop.remote.open import agent_image
 
-    remote = cluster(args, project(args))
+    remote = cluster(args, project(args), asks=False)
     if args.role_only:
         sys.stdout.write(kept.roles(remote.namespace))
     else:
@@ -34,7 +34,12 @@ def install(args: argparse.Namespace) -> int:
     from devloop.remote.kubernetes import kept
     from devloop.remote.open import agent_image
 
-    remote = cluster(args, project(args))
+    of = project(args)
+    remote = cluster(args, of)
+    if of is not None and not args.image:
+        from devloop.commands.consent import require
+
+        require(of, remote, looks=False)
     image = args.image or agent_image(remote)
     where, made = at(remote, lambda api: kept.install(api, image, _tell))
     print(f"{where}: {'the agent runs' if made else 'an agent was there already, and it runs'}")

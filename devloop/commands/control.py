@@ -41,7 +41,8 @@ def down(args: argparse.Namespace) -> int:
     state = state_folder(args)
     running = state.engine()
     if running is None:
-        print("nothing runs")
+        left = _clean_up(state)
+        print(f"nothing runs{'; removed what an engine that was killed has left' if left else ''}")
         return 0
     if args.force:
         return _kill(state, running.pid)
@@ -52,6 +53,17 @@ def down(args: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             os.killpg(os.getpgid(pid), signal.SIGCONT)
     return asyncio.run(_down(state))
+
+
+def _clean_up(state: StateFolder) -> bool:
+    """Remove the files that killed engines have left: secrets in memory, copies of volumes on the disk."""
+    from devloop.remote.workload import runfolder
+
+    copies = state.path / "volumes"
+    there = copies.is_dir() and not copies.is_symlink() and not state.obstacle
+    if there:
+        runfolder.remove(copies)
+    return bool(runfolder.sweep_all()) or there
 
 
 async def _down(state: StateFolder) -> int:

@@ -190,4 +190,11 @@ def _project(args: argparse.Namespace) -> Iterator[Finding]:
                     yield Finding(f"port {port}", "error", f"{service.name}.{name}: taken by {who}", hint)
     if project.remote is not None and local is not None:
         yield local.finding
-        yield from examine(project, project.remote)
+        from devloop.commands.consent import UnagreedError, require
+
+        try:
+            require(project, project.remote)
+        except UnagreedError as error:
+            yield Finding("remote", "warning", f"not looked at: {error.what}", error.hint or "", remote=True)
+        else:
+            yield from examine(project, project.remote)

@@ -35,10 +35,16 @@ def engine(args: argparse.Namespace) -> int:
         if args.owner is not None:
             run_for(args, lambda: report({"up": os.getpid()}))
         else:
-            run_engine(project_file(args), args.services, up=lambda: report({"up": os.getpid()}))
+            run_engine(
+                project_file(args),
+                args.services,
+                up=lambda: report({"up": os.getpid()}),
+                agreed_to=args.agreed_to,
+            )
     except DevloopError as error:
         try:
-            report({"error": str(error), "exit_code": error.exit_code})
+            digest = getattr(error, "digest", "")  # of a ChangedError
+            report({"error": str(error), "exit_code": error.exit_code, "digest": digest})
         except OSError:
             raise error from None  # it was up already: the log gets it
         return error.exit_code
@@ -64,10 +70,15 @@ def run_for(args: argparse.Namespace, up: Callable[[], None]) -> None:
 
     gone = False
 
-    project = _project(
-        holders,
-        lambda: load_project(project_file(args), os.environ, []) if args.workload is None else _alone(args),
-    )
+    def of_the_project() -> Project:
+        found = load_project(project_file(args), os.environ, [])
+        if found.remote is not None:
+            from devloop.commands.consent import require
+
+            require(found, found.remote, looks=False)
+        return found
+
+    project = _project(holders, lambda: of_the_project() if args.workload is None else _alone(args))
 
     async def main() -> None:
         it = Engine(project, StateFolder(project.root, Path(args.state)), dict(os.environ), holders)
@@ -133,8 +144,12 @@ def run_engine(
     *,
     up: Callable[[], None] = lambda: None,
     on_engine: Callable[[object], None] = lambda _: None,
+    agreed_to: str = "",
 ) -> bool:
-    """Load the project and run its engine here until it is shut down. True if a signal asked for that."""
+    """Load the project and run its engine here until it is shut down. True if a signal asked for that.
+
+    Raises ChangedError unless what the project reaches is what was agreed to, or what `agreed_to` names.
+    """
     from devloop.local.process import Holders
 
     holders = Holders()
@@ -144,7 +159,14 @@ def run_engine(
 
     interrupted = False
 
-    project = _project(holders, lambda: load_project(file, os.environ, services))
+    def settled() -> Project:
+        from devloop.commands.consent import settle
+
+        found = load_project(file, os.environ, services)
+        settle(found, agreed_to)
+        return found
+
+    project = _project(holders, settled)
 
     async def main() -> None:
         it = Engine(project, StateFolder(project.root), dict(os.environ), holders)

@@ -34,11 +34,12 @@ def project(args: argparse.Namespace) -> Project | None:
     return load(file, os.environ)
 
 
-def cluster(args: argparse.Namespace, of: Project | None) -> Remote:
+def cluster(args: argparse.Namespace, of: Project | None, *, asks: bool = True) -> Remote:
     """The cluster that is meant, from a project that may have none, and `--context`, `--namespace`, `--kubeconfig`.
 
     With no project, or one without a remote, it is kubectl's: the current context. A project with a remote that
-    is no cluster keeps it, unless the command line names one.
+    is no cluster keeps it, unless the command line names one. Raises UnagreedError where what the project names would
+    be used and nobody has agreed to that, unless the cluster is not asked anything.
     """
     remote = of.remote if of else None
     if remote is None or (remote.kind is not RemoteKind.KUBERNETES and (args.context or args.kubeconfig)):
@@ -46,7 +47,12 @@ def cluster(args: argparse.Namespace, of: Project | None) -> Remote:
     if args.kubeconfig:
         # The project's context is one of another file.
         remote = replace(remote, kubeconfig=Path(args.kubeconfig).absolute(), context=None)
-    return replace(remote, context=args.context or remote.context, namespace=args.namespace or remote.namespace)
+    remote = replace(remote, context=args.context or remote.context, namespace=args.namespace or remote.namespace)
+    if of is not None and asks and not args.kubeconfig:  # which somebody has typed
+        from devloop.commands.consent import require
+
+        require(of, remote)
+    return remote
 
 
 def at(remote: Remote, ask: Callable[[Api], Awaitable[T]]) -> tuple[str, T]:

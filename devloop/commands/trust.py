@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from devloop import trust as agreements
 from devloop.commands.common import project_file
@@ -11,10 +12,19 @@ from devloop.places import stranger, user_name
 
 
 def trust(args: argparse.Namespace) -> int:
-    """`devloop trust`."""
+    """`devloop trust`. Starts nothing and asks nobody: who has typed it has agreed."""
+    from devloop.config.load import load
+    from devloop.remote.reach import reach
+
     file = project_file(args, anybodys=True)
     owners = {uid for path in (file.parent, *files(file)) if (uid := stranger(path)) is not None}
     agreements.agree(file, owners=owners)
     for uid in sorted(owners):
         print(f"{file} may belong to {user_name(uid)}")
+    project = load(file, os.environ)
+    found = reach(project.remote, project.root)
+    agreements.agree(file, reach=found)
+    print(f"{file} may use:" if found else f"{file} reaches nothing outside of its folder that it names itself")
+    for text in found.values():
+        print(f"  {text}")
     return 0

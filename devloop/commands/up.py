@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from devloop import streams
 from devloop.agent.tasks import background
@@ -35,6 +35,9 @@ _SETTLED = (
     State.STOPPED,
     State.REMOTE,
 )
+T = TypeVar("T")
+ANY = "any"
+"""As `devloop.commands.consent` has it, which is not imported for this."""
 HUNG_UP = 129
 """Exit code when the terminal was closed: 128 + SIGHUP, as a shell gives it."""
 NICENESS = 10
@@ -54,13 +57,16 @@ def up(args: argparse.Namespace) -> int:
     reason = "" if args.headless or args.detach else why_no_screen(os.environ)
     if (args.headless or reason) and (running := state.engine()) is not None:
         raise taken(running, _beside(args))
-    if args.headless:
-        return _headless(file, args.services)
-    if reason:
-        print(f"devloop: {reason}: runs as `devloop up --headless`", file=sys.stderr, flush=True)
-        return _headless(file, args.services)
+    agreed_to = ANY if args.trust else ""
+    if args.headless or reason:
+        if not args.headless:
+            print(f"devloop: {reason}: runs as `devloop up --headless`", file=sys.stderr, flush=True)
+        return agreeing(lambda digest: _headless(file, args.services, digest), agreed_to)
     if state.engine() is None:
-        start_engine(file, state, args.services, meanwhile=_import_nothing if args.detach else _import_tui)
+        meanwhile = _import_nothing if args.detach else _import_tui
+        agreeing(
+            lambda digest: start_engine(file, state, args.services, meanwhile=meanwhile, agreed_to=digest), agreed_to
+        )
     elif args.services:
         client.call(socket_of(state), "start", services=args.services)
     if args.detach:
@@ -69,6 +75,21 @@ def up(args: argparse.Namespace) -> int:
     with concurrent.futures.ThreadPoolExecutor(1) as starter:
         starter.submit(int).result()
         return _tui(state, lambda: starter.submit(start_engine, file, state, args.services).result())
+
+
+def agreeing(start: Callable[[str], T], agreed_to: str) -> T:
+    """What `start` returns. If what the project reaches has changed, somebody is asked once, and it is tried again."""
+    try:
+        return start(agreed_to)
+    except DevloopError as error:
+        digest = getattr(error, "digest", "")
+        if not digest:
+            raise
+        from devloop.commands.consent import asked
+
+        if not asked(error):
+            raise DevloopError("nothing was started", hint="`devloop check` and `git diff` show the project") from None
+        return start(digest)
 
 
 def _detach(state: StateFolder, args: argparse.Namespace) -> int:
@@ -127,7 +148,12 @@ def _import_tui() -> None:
 
 
 def start_engine(
-    file: Path, state: StateFolder, services: list[str], *, meanwhile: Callable[[], None] = _import_nothing
+    file: Path,
+    state: StateFolder,
+    services: list[str],
+    *,
+    meanwhile: Callable[[], None] = _import_nothing,
+    agreed_to: str = "",
 ) -> None:
     """Start the engine in the background; returns when clients can connect. Raises what prevents that.
 
@@ -137,6 +163,8 @@ def start_engine(
     read, write = os.pipe()
     with open_log(state.engine_log) as log:
         command = [sys.executable, "-m", "devloop.cli", "-f", str(file), "engine", "--report", str(write)]
+        if agreed_to:
+            command += ["--agreed-to", agreed_to]
         process = subprocess.Popen(
             [*command, *services],
             stdin=subprocess.DEVNULL,
@@ -174,7 +202,7 @@ def report_of(read: int, process: subprocess.Popen[bytes], log: Path) -> None:
     answer = json.loads(text)
     if "error" in answer:
         process.wait()
-        raise _RefusedError(answer["error"], answer["exit_code"])
+        raise _RefusedError(answer["error"], answer["exit_code"], answer.get("digest", ""))
 
 
 def _last_words(log: Path) -> str:
@@ -187,9 +215,11 @@ def _last_words(log: Path) -> str:
 class _RefusedError(DevloopError):
     """What the engine has to say about its own start, ready for the screen."""
 
-    def __init__(self, text: str, exit_code: int) -> None:
+    def __init__(self, text: str, exit_code: int, digest: str = "") -> None:
         super().__init__(text)
         self.exit_code = exit_code
+        self.digest = digest
+        """Of what the project reaches, if that has changed."""
 
 
 def _tui(state: StateFolder, start: Callable[[], None]) -> int:
@@ -302,7 +332,7 @@ def _tell_failures(services: Iterable[ServiceStatus]) -> None:
                 print(f"devloop: {service.name}: {in_words(each)}", file=sys.stderr)
 
 
-def _headless(file: Path, services: list[str]) -> int:
+def _headless(file: Path, services: list[str], agreed_to: str) -> int:
     from devloop.cli import INTERRUPTED
     from devloop.commands.echo import Echo
     from devloop.commands.engine import run_engine
@@ -331,7 +361,7 @@ def _headless(file: Path, services: list[str]) -> int:
         it.on_over = over
 
     try:
-        interrupted = run_engine(file, services, on_engine=on_engine)
+        interrupted = run_engine(file, services, on_engine=on_engine, agreed_to=agreed_to)
     finally:
         for each in echo:
             each.close()

@@ -218,6 +218,8 @@ class Remote:
     link: LinkWay = LinkWay.AUTO
     agent_image: str | None = None
     """None: `IMAGE` of `devloop.remote.kubernetes.install`, which no registry has yet."""
+    secrets_on_disk: bool = False
+    """Secret files may lie on a disk where there is no tmpfs."""
     direct: bool | tuple[str, int] = True
     """Whether the agent's pod is tried at its own address, or at which other one (host, port)."""
     host: str | None = None

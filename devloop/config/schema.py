@@ -393,6 +393,11 @@ class RemoteTable(Table):
         "port-forwards where it may not be made. Default: auto.",
     )
     agent_image: Text | None = Field(None, description="The agent's image, from a registry of your own.")
+    secrets_on_disk: bool | None = Field(
+        None,
+        description="Whether secret files of workloads may lie on a disk where this machine has no tmpfs (macOS, small "
+        "containers). Default: false: such a service does not start.",
+    )
     direct: Text | None = Field(
         None,
         description="auto: connections go straight to the agent's pod where this machine reaches its address, and by "

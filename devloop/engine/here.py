@@ -258,7 +258,7 @@ class Here:
         if cluster is None or spec.place.none or not (spec.place.workload or standing.workload):
             return parts, None
         reference = spec.place.workload or (standing.workload.reference if standing.workload else "")
-        return parts, Source(cluster, reference, parts.agent_image)
+        return parts, Source(cluster, reference, parts.agent_image, self._side._remote.secrets_on_disk)
 
     def _changed(self, service: str, change: Change) -> None:
         match change.what:

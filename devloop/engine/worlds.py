@@ -35,6 +35,7 @@ class Source:
     cluster: Cluster
     reference: str
     agent_image: str
+    secrets_on_disk: bool = False
 
 
 class World:
@@ -144,6 +145,7 @@ def _options(spec: Service, source: Source, changed: Callable[[Change], None]) -
         modes=modes,
         default_mode=modes.pop(ALL_VOLUMES, VolumeMode.COPY),
         copy_limit=DEFAULT_LIMIT,
+        secrets_on_disk=source.secrets_on_disk,
         on_change=changed,
     )
 

@@ -111,6 +111,8 @@ class Project:
         """Write a devloop.toml whose remote is the cluster; `text` begins with what else there is."""
         remote = f'kind = "kubernetes"\nkubeconfig = "{self.kubeconfig}"\nnamespace = "{self.namespace}"'
         (self.folder / "devloop.toml").write_text(f"[remote]\n{remote}\n{text}")
+        # Its kubeconfig is named by the project: commands use it without `up` only once that was agreed to.
+        subprocess.run(self.command("trust"), cwd=self.folder, env=self.environ, capture_output=True, check=False)
 
     def command(self, *args: str) -> list[str]:
         return [*ordinary(), sys.executable, "-m", "devloop.cli", *args]

@@ -131,6 +131,8 @@ async def test_the_projects_remote_is_meant_and_options_say_otherwise(namespace:
     project = devloop.folder / "devloop.toml"
     remote = f'[remote]\nkubeconfig = "{namespace.developer}"\nagent_image = "registry.test/agent:7"\n'
     project.write_text(f'[services.web]\ncommand = "true"\n{remote}')
+    assert "nobody has agreed to it" in (await devloop("agent", "status", code=2)).stderr
+    await devloop("trust")
     assert namespace.name in (await devloop("agent", "status", "--json")).json["where"]
     assert (await devloop("agent", "status", "-n", "default", code=3)).stderr.count("default")
     manifest = (await devloop("agent", "manifest", "-n", "team")).stdout
@@ -138,6 +140,7 @@ async def test_the_projects_remote_is_meant_and_options_say_otherwise(namespace:
     assert "namespace: team" in manifest
     assert "image: own:1" in (await devloop("agent", "manifest", "--image", "own:1")).stdout
     project.write_text('[services.web]\ncommand = "true"\n[remote]\nhost = "bastion"\n')
+    await devloop("trust")
     assert "of kind ssh" in (await devloop("agent", "status", code=2)).stderr
     await devloop("agent", "status", "--kubeconfig", str(namespace.developer))
 

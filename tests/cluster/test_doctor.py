@@ -89,6 +89,7 @@ async def test_an_api_server_that_does_not_answer(
     namespace: Namespace, devloop: Cli, gate: Gate, behind_gate: Any
 ) -> None:
     project(devloop, f'kubeconfig = "{behind_gate(namespace.developer)}"')
+    await devloop("trust")
     gate.refuse()
     findings = (await devloop("doctor", "--json", code=3)).json
     assert "can't be reached" in of(findings, "cluster")[0]["text"]
@@ -96,5 +97,6 @@ async def test_an_api_server_that_does_not_answer(
     assert "can't be reached" in (await devloop("agent", "status", code=3)).stderr
     gate.open()
     project(devloop, 'kubeconfig = "nowhere"')
+    await devloop("trust")
     findings = (await devloop("doctor", "--json", code=3)).json
     assert "there is no kubeconfig" in of(findings, "cluster")[0]["text"]

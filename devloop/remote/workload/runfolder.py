@@ -163,6 +163,28 @@ def _lock_of(folder: Path) -> Path:
     return folder.with_name(folder.name + ".lock")
 
 
+def in_memory(path: Path) -> bool:
+    """Whether what is written there stays in memory, but for swap."""
+    return _filesystem(path) == "tmpfs"
+
+
+def sweep_all() -> list[Path]:
+    """Remove what killed runs of this user have left, wherever such folders may lie; gives what it removed."""
+    name = f"devloop-{os.getuid()}"
+    bases = dict.fromkeys(each for each in (runtime_folder(), Path("/dev/shm"), Path(tempfile.gettempdir())) if each)
+    removed: list[Path] = []
+    for base in bases:
+        parent = base / name
+        try:
+            private_folder(parent, "the folder of private files", hint="")
+        except (OSError, DevloopError):
+            continue  # there is none, or it is nobody's to clean up here
+        removed += sweep(parent)
+        with suppress(OSError):
+            parent.rmdir()
+    return removed
+
+
 def _usable(path: Path) -> bool:
     return path.is_dir() and os.access(path, os.W_OK | os.X_OK) and _filesystem(path) == "tmpfs"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,8 @@ class Options:
     """Read the image's own variables by exec."""
     follow: bool = True
     """Keep the files up to date, and tell of other changes."""
+    secrets_on_disk: bool = True
+    """Secret files may be written where `folder` is on a disk."""
     on_change: Callable[[Change], None] = lambda change: None
     """Called in the event loop."""
     on_progress: Callable[[copying.Progress], None] = lambda progress: None
@@ -100,6 +102,8 @@ async def open_view(
         found = await _enriched(cluster, workload, found)
     # subPathExpr knows what the pod's spec defines and the service links, and nothing of the image's.
     mounts, more = materialise.mounts_of(workload, found.mapping(image=False))
+    if not options.secrets_on_disk and not await asyncio.to_thread(runfolder.in_memory, folder):
+        _refuse_disk(workload, [volume for _, volume, _ in mounts], folder, options)
     notes = list(found.notes)
     follower = Follower(cluster, workload, sources, folder / "volumes", options.on_change)
     await follower.fetch()
@@ -108,7 +112,9 @@ async def open_view(
         stack.callback(runfolder.remove, folder / "subpaths")
         problems += more + follower.write(notes)
         refuse(workload.where, problems)
-        far = await _far_volumes(stack, cluster, workload, mounts, data, options, notes)
+        places = {volume["name"]: folder / "copies" if _secret(volume) else data for _, volume, _ in mounts}
+        stack.callback(runfolder.remove, folder / "copies")
+        far = await _far_volumes(stack, cluster, workload, mounts, places, options, notes)
         made: list[Mount] = []
         for index, (mount, volume, path) in enumerate(mounts):
             name = volume["name"]
@@ -146,12 +152,36 @@ async def _enriched(cluster: Cluster, workload: Workload, found: Environment) ->
     return Environment(found.variables, (), found.stand_ins, (*found.notes, *([note] if note else ())), found.problems)
 
 
+_SECRET_KINDS = ("secret", "projected", "csi")
+"""Kinds that the kubelet, or a driver of secret stores and certificates, keeps in memory."""
+
+
+def _secret(volume: Object) -> bool:
+    """Whether a volume is in memory in the pod, so that nothing of it may reach a disk here."""
+    kind = payload.kind_of(volume)
+    return kind in _SECRET_KINDS or (kind == "emptyDir" and (volume.get(kind) or {}).get("medium") == "Memory")
+
+
+def _refuse_disk(workload: Workload, volumes: Iterable[Object], folder: Path, options: Options) -> None:
+    """Raises RemoteError if secret files would have to be written to a disk."""
+    names = {each["name"] for each in volumes if _secret(each)}
+    names -= {name for name in names if options.modes.get(name, options.default_mode) is VolumeMode.IGNORE}
+    if names:
+        raise RemoteError(
+            f"volumes {', '.join(sorted(names))} hold secrets, and there is no tmpfs here to keep them in: {folder} is "
+            "on a disk",
+            where=workload.where,
+            hint="set XDG_RUNTIME_DIR to a folder on a tmpfs (or mount one at /dev/shm); or allow it with `[remote] "
+            "secrets_on_disk = true`",
+        )
+
+
 async def _far_volumes(
     stack: AsyncExitStack,
     cluster: Cluster,
     workload: Workload,
     mounts: list[tuple[Object, Object, str]],
-    data: Path,
+    places: Mapping[str, Path],
     options: Options,
     notes: list[Note],
 ) -> dict[str, Path]:
@@ -195,7 +225,7 @@ async def _far_volumes(
             raise
         for name in wanted:
             notes.append(Note(f"volume {name}", f"an empty folder stands in: {problem.what}"))
-            found[name] = data / name
+            found[name] = places[name] / name
             stack.callback(runfolder.remove, found[name])
             with beneath.Folder.at(found[name]) as scratch:
                 for path in wanted[name]:
@@ -205,7 +235,7 @@ async def _far_volumes(
     async with AsyncExitStack() as session:
         connection = await session.enter_async_context(sftp.connect(cluster, workload.pod_name, helper))
         for name in sorted(wanted):
-            found[name] = data / name
+            found[name] = places[name] / name
             found[name].parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             runfolder.remove(found[name])
             stack.callback(runfolder.remove, found[name])

@@ -21,10 +21,15 @@ pytestmark = pytest.mark.slow
 async def doctor(folder: Path, home: Path, code: int, text: str = '[remote]\nhost = "bastion"\n') -> Any:
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240
     (folder / "devloop.toml").write_text(f'[project]\nnetwork = "ports"\n[services.web]\ncommand = "true"\n{text}')
+    environ = {**os.environ, "HOME": str(home)}
+    agreed = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "devloop.cli", "trust"), cwd=folder, env=environ, stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await agreed.wait() == 0
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "devloop.cli", "doctor", "--json"),
         cwd=folder,
-        env={**os.environ, "HOME": str(home)},
+        env=environ,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -26,7 +26,7 @@ class Full(io.StringIO):
 def test_what_can_not_be_said_does_not_reach_the_engine(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def run_engine(_: Path, __: list[str], *, on_engine: Callable[[object], None]) -> bool:
+    def run_engine(_: Path, __: list[str], *, on_engine: Callable[[object], None], agreed_to: str) -> bool:
         engine = Engine.__new__(Engine)
         engine.project = project(service("api"))
         on_engine(engine)
@@ -38,4 +38,4 @@ def test_what_can_not_be_said_does_not_reach_the_engine(
 
     monkeypatch.setattr(running, "run_engine", run_engine)
     with capfd.disabled():
-        assert up._headless(Path("devloop.toml"), []) == 0
+        assert up._headless(Path("devloop.toml"), [], "") == 0

@@ -25,13 +25,13 @@ def of(remote: Remote | None) -> Project:
 
 
 def test_the_projects_is_meant_and_each_option_says_otherwise() -> None:
-    assert cluster(args(), of(KUBERNETES)) == KUBERNETES
-    assert cluster(args(namespace="mine"), of(KUBERNETES)) == replace(KUBERNETES, namespace="mine")
-    assert cluster(args(context="prod"), of(KUBERNETES)) == replace(KUBERNETES, context="prod")
+    assert cluster(args(), of(KUBERNETES), asks=False) == KUBERNETES
+    assert cluster(args(namespace="mine"), of(KUBERNETES), asks=False) == replace(KUBERNETES, namespace="mine")
+    assert cluster(args(context="prod"), of(KUBERNETES), asks=False) == replace(KUBERNETES, context="prod")
     # Another file has other contexts.
-    found = cluster(args(kubeconfig="/other"), of(KUBERNETES))
+    found = cluster(args(kubeconfig="/other"), of(KUBERNETES), asks=False)
     assert found == replace(KUBERNETES, kubeconfig=Path("/other"), context=None)
-    assert cluster(args(kubeconfig="/other", context="x"), of(KUBERNETES)).context == "x"
+    assert cluster(args(kubeconfig="/other", context="x"), of(KUBERNETES), asks=False).context == "x"
 
 
 @pytest.mark.parametrize("none", [None, of(None)])
@@ -42,9 +42,9 @@ def test_without_a_remote_it_is_the_current_context(none: Project | None) -> Non
 
 def test_a_remote_that_is_no_cluster_stays_what_it_is_unless_one_is_named() -> None:
     host = of(Remote(RemoteKind.SSH, host="bastion"))
-    assert cluster(args(), host).kind is RemoteKind.SSH
-    assert cluster(args(namespace="mine"), host).kind is RemoteKind.SSH
-    assert cluster(args(context="dev"), host) == Remote(RemoteKind.KUBERNETES, context="dev")
+    assert cluster(args(), host, asks=False).kind is RemoteKind.SSH
+    assert cluster(args(namespace="mine"), host, asks=False).kind is RemoteKind.SSH
+    assert cluster(args(context="dev"), host, asks=False) == Remote(RemoteKind.KUBERNETES, context="dev")
 
 
 def test_no_project_is_no_error_and_a_broken_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,5 +65,8 @@ def test_logs_of_pods_want_a_name_and_a_cluster(tmp_path: Path, capsys: pytest.C
     file.write_text('[remote]\nkind = "ssh"\nhost = "dev"\n[services.api]\ncommand = "true"\n')
     assert cli.main(["-f", str(file), "logs", "--remote"]) == 2
     assert "which services?" in capsys.readouterr().err
+    assert cli.main(["-f", str(file), "logs", "--remote", "api"]) == 2
+    assert "nobody has agreed" in capsys.readouterr().err
+    assert cli.main(["-f", str(file), "trust"]) == 0
     assert cli.main(["-f", str(file), "logs", "--remote", "api"]) == 2
     assert "only a cluster's pods have logs" in capsys.readouterr().err

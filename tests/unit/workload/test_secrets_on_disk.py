@@ -82,9 +82,9 @@ async def test_an_empty_folder_for_memory_lies_with_the_secrets(cluster: FakeClu
     """No pod runs, so that empty folders stand in: where each lies is where its copy would."""
     mounts = {"volumeMounts": [{"name": "ram", "mountPath": "/ram"}, {"name": "cache", "mountPath": "/cache"}]}
     volumes = [{"name": "ram", "emptyDir": {"medium": "Memory"}}, {"name": "cache", "emptyDir": {}}]
-    template = {k: v for k, v in pod(mounts, volumes=volumes, automountServiceAccountToken=False).items() if k != "status"}
-    spec = {"selector": {"matchLabels": {"app": "web"}}, "template": {"metadata": {"labels": {"app": "web"}}}}
-    spec["template"]["spec"] = template["spec"]
+    template = {"metadata": {"labels": {"app": "web"}}}
+    template["spec"] = pod(mounts, volumes=volumes, automountServiceAccountToken=False)["spec"]
+    spec = {"selector": {"matchLabels": {"app": "web"}}, "template": template}
     await cluster.put(kinds.DEPLOYMENT, {"metadata": {"name": "web", "uid": "d"}, "spec": spec})
     (tmp_path / "run").mkdir()
     options = Options("image", default_mode=VolumeMode.COPY, image_environment=False, follow=False)

@@ -494,8 +494,8 @@ METHODS: Mapping[str, str] = {
     "Service's: local|null}|null, way: service|pods|null, take_over: bool} → {taken_over: [text]}; a Route is "
     "{headers: {name: match}, path: match, method, share}, a match {exact|prefix|regex: text}; "
     "null is what devloop.toml says; take_over puts back what a dead developer's devloop holds, and says whose it was",
-    "move": "{service, force: bool} → {ended: number, left: [EarlierConnections]}; ends connections that lead to where "
-    "the service was before it was toggled or attached, so that their clients make others: between two requests, or "
+    "move": "{service, force: bool} → {ended: number, left: [EarlierConnections], notes: [text]}; has clients make "
+    "connections anew that lead to where the service was before it was toggled or attached, with no request lost, or "
     "with force at once. It takes some seconds",
     "leave": "{service} → {}; the original pods have all the traffic again",
     "requests": "{service, limit} → {requests: [RequestRecord]}, oldest first, of those that were seen lately",

@@ -212,6 +212,13 @@ class Attachments:
                 raise _refusal(problem) from problem
         return self._pods.standing(member)
 
+    async def earlier(self, attachment: str) -> dict[str, dict[str, int]]:
+        """By pod's uid, how many connections of each client lead past its door. RefusedError."""
+        member = self._members.get(attachment)
+        if member is None or member.spec.way != "pods":
+            raise RefusedError("it is not attached by way of pods")
+        return await self._pods.earlier(member)
+
     async def detach(self, attachment: str) -> None:
         """Its developer leaves: the original pods have its traffic from now on."""
         member = self._members.get(attachment)

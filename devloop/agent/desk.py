@@ -2,7 +2,7 @@
 
 From the engine: `{"do": "attach", "n": 1, "spec": {…}}`, `{"do": "detach", "n": 2, "id": …}`,
 `{"do": "local", "n": 3, "id": …, "up": false}`, `{"do": "doors", "n": 4, "id": …, "pods": […]}`,
-`{"do": "reach", "n": 5, "id": …}`, `{"do": "beat"}`.
+`{"do": "reach", "n": 5, "id": …}`, `{"do": "earlier", "n": 6, "id": …}`, `{"do": "beat"}`.
 From the agent: `{"answer": 1, "listeners": {…}}`, `{"answer": 4, "agent": …, "token": …, "pods": {…}}` or
 `{"answer": 1, "error": "…", "again": false}`, where `again` says that it is a moment's trouble;
 `{"requests": ["…", …], "counts": {"api": {"original": 12}}, "holders": {…}}`, ten times a second at most; and
@@ -110,6 +110,8 @@ class Desk:
                 }
             case "doors":
                 return await self._attachments.doors(str(message["id"]), message["pods"])
+            case "earlier":
+                return {"pods": await self._attachments.earlier(str(message["id"]))}
             case "detach":
                 await self._attachments.detach(str(message["id"]))
             case "local":

@@ -37,12 +37,14 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
-from . import rules
+from . import diag, rules
 from .caught import TRANSPARENT, Caught
 from .gateways import gateways
 from .loops import new_event_loop
@@ -199,6 +201,8 @@ class Door:
             await self._say_alive()
             names = [*map(str, sorted(self._caught)), *(f"{port}/udp" for port in sorted(self._caught_datagrams))]
             log.info("catching %s", ", ".join(names) or "nothing")
+        if "count" in message:
+            return {"clients": self._earlier({int(port) for port in message["count"]})}
         return {}
 
     async def _connect_datagrams(self) -> None:
@@ -248,6 +252,14 @@ class Door:
             log.info("the agent takes no connection back: %s", problem or "silent")
             return
         self._open.add(made)
+
+    def _earlier(self, ports: set[int]) -> dict[str, int]:
+        """How many connections lead to these ports past this door, by client: those from before. OSError."""
+        passed = {*self._passed, self._agent[0]}
+        with contextlib.closing(diag.opened()) as sock:
+            found = diag.connections(sock, ports)
+        clients = Counter(each.client for each in found if each.client not in passed and each.client != each.address)
+        return diag.fitting(Counter({each: clients[each] for each in clients if not ip_address(each).is_loopback}))
 
     async def _live(self, writer: asyncio.StreamWriter) -> None:
         """Tell the kernel, each second, that the door is there; and the agent."""

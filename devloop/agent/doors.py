@@ -31,6 +31,8 @@ BEAT_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
 SILENCE_SECONDS = 10.0
 LINE_BYTES = 1 << 16
+CLIENTS = 100
+"""No more than this are believed of one door."""
 
 
 Carry = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -114,6 +116,15 @@ class Door:
         if self.caught != ports or self.caught_datagrams != frozenset(datagrams):
             await self._ask(catch={str(port): listener for port, listener in ports.items()}, udp=sorted(datagrams))
             self.caught, self.caught_datagrams = dict(ports), frozenset(datagrams)
+
+    async def count(self, ports: Collection[int]) -> dict[str, int]:
+        """How many connections lead to these ports past the door, by client's address. DoorLostError."""
+        answer = await self._ask(count=sorted(ports))
+        try:
+            clients = {each and plain(each): int(number) for each, number in answer["clients"].items()}
+        except (KeyError, TypeError, AttributeError, ValueError):  # of whoever is in that pod
+            raise DoorLostError("what the door says can't be read") from None
+        return dict(list(clients.items())[:CLIENTS])
 
     def catches(self, ports: Iterable[int], datagrams: Iterable[int] = ()) -> bool:
         """All of these; of UDP it has a place for all, as it catches them only while somebody takes them."""

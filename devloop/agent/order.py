@@ -7,23 +7,16 @@ heads are asked for, by nftables' `log` and nfnetlink_log, in the order in which
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import socket
-import struct
-import subprocess
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Collection
+
+from .goaway import possible
+from .packetlog import SNAP, PacketLog, Segment, nft, segment
 
 TABLE = "devloop_order"
 GROUP = 19998
-MOST = 20_000
-"""Packets that are read at a time."""
-_SNAP = 160
-"""Bytes of each packet: more than the longest heads of IP and TCP."""
-_HEADER = struct.Struct("=IHHII")
-_CONFIG, _PACKET = 4 << 8 | 1, 4 << 8  # NFNL_SUBSYS_ULOG with NFULNL_MSG_CONFIG, NFULNL_MSG_PACKET
-_PAYLOAD = 9  # NFULA_PAYLOAD
-_TCP = 6
-_NFT_SECONDS = 10
+READ_SECONDS = 0.1
+"""At a time: there is more to do."""
 
 Ends = tuple[int, str, int]
 """The pod's port, the client's address and its port."""
@@ -32,7 +25,7 @@ Ends = tuple[int, str, int]
 def rules(ports: Collection[int]) -> str:
     """For nft: log what carries something to and from these ports, but within the pod."""
     numbers = "{ " + ", ".join(str(int(port)) for port in sorted(ports)) + " }"
-    log = f"log group {GROUP} snaplen {_SNAP} queue-threshold 1"
+    log = f"log group {GROUP} snaplen {SNAP} queue-threshold 1"
     return (
         f"add table inet {TABLE}\nflush table inet {TABLE}\n"
         f"add chain inet {TABLE} asked {{ type filter hook input priority 0; policy accept; }}\n"
@@ -42,28 +35,22 @@ def rules(ports: Collection[int]) -> str:
     )
 
 
-def passed(packet: bytes, ports: Collection[int]) -> tuple[Ends, bool] | None:
-    """Whose packet it is, and whether it goes to the pod; None: it carries nothing."""
-    if len(packet) < 40:
-        return None
-    if packet[0] >> 4 == 4:
-        start, total = (packet[0] & 15) * 4, struct.unpack_from(">H", packet, 2)[0]
-        source, target = packet[12:16], packet[16:20]
-        kind = packet[9]
-    else:
-        start, total = 40, 40 + struct.unpack_from(">H", packet, 4)[0]
-        source, target = packet[8:24], packet[24:40]
-        kind = packet[6]
-    if kind != _TCP or len(packet) < start + 20:
-        return None
-    length = total - start - (packet[start + 12] >> 4) * 4
-    # What is longer than IPv4 can say (big segments that stay within a machine) has 0 there.
-    if total and length <= 0:
-        return None
-    from_port, to_port = struct.unpack_from(">HH", packet, start)
-    asked = to_port in ports
-    address = ipaddress.ip_address(source if asked else target)
-    return ((to_port, str(address), from_port) if asked else (from_port, str(address), to_port)), asked
+def ends_of(said: Segment, ports: Collection[int]) -> tuple[Ends, bool]:
+    """Whose packet it is, and whether it goes to the pod."""
+    if said.target_port in ports:
+        return (said.target_port, said.source, said.source_port), True
+    return (said.source_port, said.target, said.target_port), False
+
+
+def spoken(content: bytes) -> str:
+    """What a server speaks that says this: `http`, `http2`, or nothing if that can't be told from it."""
+    if content.startswith(b"HTTP/1.1 "):
+        return "http"
+    if len(content) >= 9 and possible(content[:9]):
+        end = 9 + int.from_bytes(content[:3], "big")
+        if len(content) == end or (len(content) >= end + 9 and possible(content[end : end + 9])):
+            return "http2"
+    return ""
 
 
 class Order:
@@ -73,35 +60,34 @@ class Order:
         self._ports = frozenset(ports)
         self.asked: dict[Ends, bool] = {}
         """Whether the last bytes were the client's, of each connection on which there were any."""
-        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)  # NETLINK_NETFILTER
-        self._ours = False  # the table: another one at work here has the group, and one of that name
+        self.spoken: dict[Ends, str] = {}
+        """What was seen to be spoken: `http` or `http2`."""
+        self._log = PacketLog(GROUP)  # another one at work here has the group, and a table of that name
         try:
-            with contextlib.suppress(OSError):
-                self._sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
-            self._configure(1, b"\x01")  # bind; EBUSY if another socket has
-            self._ours = True
-            self._configure(2, struct.pack(">IBx", _SNAP, 2))  # copy packets
-            self._configure(5, struct.pack(">I", 1))  # each at once
-            self._nft(rules(self._ports))
+            nft(rules(self._ports))
         except BaseException:
             self.close()
             raise
-        self._sock.setblocking(False)
 
     def close(self) -> None:
         """Leave nothing in the pod's network."""
-        if self._ours:
-            with contextlib.suppress(OSError):
-                self._nft(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
-        self._sock.close()  # last: who comes next has a table of that name
+        with contextlib.suppress(OSError):
+            nft(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
+        self._log.close()  # last: who comes next has a table of that name
 
     def read(self) -> bool:
         """Take what has passed by now. False: some was missed, and nothing is known any more."""
+        until = time.monotonic() + READ_SECONDS
         try:
-            for _ in range(MOST):
-                for packet in _packets(self._sock.recv(1 << 18)):
-                    if (found := passed(packet, self._ports)) is not None:
-                        self.asked[found[0]] = found[1]
+            while time.monotonic() < until:
+                for packet in self._log.read():
+                    said = segment(packet)
+                    if said is None or not said.carries:
+                        continue
+                    ends, asked = ends_of(said, self._ports)
+                    self.asked[ends] = asked
+                    if not asked and (speaks := spoken(said.content)):
+                        self.spoken[ends] = speaks
         except BlockingIOError:
             return True
         except OSError:  # ENOBUFS
@@ -109,38 +95,3 @@ class Order:
         # Or more come than can be read, and what is known is older than what was found.
         self.asked.clear()
         return False
-
-    def _configure(self, kind: int, value: bytes) -> None:
-        header = struct.pack("=BBH", socket.AF_UNSPEC, 0, socket.htons(GROUP))
-        attribute = struct.pack("=HH", 4 + len(value), kind) + value
-        body = header + attribute + bytes(-len(attribute) % 4)
-        self._sock.send(_HEADER.pack(_HEADER.size + len(body), _CONFIG, 1 | 4, 1, 0) + body)
-        number = -struct.unpack_from("=i", self._sock.recv(65536), _HEADER.size)[0]
-        if number:
-            raise OSError(number, "nfnetlink_log")
-
-    def _nft(self, text: str) -> None:
-        try:
-            subprocess.run(
-                ("nft", "-f", "-"), input=text.encode(), check=True, capture_output=True, timeout=_NFT_SECONDS
-            )
-        except (subprocess.SubprocessError, FileNotFoundError) as problem:
-            raise OSError(f"nft: {problem}") from None
-
-
-def _packets(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at + _HEADER.size <= len(data):
-        size, kind, *_ = _HEADER.unpack_from(data, at)
-        if size < _HEADER.size:
-            return
-        if kind == _PACKET:
-            inner, end = at + _HEADER.size + 4, at + size
-            while inner + 4 <= end:
-                length, name = struct.unpack_from("=HH", data, inner)
-                if length < 4:
-                    break
-                if name & 0x3FFF == _PAYLOAD:
-                    yield data[inner + 4 : inner + length]
-                inner += (length + 3) & ~3
-        at += (size + 3) & ~3

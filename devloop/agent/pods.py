@@ -113,6 +113,23 @@ class PodWay:
             raise RefusedError(f"the agent does not know its own address: {problem}") from problem
         return {"agent": host_port(address, PORT), "token": self._doors.token, "pods": pods}
 
+    async def earlier(self, member: Member) -> dict[str, dict[str, int]]:
+        """By pod, how many connections lead to it past its door, by client: those from before. RefusedError: it can't
+        be known of all."""
+        doors = {uid: self._doors.known.get(uid) for uid in member.targets}
+
+        async def one(uid: str, door: Door | None) -> dict[str, int]:
+            target = member.targets[uid]
+            if door is None:
+                raise RefusedError(f"pod {target.name} has no door that could count them")
+            try:
+                return await door.count(set(target.ports.values()))
+            except DoorLostError as problem:
+                raise RefusedError(f"pod {target.name}: {problem}") from problem
+
+        found = await asyncio.gather(*(one(*each) for each in doors.items()))
+        return dict(zip(doors, found, strict=True))
+
     # --- What follows from it -----------------------------------------------------------------------------------------
 
     def _wanted(self, door: Door) -> dict[str, dict[int, int]]:

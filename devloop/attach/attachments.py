@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ class Attachments(Hearers):
         self._link = link
         self._claims = Claims(api, lease_seconds)
         self._held: dict[str, Attachment] = {}
-        self._earlier = Earlier(api, self._claims, run)
+        self._earlier = Earlier(api, self._claims, run, self._past_doors)
         self._mover = Mover(api, self._earlier)
         self._doors = Doors(api, self._claims, self._held.values)
         self._sizes = Sizes(api, self._claims, self._started)
@@ -195,6 +195,11 @@ class Attachments(Hearers):
     async def move(self, found: Attachment, *, force: bool = False) -> Moved:
         """End connections that clients had before, between two requests or at once. AttachError, RemoteError."""
         return await self._mover.move(found, force=force)
+
+    async def _past_doors(self, attachment: str) -> Mapping[str, Mapping[str, int]]:
+        answer = await (await self._desk()).ask(do="earlier", id=attachment)
+        found: Mapping[str, Mapping[str, int]] = answer["pods"]
+        return found
 
     async def _draft(self, wanted: Wanted) -> Spec:
         return await drafted(self._claims, wanted, self.user, self.host, self.instance)

@@ -23,6 +23,8 @@ from devloop.remote.kubernetes.install import SELECTOR
 from . import pods
 from .attachment import Attachment
 from .claims import Claims
+from .seam import AttachError
+from .session import SessionLostError
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,11 @@ _WAYS: tuple[tuple[str, ...], ...] = (
 """No tool is in every image."""
 
 
+Ask = Callable[[str], Awaitable[Mapping[str, Mapping[str, int]]]]
+"""Asks the doors of an attachment: by pod's uid, how many connections of each client's address lead past its door.
+RemoteError."""
+
+
 class UncountedError(RemoteError):
     """It can't be known; `what` is the reason."""
 
@@ -69,11 +76,12 @@ class UncountedError(RemoteError):
 class Earlier:
     """One engine's."""
 
-    def __init__(self, api: Api, claims: Claims, run: Run | None) -> None:
-        """`run` is for pods of the API's namespace; without it nothing can be known."""
+    def __init__(self, api: Api, claims: Claims, run: Run | None, ask: Ask | None = None) -> None:
+        """`run` is for pods of the API's namespace; without it nothing can be known. `ask` is for those with a door."""
         self._api = api
         self._claims = claims
         self._run = run
+        self._ask = ask
         self._pods = f"/api/v1/namespaces/{api.namespace}/pods"
         self._ways: dict[str, tuple[str, ...]] = {}
         """A pod's uid → the command that its image has."""
@@ -162,19 +170,30 @@ class Earlier:
 
     async def _count(self, found: Attachment) -> tuple[tuple[tuple[str, int], ...], frozenset[str]]:
         """`named`, and the uids of the pods that they lead to."""
+        by_pod = await (self._past_doors(found) if found.spec.way == "pods" else self._in_tables(found))
+        counts: Counter[str] = Counter()
+        for each in by_pod.values():
+            counts.update(each)
+        return await self.named(counts), frozenset(uid for uid, each in by_pod.items() if each)
+
+    async def _past_doors(self, found: Attachment) -> Mapping[str, Mapping[str, int]]:
+        """A pod's tables don't tell connections from before from those that its door has caught; the door knows."""
+        if self._ask is None:
+            raise UncountedError("there is no way to ask the doors of its pods")
+        try:
+            by_pod, agents = await asyncio.gather(self._ask(found.spec.id), self.agents())
+        except SessionLostError:
+            raise
+        except AttachError as problem:
+            raise UncountedError(problem.what) from None
+        return {uid: {a: n for a, n in each.items() if a not in agents} for uid, each in by_pod.items()}
+
+    async def _in_tables(self, found: Attachment) -> Mapping[str, Mapping[str, int]]:
         if self._run is None:
             raise UncountedError("there is no way to look into its pods")
-        if found.spec.way == "pods":
-            raise UncountedError("in its pods they can't be told from those that are caught")
         original, agents = await asyncio.gather(self.original(found), self.agents())
-        counts: Counter[str] = Counter()
-        some = set()
         found_in = await asyncio.gather(*(self._of_pod(*pod, agents) for pod in original))
-        for (_, pod), each in zip(original, found_in, strict=True):
-            counts.update(each)
-            if each:
-                some.add(pod.uid)
-        return await self.named(counts), frozenset(some)
+        return {pod.uid: each for (_, pod), each in zip(original, found_in, strict=True)}
 
     async def _of_pod(self, document: Document, pod: pods.Pod, agents: Collection[str]) -> Counter[str]:
         network = await self._network(document, pod)

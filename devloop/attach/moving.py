@@ -1,9 +1,10 @@
-"""Moves connections that clients had before a Service was attached: each original pod gets what ends them between two
-requests (`devloop/agent/mover.py`), and their clients connect anew, where the Service leads by now."""
+"""Moves connections that clients had before a Service was attached: each original pod gets what does it without a
+request being lost (`devloop/agent/mover.py`), and their clients connect anew, where the Service leads by now."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
@@ -35,6 +36,7 @@ MOVE_SECONDS = 12.0
 START_SECONDS = 60.0
 """How long a container may take to start; pulling an image is most of it."""
 LOOK_SECONDS = 0.1
+_UNTAKEN = "so connections are moved between two requests only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,9 @@ class Moved:
 
     ended: int = 0
     left: tuple[tuple[str, int], ...] = ()
-    """(client, how many) of those that never were between two requests."""
+    """(client, how many) of those that could not be."""
+    notes: tuple[str, ...] = ()
+    """Why what is in use could not be, for people."""
 
 
 class Mover:
@@ -57,13 +61,6 @@ class Mover:
     async def move(self, found: Attachment, *, force: bool) -> Moved:
         """Returns when each has moved or had its time. AttachError with what to do instead; RemoteError."""
         where = f"{self._api.where} Service {found.spec.service}"
-        if found.spec.way == "pods":
-            raise AttachError(
-                "connections from before can't be moved where traffic is taken in the pods: there they can't be told "
-                "from those that are caught",
-                where=where,
-                hint="Clients connect anew when they are restarted.",
-            )
         service = await self._earlier.service(found)
         if service is None:
             raise gone(found.spec, self._api.where)
@@ -80,18 +77,34 @@ class Mover:
         agents = [str(each["ip"]) for pod in items for each in pod["status"].get("podIPs") or []]
         speaks = {int(port["port"]): protocol_of(port) for port in service["spec"].get("ports") or []}
         made = []
+        # What is in use is moved by a container that stays until its last request is answered: it is read, then.
+        take = not force and await self._prints(chosen[0])
         for _, pod in chosen:
             ports = {own: speaks.get(port, "detect") for port, own in pod.ports.items()}
             known = [*agents, *pod.nodes, *pod.addresses]
-            made.append((pod, container(secrets.token_hex(3), image, Plan(ports, known, MOVE_SECONDS, force))))
+            made.append((pod, container(secrets.token_hex(3), image, Plan(ports, known, MOVE_SECONDS, force, take))))
         await self._put(made, found, where)
-        results = await asyncio.gather(*(self._ended(pod, each["name"], where) for pod, each in made))
+        results = await asyncio.gather(*(self._ended(pod, each["name"], where, reads=take) for pod, each in made))
         left: Counter[str] = Counter()
         for each in results:
             left.update({str(client): int(number) for client, number in each.get("left", {}).items()})
         named = await self._earlier.named(left)
         found.look_again.set()
-        return Moved(sum(int(each.get("ended", 0)) for each in results), named)
+        notes = dict.fromkeys(str(each["why"]) for each in results if each.get("why"))
+        if not take and not force:
+            notes[f"nothing printed in its pods can be read here (the right: get pods/log), {_UNTAKEN}"] = None
+        return Moved(sum(int(each.get("ended", 0)) for each in results), named, tuple(notes))
+
+    async def _prints(self, chosen: tuple[Document, pods.Pod]) -> bool:
+        """Whether what a container of the pod prints may be read."""
+        document, pod = chosen
+        container = str(document["spec"]["containers"][0]["name"])
+        try:
+            async for _ in self._api.stream(f"{self._path}/{pod.name}/log", container=container, limitBytes="1"):
+                break
+        except ApiError as problem:
+            return problem.status != HTTPStatus.FORBIDDEN
+        return True
 
     async def _put(self, made: Sequence[tuple[pods.Pod, Document]], found: Attachment, where: str) -> None:
         try:
@@ -127,7 +140,18 @@ class Mover:
             if problem.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 raise
 
-    async def _ended(self, pod: pods.Pod, name: str, where: str) -> Document:
+    async def _printed(self, pod: pods.Pod, name: str) -> Document:
+        """What it has said, which it prints when it has moved what it could; nothing if that can't be read yet."""
+        text = b""
+        with contextlib.suppress(ApiError, ValueError):
+            async for part in self._api.stream(f"{self._path}/{pod.name}/log", container=name, follow="true"):
+                text += part
+                if b"\n" in text:
+                    found = json.loads(text.splitlines()[0])
+                    return found if isinstance(found, dict) else {}
+        return {}
+
+    async def _ended(self, pod: pods.Pod, name: str, where: str, *, reads: bool) -> Document:
         """What it has said in the end; nothing if its pod has gone meanwhile. AttachError, RemoteError."""
         until = time.monotonic() + START_SECONDS + MOVE_SECONDS
         while time.monotonic() < until:
@@ -136,7 +160,13 @@ class Mover:
                 return {}  # and its connections with it
             if why := pods.stuck(document, name):
                 raise AttachError(f"pod {pod.name}: what ends connections there does not start: {why}", where=where)
-            over = pods.state(document, name).get("terminated")
+            now = pods.state(document, name)
+            if reads and "running" in now:
+                async with asyncio.timeout(max(0.1, until - time.monotonic())):
+                    said = await self._printed(pod, name)
+                if said and "error" not in said:
+                    return said
+            over = now.get("terminated")
             if over is not None:
                 try:
                     said = json.loads(over.get("message") or "")

@@ -74,11 +74,14 @@ def move(args: argparse.Namespace) -> int:
     answer = client.call(engine_socket(args), "move", service=args.service, force=args.force)
     number, left = answer["ended"], [EarlierConnections.from_json(each) for each in answer["left"]]
     if number:
-        print(f"{args.service}: {number} connection{'s' * (number != 1)} ended, so that their clients make others")
+        what = "1 connection" if number == 1 else f"{number} connections"
+        print(f"{args.service}: {what} moved: what is asked next is asked on new ones")
     elif not left:
         print(f"{args.service}: no connection leads to where it was")
     for text in earlier_in_words(left):
-        print(f"{args.service}: {text}; not seen between two requests. `devloop move {args.service} --force` ends them")
+        print(f"{args.service}: {text}; not moved. `devloop move {args.service} --force` ends them at once")
+    for text in answer.get("notes", ()):
+        print(f"{args.service}: {text}")
     return 0
 
 

@@ -192,12 +192,13 @@ class Attaching:
             async with asyncio.timeout(COUNT_SECONDS):
                 await asyncio.gather(*looked)
 
-    async def move(self, service: str, *, force: bool) -> tuple[int, tuple[EarlierConnections, ...]]:
-        """End connections from before to its Services. How many, and what is left. Raises DevloopError."""
+    async def move(self, service: str, *, force: bool) -> tuple[int, tuple[EarlierConnections, ...], tuple[str, ...]]:
+        """Move connections from before to its Services. How many, what is left, and notes. Raises DevloopError."""
         held = [each for each in self._of[service].values() if each.spec.service and each.spec.kind != "replace"]
         found = [await self._attachments.move(each, force=force) for each in held]
         left = (EarlierConnections(client, number, "original") for each in found for client, number in each.left)
-        return sum(each.ended for each in found), tuple(left)
+        notes = dict.fromkeys(note for each in found for note in each.notes)
+        return sum(each.ended for each in found), tuple(left), tuple(notes)
 
     async def leave(self, service: str, *, stop: bool = True) -> None:
         """The original pods have all of its traffic again. Raises DevloopError if the cluster can't be reached.

@@ -253,14 +253,14 @@ class Passthrough:
             engine.dispatch(ev.ModeRequested(service, self._afterwards.get(service) or Mode(self.modes(service)[1])))
         await engine.until_gone(service)
 
-    async def move(self, service: str, *, force: bool) -> tuple[int, tuple[EarlierConnections, ...]]:
-        """End connections that lead to where a service was before it was toggled or attached, between two requests,
-        or with `force` at once. How many were ended, and what is left. Raises DevloopError."""
+    async def move(self, service: str, *, force: bool) -> tuple[int, tuple[EarlierConnections, ...], tuple[str, ...]]:
+        """Have connections made anew that lead to where a service was before it was toggled or attached, with no
+        request lost, or with `force` at once. How many, what is left, and notes. Raises DevloopError."""
         ended = self.side.here.moving.end(service, force=force)
         if self._attaching is None:
-            return ended, self.side.here.moving.earlier(service)
-        there, left = await self._attaching.move(service, force=force)
-        return ended + there, (*self.side.here.moving.earlier(service), *left)
+            return ended, self.side.here.moving.earlier(service), ()
+        there, left, notes = await self._attaching.move(service, force=force)
+        return ended + there, (*self.side.here.moving.earlier(service), *left), notes
 
     async def _attach(self, service: str, attach: Attach, *, take_over: bool = False) -> list[str]:
         found = await self._ready_to_attach()

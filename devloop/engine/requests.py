@@ -66,8 +66,9 @@ class Requests:
             case "leave":
                 await self._remote().leave(self._service(params))
             case "move":
-                ended, left = await self._remote().move(self._service(params), force=bool(params.get("force", False)))
-                return {"ended": ended, "left": [each.to_json() for each in left]}
+                force = bool(params.get("force", False))
+                ended, left, notes = await self._remote().move(self._service(params), force=force)
+                return {"ended": ended, "left": [each.to_json() for each in left], "notes": list(notes)}
             case "requests":
                 found = self._remote().recent_requests(self._service(params), _number(params, "limit", 100))
                 return {"requests": [each.to_json() for each in found]}

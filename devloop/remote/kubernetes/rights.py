@@ -53,7 +53,7 @@ NEEDS = (
     ),
     Need(
         "Read what pods print",
-        "`devloop logs --remote` is refused",
+        "`devloop logs --remote` is refused, and `devloop move` leaves busy connections alone",
         (("", "pods/log", ("get",), ""),),
     ),
     Need(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
+from devloop.agent.mover import Plan
 from devloop.agent.spec import Spec
 from devloop.attach.attachment import Attachment
 from devloop.attach.earlier import COUNTING, Earlier
 from devloop.attach.moving import Mover
-from devloop.attach.seam import Wanted
+from devloop.attach.seam import AttachError, Wanted
 from devloop.errors import RemoteError
 from devloop.remote.kubernetes.api import ApiError
 from tests.waiting import until
@@ -36,6 +38,18 @@ def table(*clients: str, port: int = 8080) -> bytes:
 
 
 class Pods(FakePods):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.printed: dict[str, bytes] = {}
+        """By the prefix of a container's name, what it has printed; one that is not there may not be read."""
+
+    async def stream(self, path: str, **query: str) -> AsyncIterator[bytes]:
+        for prefix, text in self.printed.items():
+            if query["container"].startswith(prefix):
+                yield text
+                return
+        raise ApiError(403, "", "pods/log is forbidden", where="here")
+
     async def get(self, path: str, **query: str) -> dict[str, Any]:
         if "fieldSelector" in query:
             address = query["fieldSelector"].partition("=")[2]
@@ -58,8 +72,9 @@ class Rig:
         self.has = "cat"
         self.refuses = ""
         self.ran: list[tuple[str, str]] = []
-        self.earlier = Earlier(self.api, self, self.run)  # type: ignore[arg-type]
+        self.earlier = Earlier(self.api, self, self.run, self.ask)  # type: ignore[arg-type]
         self.told = 0
+        self.past_doors: dict[str, dict[str, int]] | Exception = {}
         spec = Spec("a", "ada", "laptop", "intercept", "now", service="web", ports={80: 1})
         self.found = Attachment(spec, Wanted("intercept", "web"), None, self.tell)  # type: ignore[arg-type]
 
@@ -68,6 +83,11 @@ class Rig:
 
     async def service(self, name: str) -> dict[str, Any] | None:
         return await self.api.find(name)
+
+    async def ask(self, _: str) -> dict[str, dict[str, int]]:
+        if isinstance(self.past_doors, Exception):
+            raise self.past_doors
+        return self.past_doors
 
     async def run(self, pod: str, container: str, command: Sequence[str]) -> bytes:
         if self.refuses:
@@ -181,6 +201,50 @@ async def test_what_a_pod_prints_stops_nothing() -> None:
 
 async def test_those_who_are_too_many_to_be_named_are_counted() -> None:
     assert await Rig().earlier.named({"10.0.0.6": 2, "": 7}) == (("others", 7), ("front-5", 2))
+
+
+async def test_in_the_pods_the_doors_are_asked() -> None:
+    rig = Rig()
+    rig.found.spec = replace(rig.found.spec, way="pods")
+    rig.past_doors = {"uid-web-0": {"10.0.0.6": 2, "10.0.0.9": 1}, "uid-web-1": {}}
+    await rig.earlier.look(rig.found)
+    assert (rig.found.earlier, rig.found.uncounted) == ((("front-5", 2),), "")
+    assert rig.found.leads_to == {"uid-web-0"}
+    assert rig.ran == [], "nothing is run in its pods"
+    rig.past_doors = AttachError("pod web-0 has no door that could count them", where="here")
+    await rig.earlier.look(rig.found)
+    assert rig.found.uncounted == "pod web-0 has no door that could count them"
+    assert not rig.found.earlier
+
+
+@pytest.mark.parametrize("read", [True, False])
+async def test_what_moves_connections_is_read_while_it_goes_on(monkeypatch: pytest.MonkeyPatch, read: bool) -> None:
+    """It stays for what is under way on those that it has moved; where it can't be read, it moves idle ones alone."""
+    rig = Rig()
+    rig.tables["web-0"] = table("10.0.0.6")
+    said = b'{"ended": 34, "left": {}, "why": ""}'
+    rig.api.printed = {"main": b".", "devloop-mover-": said + b"\n"} if read else {}
+    plans: list[Plan] = []
+
+    async def request(method: str, path: str, body: Any = None, **_: Any) -> dict[str, Any]:
+        (made,) = body["spec"]["ephemeralContainers"]
+        plans.append(Plan.read(made["env"][0]["value"]))
+        state: dict[str, Any] = {"running": {}} if read else {"terminated": {"message": said.decode()}}
+        statuses = rig.api.pods["web-0"]["status"]
+        statuses["ephemeralContainerStatuses"] = [{"name": made["name"], "state": state}]
+        return {}
+
+    async def find(path: str) -> dict[str, Any] | None:
+        return rig.api.pods.get(path.rpartition("/")[2], rig.api.service)
+
+    monkeypatch.setattr(rig.api, "request", request)
+    monkeypatch.setattr(rig.api, "find", find)
+    moved = await Mover(rig.api, rig.earlier).move(rig.found, force=False)  # type: ignore[arg-type]
+    assert (moved.ended, moved.left) == (34, ())
+    assert [each.take for each in plans] == [read, read]
+    assert bool(moved.notes) is not read
+    if not read:
+        assert "get pods/log" in moved.notes[0]
 
 
 @pytest.mark.parametrize("status", [404, 409])

@@ -13,8 +13,9 @@ from typing import Any, cast
 
 import pytest
 
-from devloop.agent import mover, order
-from devloop.agent.mover import Connection, Plan, due
+from devloop.agent import diag, order, packetlog
+from devloop.agent.diag import Connection
+from devloop.agent.mover import Plan, due
 
 
 def quiet(sent: int, received: int, *, queued: bool = False, more: bool = False) -> Connection:
@@ -56,15 +57,29 @@ def _packet(source: str, target: str, ports: tuple[int, int], payload: bytes) ->
 
 @pytest.mark.parametrize(("pod", "client"), [("10.0.0.2", "10.0.0.9"), ("fd00::2", "fd00::9")])
 def test_which_way_bytes_went(pod: str, client: str) -> None:
+    def seen(packet: bytes) -> tuple[order.Ends, bool, bool] | None:
+        said = packetlog.segment(packet)
+        return None if said is None else (*order.ends_of(said, {8080}), said.carries)
+
     ends = (8080, client, 5000)
-    assert order.passed(_packet(client, pod, (5000, 8080), b"GET /"), {8080}) == (ends, True)
-    assert order.passed(_packet(pod, client, (8080, 5000), b"HTTP/1.1"), {8080}) == (ends, False)
-    assert order.passed(_packet(client, pod, (5000, 8080), b""), {8080}) is None  # it only acknowledges
-    assert order.passed(b"", {8080}) is None
+    assert seen(_packet(client, pod, (5000, 8080), b"GET /")) == (ends, True, True)
+    assert seen(_packet(pod, client, (8080, 5000), b"HTTP/1.1")) == (ends, False, True)
+    assert seen(_packet(client, pod, (5000, 8080), b"")) == (ends, True, False)  # it only acknowledges
+    assert seen(b"") is None
+
+
+def test_what_is_spoken_is_seen_in_an_answers_first_bytes() -> None:
+    assert order.spoken(b"HTTP/1.1 200 OK\r\n") == "http"
+    headers = bytes.fromhex("000002 01 04 00000001") + b"ab"
+    assert order.spoken(headers) == "http2"
+    assert order.spoken(headers + bytes.fromhex("000005 00 00 00000001")) == "http2"
+    assert order.spoken(headers + b"something else") == ""
+    assert order.spoken(b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03") == ""  # TLS
+    assert order.spoken(b"* OK IMAP ready\r\n") == ""
 
 
 def test_a_plan_arrives_as_it_was_sent() -> None:
-    plan = Plan({8080: "http", 9090: "http2"}, ("10.0.0.9",), 5.0, force=True)
+    plan = Plan({8080: "http", 9090: "http2"}, ("10.0.0.9",), 5.0, force=True, take=True)
     assert Plan.read(plan.text()) == plan
     with pytest.raises(ValueError, match="Expecting value"):
         Plan.read("")
@@ -79,43 +94,43 @@ def test_a_connection_is_ended_for_its_client_and_no_other_is() -> None:
             pairs.append((client, stack.enter_context(server.accept()[0])))
         with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 4) as sock:
             port = server.getsockname()[1]
-            found = {each.identity: each for each in mover.connections(sock, {port})}
+            found = {each.identity: each for each in diag.connections(sock, {port})}
             assert len(found) == 2
             assert all(each.client == "127.0.0.1" and not each.queued for each in found.values())
             pairs[0][0].send(b"hello")
-            queued = [each for each in mover.connections(sock, {port}) if each.queued and each.more_asked]
+            queued = [each for each in diag.connections(sock, {port}) if each.queued and each.more_asked]
             assert len(queued) == 1
             other = next(each for key, each in found.items() if key != queued[0].identity)
             try:
-                assert mover.destroy(sock, other)
+                assert diag.destroy(sock, other)
             except OSError as problem:
                 pytest.skip(f"connections can't be ended here: {problem.strerror}; run as root")
             with pytest.raises(ConnectionResetError):
                 pairs[1][0].recv(1)
             assert pairs[0][1].recv(5) == b"hello"
-            assert not mover.destroy(sock, other)
+            assert not diag.destroy(sock, other)
 
 
 def test_what_is_left_fits_in_a_pods_status() -> None:
     left = Counter({f"2001:db8:ffff:ffff:ffff:ffff:ffff:{number:04x}": 10_000 + number for number in range(500)})
-    found = mover.fitting(left)
+    found = diag.fitting(left)
     assert sum(found.values()) == left.total()
     assert found["2001:db8:ffff:ffff:ffff:ffff:ffff:01f3"] == 10_499
     assert len(json.dumps({"ended": 1, "left": found})) < 4096
-    assert mover.fitting(Counter(a=2)) == {"a": 2}
-    assert mover.fitting(Counter()) == {}
+    assert diag.fitting(Counter(a=2)) == {"a": 2}
+    assert diag.fitting(Counter()) == {}
 
 
 def test_two_that_move_connections_of_one_pod_leave_each_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     taken = False
 
-    def configure(found: order.Order, kind: int, value: bytes) -> None:
+    def configure(found: packetlog.PacketLog, kind: int, value: bytes) -> None:
         if kind == 1 and taken:
             raise OSError(errno.EBUSY, "nfnetlink_log")
 
-    monkeypatch.setattr(order.Order, "_configure", configure)
-    monkeypatch.setattr(order.Order, "_nft", lambda _, text: told.append(text))
+    monkeypatch.setattr(packetlog.PacketLog, "_configure", configure)
+    monkeypatch.setattr(order, "nft", told.append)
     sockets = list(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
     monkeypatch.setattr(socket, "socket", lambda *_: sockets.pop())
     first = order.Order({8080})
@@ -129,10 +144,11 @@ def test_two_that_move_connections_of_one_pod_leave_each_other_alone(monkeypatch
 
 def test_more_than_can_be_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     class Flood:
-        def recv(self, size: int) -> bytes:
-            return b""
+        def read(self) -> list[bytes]:
+            return [b""]
 
+    monkeypatch.setattr(order, "READ_SECONDS", 0.01)
     found = object.__new__(order.Order)
-    found._sock, found._ports, found.asked = cast(Any, Flood()), frozenset({8080}), {(8080, "a", 1): True}
+    found._log, found._ports, found.asked = cast(Any, Flood()), frozenset({8080}), {(8080, "a", 1): True}
     assert not found.read()
     assert not found.asked

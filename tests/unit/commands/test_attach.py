@@ -204,7 +204,7 @@ def test_connections_from_before_are_told_and_ended(
     assert text in capsys.readouterr().out
     assert devloop("move", "web") == 0
     assert asked(engine)[-1] == ("move", {"service": "web", "force": False})
-    assert capsys.readouterr().out == "web: 3 connections ended, so that their clients make others\n"
+    assert capsys.readouterr().out == "web: 3 connections moved: what is asked next is asked on new ones\n"
     devloop("status")
     assert "from before" not in capsys.readouterr().out
 

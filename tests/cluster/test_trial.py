@@ -129,7 +129,7 @@ async def test_the_market_goes_on_whatever_happens(trial: Trial, seed: int) -> N
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("steps", KEPT)
-async def test_what_has_failed_by_hand(trial: Trial, steps: str) -> None:
+async def test_what_has_failed_before(trial: Trial, steps: str) -> None:
     await run(trial, steps_of(steps), 300)
 
 

@@ -22,7 +22,7 @@ def main() -> int:
     environ = {**os.environ, "DEVLOOP_TRIAL_SEED": str(seed), "DEVLOOP_TRIAL_MINUTES": str(arguments.minutes)}
     if arguments.steps:
         environ["DEVLOOP_TRIAL_STEPS"] = arguments.steps
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:xdist", str(TEST), "-k", "by_hand"]
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:xdist", str(TEST), "-k", "a_trial_by_hand"]
     return subprocess.run(command, env=environ, check=False).returncode
 
 

@@ -129,6 +129,9 @@ def parser() -> Parser:
     attach.add_argument("--method", metavar="METHOD", help="those of this method")
     attach.add_argument("--share", metavar="PERCENT", help="so many of them")
     attach.add_argument(
+        "--sni", metavar="NAME", help="on ports that speak TLS, connections that ask for this server (*.NAME: below it)"
+    )
+    attach.add_argument(
         "--port",
         action="append",
         metavar="LOCAL:REMOTE",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 import urllib.error
 from collections.abc import Container, Mapping
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any
 from typing import Protocol as Seam
 
-from . import envoy, kube, reach
+from . import envoy, hello, kube, reach
+from .certificates import Termination, memory_folder
 from .expiry import Expiry
 from .forward import Connection
 from .gateway import Gateway, GatewayError, RejectedError
@@ -41,9 +43,10 @@ from .objects import (
     owners,
 )
 from .paths import leases, listen_path, services
-from .plan import Local, PortPlan, ServicePlan, protocol_of, socket_path
+from .plan import Local, PortPlan, ServicePlan, socket_path
 from .pods import PodWay
 from .presence import ClusterApi
+from .protocols import ENCRYPTED, Protocol
 from .records import service_of
 from .spec import Spec
 from .tasks import background
@@ -85,7 +88,10 @@ class Attachments:
     def __init__(self, api: ClusterApi | None, folder: Path, binary: str) -> None:
         self.folder = folder
         self._api = api
-        self._gateway = Gateway(folder, binary, self._lines)
+        # A name of its own for each process: on a developer's machine there may be others.
+        memory = memory_folder()
+        self._memory = memory / f"devloop-agent-{os.getpid()}-{id(self):x}" if memory is not None else None
+        self._gateway = Gateway(folder, binary, self._lines, self._memory)
         self._members: dict[str, Member] = {}
         self._pods = PodWay(folder, self._members.values, self._changed)
         self._claimed: dict[str, dict[int, int]] = {}
@@ -131,15 +137,23 @@ class Attachments:
         with contextlib.suppress(TimeoutError):
             await self._gateway.start()
 
-    async def attach(self, spec: Spec, connection: Connection, owner: object) -> dict[int, int]:
+    async def attach(
+        self, spec: Spec, connection: Connection, owner: object, tls: Mapping[int, Termination | None] | None = None
+    ) -> dict[int, int]:
         """Take up an attachment, or one that its developer has told anew; the listeners of its Service.
 
-        Returns when Envoy is ready for the Service to be led here. RefusedError.
+        `tls`: the ports that speak TLS, and with what it is ended, where it is. Returns when Envoy is ready for the
+        Service to be led here. RefusedError.
         """
         old = self._members.get(spec.id)
         member = Member(spec, connection, owner, time.monotonic(), time.monotonic())
+        member.encrypted = frozenset(tls or ())
+        member.tls = {port: each for port, each in (tls or {}).items() if each is not None}
+        if member.tls and self._memory is None:
+            raise RefusedError("the agent's pod has no files in memory (/dev/shm), where keys could be handed to Envoy")
         if old is not None:
             member.targets = old.targets
+            member.tls = {port: each.after(old.tls.get(port)) for port, each in member.tls.items()}
             if (old.connection, old.spec) == (connection, spec):
                 # Its Service was edited, say: what it is answering goes on.
                 member.uplinks, member.taken = old.uplinks, old.taken
@@ -158,12 +172,13 @@ class Attachments:
                     raise RefusedError(f"the Service {spec.service} has no port {port}")
                 path = Path(socket_path(str(self.folder), spec.id, port))
                 pods = (lambda port=port: self._originals(spec.service, port)) if spec.fail == "open" else None
-                fallback = pods if self._view.protocol(spec.service, port) == "tcp" else None
+                encrypted = port in member.encrypted or self._view.protocol(spec.service, port) in ENCRYPTED
+                fallback = pods if encrypted or self._view.protocol(spec.service, port) == "tcp" else None
                 known = next((each for each in member.uplinks if each.path == path), None)
                 if known is not None:
-                    known.fallback = fallback
+                    known.fallback, known.encrypted = fallback, encrypted
                     continue
-                uplink = Uplink(connection, path, listen_path(spec.id, port), fallback)
+                uplink = Uplink(connection, path, listen_path(spec.id, port), fallback, encrypted=encrypted)
                 await uplink.listen()
                 member.uplinks.append(uplink)
             self._members[spec.id] = member
@@ -197,6 +212,32 @@ class Attachments:
             await self._pods.look_again(member)
             await self._apply_or_later()
         return await self.unreached(member.spec)
+
+    async def look(self, name: str, ports: Mapping[int, tuple[tuple[str, int], ...]], server: str) -> Document:
+        """What the original says of itself in TLS, by port: see `hello.Hello`. `ports`: where it is known to be
+        reached; else as this agent sees it. RefusedError."""
+        await self._view.service(name)
+        await self._view.endpoints(name)
+        looked = {port: hello.look(known or self._endpoints(name, port), server) for port, known in ports.items()}
+        found = await asyncio.gather(*looked.values())
+        return {str(port): each.document() for port, each in zip(looked, found, strict=True)}
+
+    async def renew(self, attachment: str, tls: Mapping[int, Termination]) -> None:
+        """A certificate was rotated. RefusedError."""
+        member = self._members.get(attachment)
+        if member is None:
+            return
+        before = dict(member.tls)
+        member.tls = {port: each.after(before.get(port)) for port, each in tls.items()}
+        try:
+            await self.apply()
+        except RejectedError as problem:
+            member.tls = before
+            self._dirty.set()
+            raise _refusal(problem) from problem
+        except (GatewayError, TimeoutError) as problem:
+            self._dirty.set()
+            raise _refusal(problem) from problem
 
     async def doors(self, attachment: str, pods: object) -> Document:
         """The pods that an attachment is to have now, and how they stand. RefusedError."""
@@ -397,15 +438,38 @@ class Attachments:
             PortPlan(
                 each["port"],
                 listeners[each["port"]],
-                protocol_of(each),
+                protocol,
                 self._endpoints(name, each["port"]),
                 also,
+                tls,
             )
             for each in service["spec"].get("ports", [])
             if each["port"] in listeners
+            for protocol, tls in [self._speaks(name, each["port"])]
         ]
         live = tuple(Local(each.spec, each.up and not each.silent, each.deaf) for each in members)
         return ServicePlan(name, tuple(ports), live, service["spec"].get("sessionAffinity") == "ClientIP")
+
+    def _speaks(self, name: str, port: int) -> tuple[Protocol, Termination | None]:
+        """What a port speaks, and with what TLS is ended there.
+
+        Where it is ended, it stays so while anybody is connected, whoever has brought the certificate: else connections
+        that have begun so would have nobody to lead them on.
+        """
+        members = [each for each in self._members.values() if each.spec.service == name]
+        members = sorted((each for each in members if each.taken or each is self._trying), key=lambda each: each.began)
+        before = [
+            each for plan in (*self._last.values(), *self._leaving.plans) if plan.name == name for each in plan.ports
+        ]
+        protocol = self._view.protocol(name, port)
+        was = next((each for each in before if each.number == port and each.protocol in ENCRYPTED), None)
+        if protocol not in ENCRYPTED:
+            if protocol == "detect" and (was is not None or any(port in each.encrypted for each in members)):
+                protocol = "tls"
+            else:
+                return protocol, None
+        brought = next((each.tls[port] for each in members if port in each.tls), None)
+        return protocol, brought or (was.tls if was is not None else None)
 
     def _original(self, plan: ServicePlan) -> ServicePlan:
         """The same Service, with its own address in place of the pods: they may be others by now, and the shadow that
@@ -428,7 +492,7 @@ class Attachments:
             name = service["metadata"]["name"]
             if is_swapped(service) or name in self._claimed:
                 plans[name] = self._plan(service)
-        plans.update({each.key: each for each in self._pods.plans(self._view.protocol)})
+        plans.update({each.key: each for each in self._pods.plans(self._speaks)})
         for name in self._last.keys() - plans.keys():
             self._leaving.leave(self._last[name], now)
         self._leaving.back(plans)
@@ -459,8 +523,8 @@ class Attachments:
         plans = self._plans()
         if plans or self._gateway.started:  # datagrams alone don't pass Envoy
             await self._pods.link(plans)
-            address = "::" if _ipv6() else "0.0.0.0"
-            await self._gateway.apply(envoy.files(plans, str(self.folder), address=address))
+            address, memory = "::" if _ipv6() else "0.0.0.0", str(self._memory or "")
+            await self._gateway.apply(envoy.files(plans, str(self.folder), address=address, memory=memory))
         await self._pods.catch(self._leaving.pods)
 
     async def _configure(self) -> None:

@@ -1,8 +1,10 @@
 """Where a developer's engine and the agent talk: an SSH session with the command `attachments`, a JSON object a line.
 
-From the engine: `{"do": "attach", "n": 1, "spec": {…}}`, `{"do": "detach", "n": 2, "id": …}`,
-`{"do": "local", "n": 3, "id": …, "up": false}`, `{"do": "doors", "n": 4, "id": …, "pods": […]}`,
-`{"do": "reach", "n": 5, "id": …}`, `{"do": "earlier", "n": 6, "id": …}`, `{"do": "beat"}`.
+From the engine: `{"do": "attach", "n": 1, "spec": {…}, "tls": {…}}` (certificates: `certificates.py`),
+`{"do": "detach", "n": 2, "id": …}`, `{"do": "local", "n": 3, "id": …, "up": false}`,
+`{"do": "hello", "n": 5, "service": …, "ports": {…}, "server": …}`, `{"do": "renew", "n": 6, "id": …, "tls": {…}}`,
+`{"do": "doors", "n": 4, "id": …, "pods": […]}`, `{"do": "reach", "n": 7, "id": …}`,
+`{"do": "earlier", "n": 8, "id": …}`, `{"do": "beat"}`.
 From the agent: `{"answer": 1, "listeners": {…}}`, `{"answer": 4, "agent": …, "token": …, "pods": {…}}` or
 `{"answer": 1, "error": "…", "again": false}`, where `again` says that it is a moment's trouble;
 `{"requests": ["…", …], "counts": {"api": {"original": 12}}, "holders": {…}}`, ten times a second at most; and
@@ -20,6 +22,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .attachments import Attachments
+from .certificates import CertificateError, Termination
 from .forward import Connection
 from .records import answerer
 from .spec import Spec, SpecError
@@ -87,7 +90,7 @@ class Desk:
         answer: dict[str, Any] = {}
         try:
             answer = await do(message)
-        except (RefusedError, SpecError) as problem:
+        except (RefusedError, SpecError, CertificateError) as problem:
             answer = {"error": str(problem), "again": isinstance(problem, NotNowError)}
         except Exception as problem:  # of one message; the next ones are to be answered
             log.exception("a message of the engine's")
@@ -102,7 +105,8 @@ class Desk:
         match message.get("do"):
             case "attach":
                 spec = Spec.read(message["spec"])
-                listeners = await self._attachments.attach(spec, self._connection, self)
+                tls = {int(port): each and Termination.read(each) for port, each in message.get("tls", {}).items()}
+                listeners = await self._attachments.attach(spec, self._connection, self, tls)
                 unreached = await self._attachments.unreached(spec) if message.get("probe") else []
                 return {
                     "listeners": {str(port): number for port, number in listeners.items()},
@@ -112,6 +116,15 @@ class Desk:
                 return await self._attachments.doors(str(message["id"]), message["pods"])
             case "earlier":
                 return {"pods": await self._attachments.earlier(str(message["id"]))}
+            case "hello":
+                ports = {
+                    int(port): tuple((str(host), int(number)) for host, number in known)
+                    for port, known in message["ports"].items()
+                }
+                return {"ports": await self._attachments.look(str(message["service"]), ports, str(message["server"]))}
+            case "renew":
+                tls = {int(port): Termination.read(each) for port, each in message["tls"].items()}
+                await self._attachments.renew(str(message["id"]), tls)
             case "detach":
                 await self._attachments.detach(str(message["id"]))
             case "local":

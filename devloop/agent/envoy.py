@@ -23,14 +23,29 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from . import routes
-from .plan import Local, PortPlan, ServicePlan, local_name, original_name, reaching, socket_path, table_name, taking
+from . import encryption, routes, untouched
+from .plan import (
+    Local,
+    PortPlan,
+    ServicePlan,
+    grpc_name,
+    local_name,
+    original_name,
+    reaching,
+    sni_name,
+    socket_path,
+    table_name,
+    taking,
+)
+from .protocols import ENCRYPTED
 from .records import HTTP, LINE, TCP
 from .routes import TYPE, typed
-from .spec import WHOLE
+from .spec import WHOLE, Spec
 
 Document = dict[str, Any]
 
+HELLO_SECONDS = 60.0
+"""The same of a client of TLS, which always speaks first."""
 DETECT_SECONDS = 0.5
 """How long the first bytes of a connection are waited for; in protocols where the server speaks first, none come."""
 ORIGINAL_IDLE = "1s"
@@ -66,21 +81,27 @@ def _from_file(path: str) -> Document:
 # --- The files ----------------------------------------------------------------------------------------------------
 
 
-def files(plans: Iterable[ServicePlan], folder: str, *, address: str = "0.0.0.0") -> dict[str, str]:
-    """File name (relative to `folder`) to content, for all that is attached. The same plans give the same text."""
+def files(plans: Iterable[ServicePlan], folder: str, *, address: str = "0.0.0.0", memory: str = "") -> dict[str, str]:
+    """File name (relative to `folder`) to content, for all that is attached. The same plans give the same text.
+
+    Those below `sds/` hold keys, and belong below `memory`, where nothing is on a disk.
+    """
     listeners: list[Document] = []
     clusters: list[Document] = []
     out: dict[str, str] = {}
     for plan in sorted(plans, key=lambda each: each.key):
         for port in plan.ports:
+            secrets = encryption.Files(plan, port, memory)
             if plan.listening:
-                listeners.append(_listener(plan, port, folder, address))
-            for assignment, cluster in _clusters(plan, port, folder):
+                listeners.append(_listener(plan, port, folder, address, secrets))
+            for name, secret in secrets.documents():
+                out[f"sds/{name}.json"] = _response("envoy.extensions.transport_sockets.tls.v3.Secret", [secret])
+            for assignment, cluster in _clusters(plan, port, folder, secrets):
                 name = cluster["name"]
                 clusters.append(cluster)
                 out[f"eds/{name}.json"] = _response("envoy.config.endpoint.v3.ClusterLoadAssignment", [assignment])
-            if port.protocol != "tcp":
-                for version in (1, 2):
+            if _has_http(port):
+                for version in (1, 2) if port.tls is None or port.tls.http2 else (1,):
                     table = routes.table(plan, port, version)
                     out[f"rds/{table['name']}.json"] = _response("envoy.config.route.v3.RouteConfiguration", [table])
     out["cds.json"] = _response("envoy.config.cluster.v3.Cluster", clusters)
@@ -111,7 +132,24 @@ def _response(kind: str, resources: list[Document]) -> str:
 # --- Listeners ----------------------------------------------------------------------------------------------------
 
 
-def _listener(plan: ServicePlan, port: PortPlan, folder: str, address: str) -> Document:
+def _has_http(port: PortPlan) -> bool:
+    """What HTTP says at this port can be seen."""
+    return port.protocol != "tcp" and (port.protocol not in ENCRYPTED or port.tls is not None)
+
+
+def _has_connections(port: PortPlan) -> bool:
+    """Connections come to this port of which nothing more is seen."""
+    return port.protocol in ("tcp", "detect", *ENCRYPTED)
+
+
+def _inspector(name: str, kind: str) -> Document:
+    return {
+        "name": f"envoy.filters.listener.{name}",
+        "typed_config": typed(f"envoy.extensions.filters.listener.{name}.v3.{kind}"),
+    }
+
+
+def _listener(plan: ServicePlan, port: PortPlan, folder: str, address: str, secrets: encryption.Files) -> Document:
     out: Document = {
         "name": f"{plan.name}-{port.number}{plan.at}",
         "stat_prefix": str(port.listener),
@@ -122,20 +160,29 @@ def _listener(plan: ServicePlan, port: PortPlan, folder: str, address: str) -> D
     tcp = {"filters": [_tcp_proxy(plan, port)]}
     if port.protocol == "tcp":
         return out | {"filter_chains": [tcp]}
-    out["listener_filters"] = [
-        {
-            "name": "envoy.filters.listener.http_inspector",
-            "typed_config": typed("envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"),
-        }
-    ]
-    out["listener_filters_timeout"] = f"{DETECT_SECONDS:g}s"
+    encrypted = port.protocol in ENCRYPTED
+    http = [] if encrypted else [_inspector("http_inspector", "HttpInspector")]
+    tls = [_inspector("tls_inspector", "TlsInspector")] if encrypted or port.protocol == "detect" else []
+    out["listener_filters"] = tls + http
+    out["listener_filters_timeout"] = f"{HELLO_SECONDS if encrypted else DETECT_SECONDS:g}s"
     out["continue_on_listener_filters_timeout"] = True
+    if encrypted:
+        return (
+            out
+            | {"filter_chains": [*_by_name(plan, port), *_inside(plan, port, folder, secrets)]}
+            | ({"default_filter_chain": tcp})
+        )
+    # `raw_buffer`: what TLS offers to speak inside (ALPN) looks the same.
+    plain: Document = {"transport_protocol": "raw_buffer"}
     out["filter_chains"] = [
         {
-            "filter_chain_match": {"application_protocols": ["http/1.0", "http/1.1"]},
+            "filter_chain_match": {**plain, "application_protocols": ["http/1.0", "http/1.1"]},
             "filters": [_http(plan, port, folder, 1, "HTTP1")],
         },
-        {"filter_chain_match": {"application_protocols": ["h2c"]}, "filters": [_http(plan, port, folder, 2, "HTTP2")]},
+        {
+            "filter_chain_match": {**plain, "application_protocols": ["h2c"]},
+            "filters": [_http(plan, port, folder, 2, "HTTP2")],
+        },
     ]
     if port.protocol == "detect":
         out["default_filter_chain"] = tcp
@@ -146,6 +193,37 @@ def _listener(plan: ServicePlan, port: PortPlan, folder: str, address: str) -> D
     return out
 
 
+def _by_name(plan: ServicePlan, port: PortPlan) -> list[Document]:
+    """Connections of TLS that somebody takes by the name of the server; they pass as they are."""
+    found, seen = [], set[str]()
+    for local in taking(plan, port, "intercept", "replace"):
+        mine = [route.sni for route in local.spec.routes if route.sni and route.sni not in seen]
+        seen.update(mine)
+        if mine:
+            match = {"transport_protocol": "tls", "server_names": mine}
+            proxy = _tcp_proxy(plan, port, sni_name(plan, port, local.spec))
+            found.append({"name": f"sni-{local.spec.id}", "filter_chain_match": match, "filters": [proxy]})
+    return found
+
+
+def _inside(plan: ServicePlan, port: PortPlan, folder: str, secrets: encryption.Files) -> list[Document]:
+    """Where TLS is ended, to see the requests. Each version of HTTP has a chain, since its table is another."""
+    if port.tls is None:
+        return []
+    chains = []
+    if port.tls.http2:
+        match = {"transport_protocol": "tls", "application_protocols": ["h2"]}
+        http = _http(plan, port, folder, 2, "HTTP2")
+        chains.append(("h2", match, http, secrets.downstream("h2")))
+    http1 = ["http/1.1"] if "http/1.1" in port.tls.alpn else []
+    http = _http(plan, port, folder, 1, "AUTO")
+    chains.append(("http/1.1", {"transport_protocol": "tls"}, http, secrets.downstream(*http1)))
+    return [
+        {"name": name, "filter_chain_match": match, "filters": [filters], "transport_socket": socket}
+        for name, match, filters, socket in chains
+    ]
+
+
 def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: str) -> Document:
     """A connection manager that changes nothing of a request: as if it was not there."""
     table = table_name(plan, port, version)
@@ -154,14 +232,14 @@ def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: s
         stat_prefix=f"{plan.name}-{port.number}{plan.at}",
         codec_type=codec,
         rds={"route_config_name": table, "config_source": _from_file(f"{folder}/rds/{table}.json")},
-        http_filters=[
-            routes.leave_filter(),
+        http_filters=[routes.leave_filter(), *untouched.filters(), _ROUTER],
+        upgrade_configs=[
             {
-                "name": "envoy.filters.http.router",
-                "typed_config": typed("envoy.extensions.filters.http.router.v3.Router", suppress_envoy_headers=True),
-            },
+                "upgrade_type": "websocket",
+                "filters": [routes.leave_filter(), *untouched.upgrade_filters(), _ROUTER],
+            }
         ],
-        upgrade_configs=[{"upgrade_type": "websocket"}],
+        early_header_mutation_extensions=[untouched.early()],
         access_log=[_log(plan, port, HTTP)],
         generate_request_id=False,
         preserve_external_request_id=True,
@@ -184,9 +262,17 @@ def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: s
         common_http_protocol_options={"idle_timeout": "3600s", "max_headers_count": HEADERS},
         delayed_close_timeout="0.1s",
     )
+    if port.tls is not None and port.tls.client_ca:
+        # Who has asked is said to the local service and the original alike; a client can't say it of itself.
+        details = {"subject": True, "cert": True, "chain": True, "dns": True, "uri": True}
+        config |= {"forward_client_cert_details": "SANITIZE_SET", "set_current_client_cert_details": details}
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": config}
 
 
+_ROUTER: Document = {
+    "name": "envoy.filters.http.router",
+    "typed_config": typed("envoy.extensions.filters.http.router.v3.Router", suppress_envoy_headers=True),
+}
 _PRESERVE_CASE = {
     "stateful_formatter": {
         "name": "preserve_case",
@@ -198,11 +284,15 @@ _PRESERVE_CASE = {
 }
 
 
-def _tcp_proxy(plan: ServicePlan, port: PortPlan) -> Document:
+def _tcp_name(plan: ServicePlan, port: PortPlan) -> str:
+    return f"tcp-{plan.name}-{port.number}{plan.at}"
+
+
+def _tcp_proxy(plan: ServicePlan, port: PortPlan, cluster: str = "") -> Document:
     config = typed(
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         stat_prefix=f"{plan.name}-{port.number}{plan.at}",
-        cluster=f"tcp-{plan.name}-{port.number}{plan.at}",
+        cluster=cluster or _tcp_name(plan, port),
         idle_timeout="0s",
         max_connect_attempts=3,
         access_log=[_log(plan, port, TCP)],
@@ -226,24 +316,48 @@ def _log(plan: ServicePlan, port: PortPlan, what: str) -> Document:
 # --- Clusters -----------------------------------------------------------------------------------------------------
 
 
-def _clusters(plan: ServicePlan, port: PortPlan, folder: str) -> Iterator[tuple[Document, Document]]:
+def _clusters(
+    plan: ServicePlan, port: PortPlan, folder: str, secrets: encryption.Files
+) -> Iterator[tuple[Document, Document]]:
     pods = [_endpoint(address, number, port.also.get(address)) for address, number in port.endpoints]
     balance = "RING_HASH" if plan.sticky else "LEAST_REQUEST"
-    if port.protocol != "tcp":
+    connections = "RING_HASH" if plan.sticky else "ROUND_ROBIN"
+    upstream = secrets.upstream()
+    if _has_http(port):
         name = original_name(plan, port)
-        yield _assignment(name, [pods]), _cluster(name, folder, balance, ORIGINAL_IDLE)
+        yield _assignment(name, [pods]), _cluster(name, folder, balance, _options(ORIGINAL_IDLE, port)) | upstream
         for spec in reaching(plan, port):
-            pipe = [_pipe(socket_path(folder, spec.id, port.number, plan.at))]
-            name = local_name(plan, port, spec)
+            pipe = [_pipe(socket_path(folder, spec.id, port.number, plan.at)) | secrets.plain]
             # A copy must never be answered by the original: that would be the same request twice.
             open_ = spec.fail == "open" and spec.kind != "wiretap" and pods
-            yield _assignment(name, [pipe, pods] if open_ else [pipe]), _cluster(name, folder, balance, LOCAL_IDLE)
-    if port.protocol in ("tcp", "detect"):
-        name = f"tcp-{plan.name}-{port.number}{plan.at}"
-        yield (
-            _assignment(name, _tcp_endpoints(plan, port, folder, pods)),
-            _cluster(name, folder, "RING_HASH" if plan.sticky else "ROUND_ROBIN", None),
-        )
+            levels = [pipe, pods] if open_ else [pipe]
+            for name, speaks in _locals(plan, port, spec):
+                options = _options(LOCAL_IDLE, port, speaks)
+                yield _assignment(name, levels), _cluster(name, folder, balance, options) | upstream
+    if _has_connections(port):
+        name = _tcp_name(plan, port)
+        yield _assignment(name, _tcp_endpoints(plan, port, folder, pods)), _cluster(name, folder, connections)
+    if port.protocol in ENCRYPTED:
+        for local in taking(plan, port, "intercept", "replace"):
+            if any(route.sni for route in local.spec.routes):
+                name = sni_name(plan, port, local.spec)
+                pipe = [_pipe(socket_path(folder, local.spec.id, port.number, plan.at))]
+                level = pods if not local.up and local.spec.fail == "open" else pipe
+                yield _assignment(name, [level]), _cluster(name, folder, connections)
+
+
+def _locals(plan: ServicePlan, port: PortPlan, spec: Spec) -> list[tuple[str, int | None]]:
+    """The clusters of one attachment, and which HTTP each speaks; None: as the client.
+
+    Who speaks HTTP/2 in TLS does so since both ends could, by ALPN. In plain text there is no such choice, and servers
+    that people run on their machines speak HTTP/1.1, but for gRPC's. So that is what they are asked in.
+    """
+    name = local_name(plan, port, spec)
+    if port.tls is None:
+        return [(name, None)]
+    if not port.tls.http1:
+        return [(name, 2)]
+    return [(name, 1), (grpc_name(plan, port, spec), 2)] if port.tls.http2 else [(name, 1)]
 
 
 def _tcp_endpoints(plan: ServicePlan, port: PortPlan, folder: str, pods: list[Document]) -> list[list[Document]]:
@@ -253,6 +367,8 @@ def _tcp_endpoints(plan: ServicePlan, port: PortPlan, folder: str, pods: list[Do
         for local in taking(plan, port, "intercept", "replace")
         for route in local.spec.routes
         if not route.conditional and (local.up or local.spec.fail == "closed")
+        # One that speaks no TLS has no use for it.
+        if port.protocol not in ENCRYPTED or local.spec.local == "tls"
     ]
 
     def pipe(local: Local) -> Document:
@@ -268,7 +384,7 @@ def _tcp_endpoints(plan: ServicePlan, port: PortPlan, folder: str, pods: list[Do
     return [weighted + [{**each, "load_balancing_weight": weight} for each in pods if weight]]
 
 
-def _cluster(name: str, folder: str, balance: str, idle: str | None) -> Document:
+def _cluster(name: str, folder: str, balance: str, options: Document | None = None) -> Document:
     most = 1_000_000  # no limit of our own: the defaults (1024, and 3 retries) fail requests under load
     out: Document = {
         "name": name,
@@ -289,22 +405,35 @@ def _cluster(name: str, folder: str, balance: str, idle: str | None) -> Document
             ]
         },
     }
-    if idle is not None:
-        out["typed_extension_protocol_options"] = {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                common_http_protocol_options={
-                    "idle_timeout": idle,
-                    "max_headers_count": HEADERS,
-                    "max_response_headers_kb": HEADERS_KB,
-                },
-                use_downstream_protocol_config={
-                    "http_protocol_options": {"header_key_format": _PRESERVE_CASE, "enable_trailers": True},
-                    "http2_protocol_options": {"allow_connect": True},
-                },
-            )
-        }
+    if options is not None:
+        out["typed_extension_protocol_options"] = {_OPTIONS: options}
     return out
+
+
+_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def _options(idle: str, port: PortPlan, speaks: int | None = None) -> Document:
+    """A cluster's HTTP: of that version, or of the client's."""
+    http1: Document = {"http_protocol_options": {"header_key_format": _PRESERVE_CASE, "enable_trailers": True}}
+    http2: Document = {"http2_protocol_options": {"allow_connect": True}}
+    how = {
+        None: {"use_downstream_protocol_config": http1 | http2},
+        1: {"explicit_http_config": http1},
+        2: {"explicit_http_config": http2},
+    }[speaks]
+    if port.tls is not None:
+        how = how | {"upstream_http_protocol_options": {"auto_sni": True}}
+    return typed(
+        _OPTIONS,
+        common_http_protocol_options={
+            "idle_timeout": idle,
+            "max_headers_count": HEADERS,
+            "max_response_headers_kb": HEADERS_KB,
+        },
+        http_filters=untouched.upstream_filters(),
+        **how,
+    )
 
 
 def _assignment(name: str, priorities: list[list[Document]]) -> Document:

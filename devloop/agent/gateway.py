@@ -67,8 +67,12 @@ class Output(asyncio.SubprocessProtocol):
 class Gateway:
     """Runs Envoy while there is something for it to do. `lines` hears its access log."""
 
-    def __init__(self, folder: Path, binary: str, lines: Callable[[list[str]], None]) -> None:
+    def __init__(
+        self, folder: Path, binary: str, lines: Callable[[list[str]], None], memory: Path | None = None
+    ) -> None:
+        """`memory`: a folder of this process alone for files that must not be on a disk, each for a moment."""
         self.folder = folder
+        self._memory = memory
         self._binary = binary
         self._lines = lines
         self._files: dict[str, str] = {}
@@ -90,6 +94,10 @@ class Gateway:
             for each in ("eds", "rds"):
                 shutil.rmtree(self.folder / each, ignore_errors=True)
                 (self.folder / each).mkdir(parents=True)
+            if self._memory is not None:
+                shutil.rmtree(self._memory, ignore_errors=True)  # of one that was killed
+                self._memory.mkdir(mode=0o700)
+                (self._memory / "sds").mkdir()
             self._write("bootstrap.json", json.dumps(envoy.bootstrap(str(self.folder))))
             self._files = envoy.files([], str(self.folder))
             for name, text in self._files.items():
@@ -104,6 +112,7 @@ class Gateway:
         while True:
             ended = self._ended = loop.create_future()
             output = self._output = Output(self._lines, ended)
+            self._show(self._files)
             self._transport, _ = await loop.subprocess_exec(
                 lambda output=output: output,  # type: ignore[misc]
                 *(self._binary, "-c", str(self.folder / "bootstrap.json")),
@@ -114,6 +123,7 @@ class Gateway:
             )
             try:
                 await self._answers(ended)
+                self._hide()
                 self._started.set()
                 await asyncio.shield(ended)  # it is waited for when this is over, too
             finally:
@@ -143,6 +153,8 @@ class Gateway:
             rejected = await self._rejections()
             changed = {name for name, text in new.items() if old.get(name) != text}
             both = envoy.merged(old["cds.json"], new["cds.json"])
+            if any(name.startswith("sds/") or name in ("cds.json", "lds.json") for name in changed):
+                self._show(new)
             for name in sorted(changed):
                 if name.startswith("eds/"):
                     self._write(name, new[name])
@@ -158,20 +170,40 @@ class Gateway:
                 if "lds.json" in changed:
                     self._write("lds.json", new["lds.json"])
                     wanted["listener_manager.lds.version_text"] = envoy.version(new["lds.json"])
-                await self._taken(wanted, rejected)
+                secrets = {
+                    f"sds.{name[4:-5]}.version_text": envoy.version(new[name])
+                    for name in changed
+                    if name.startswith("sds/")
+                }
+                await self._taken(wanted, rejected, secrets)
             except GatewayError:
                 # Envoy goes on with what it had; so do the files, for the next one.
                 for name in (*sorted(changed - {"cds.json"}), "cds.json"):
                     if name in old:
                         self._write(name, old[name])
                 raise
+            finally:
+                self._hide()
             if new["cds.json"] != both:
                 self._write("cds.json", new["cds.json"])
             self._files = new
             for name in old.keys() - new.keys():
-                (self.folder / name).unlink(missing_ok=True)
+                self._path(name).unlink(missing_ok=True)
 
-    async def _taken(self, wanted: Mapping[str, str], rejected: int) -> None:
+    def _show(self, files: Mapping[str, str]) -> None:
+        """Let Envoy read what must not be on a disk."""
+        for name, text in files.items():
+            if name.startswith("sds/"):
+                self._write(name, text)
+
+    def _hide(self) -> None:
+        """It has read it."""
+        if self._memory is not None:
+            for each in (self._memory / "sds").glob("*"):
+                each.unlink(missing_ok=True)
+
+    async def _taken(self, wanted: Mapping[str, str], rejected: int, secrets: Mapping[str, str] | None = None) -> None:
+        """`secrets`: what only those have to have taken who know of them."""
         until = time.monotonic() + TAKEN_SECONDS
         while True:
             stats = await self._stats()
@@ -182,6 +214,11 @@ class Gateway:
                 key
                 for key, text in wanted.items()
                 if not any(name.endswith(key) and stats[name] == text for name in stats)
+            ]
+            missing += [
+                key
+                for key, text in (secrets or {}).items()
+                if any(name.endswith(key) and value != text for name, value in stats.items())
             ]
             warming = int(stats.get("listener_manager.total_listeners_warming", "0"))
             if not missing and not warming:
@@ -233,10 +270,18 @@ class Gateway:
             body = unchunked(body)
         return body.decode(errors="replace")
 
+    def _path(self, name: str) -> Path:
+        if not name.startswith("sds/"):
+            return self.folder / name
+        if self._memory is None:
+            raise GatewayError("this pod has no files in memory (/dev/shm), where keys could be handed to Envoy")
+        return self._memory / name
+
     def _write(self, name: str, text: str) -> None:
-        target = self.folder / name
+        target = self._path(name)
         draft = target.with_suffix(".draft")
-        draft.write_text(text)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
         draft.replace(target)  # Envoy watches for moves
 
     async def close(self) -> None:
@@ -248,6 +293,8 @@ class Gateway:
             self._running = None
             if self._ended is not None:
                 await asyncio.wait([self._ended], timeout=END_SECONDS)
+            if self._memory is not None:
+                shutil.rmtree(self._memory, ignore_errors=True)
 
 
 def unchunked(body: bytes) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .certificates import Termination
 from .forward import Connection
 from .spec import Spec
 from .uplink import Uplink
@@ -60,6 +61,10 @@ class Member:
     fades: float = 0.0
     """When it was last seen to have a connection, having left."""
     uplinks: list[Uplink] = field(default_factory=list)
+    tls: dict[int, Termination] = field(default_factory=dict)
+    """With what TLS is ended at ports of the Service, as its developer may read it."""
+    encrypted: frozenset[int] = frozenset()
+    """Ports that its engine has seen to speak TLS."""
     targets: dict[str, Target] = field(default_factory=dict)
     """By the pods' uids; for an attachment that goes by way of pods."""
 

@@ -56,7 +56,7 @@ class Plan:
     """What is to be ended."""
 
     ports: Mapping[int, str]
-    """The pod's own ports, and what each speaks (`plan.protocol_of`)."""
+    """The pod's own ports, and what each speaks (`protocols.protocol_of`)."""
     known: Collection[str]
     """Addresses of clients that are left alone: the agent's, the node's."""
     seconds: float
@@ -93,7 +93,7 @@ def due(found: Connection, speaks: str, asked: bool | None, quiet_ms: int = QUIE
     `asked`: whether the last bytes that passed were the client's; None: none have passed while it was looked at.
     `quiet_ms`: for how long HTTP/1.1 has to be quiet after an answer.
     """
-    if found.queued or speaks == "tcp":
+    if found.queued or speaks in ("tcp", "tls"):
         return False
     quiet = min(found.sent_ms, found.received_ms)
     if speaks == "http2":

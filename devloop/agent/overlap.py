@@ -36,11 +36,19 @@ def apart(one: Route, other: Route) -> bool:
         return True
     if one.path and other.path and exclude(one.path, other.path):
         return True
-    mine = {each.key: each.match for each in one.headers}
-    yours = {each.key: each.match for each in other.headers}
+    mine, yours = _asked(one), _asked(other)
     if any(exclude(mine[key], yours[key]) for key in mine.keys() & yours.keys()):
         return True
     return bool(mine.keys() - yours.keys()) and bool(yours.keys() - mine.keys())
+
+
+def _asked(route: Route) -> dict[tuple[str, str], Match]:
+    """What a route asks of a request that not every one has. A server's name is beside the headers: by another one."""
+    found = {each.key: each.match for each in route.headers}
+    if route.sni:
+        below = f"[^.]+(\\.[^.]+)*{re.escape(route.sni[1:])}"
+        found[":sni", ""] = Match("regex", below) if route.sni.startswith("*.") else Match("exact", route.sni)
+    return found
 
 
 def overlap(one: Route, other: Route) -> bool:
@@ -57,7 +65,7 @@ def overlap(one: Route, other: Route) -> bool:
 
 
 def _conditions(route: Route) -> tuple[object, ...]:
-    return frozenset((each.key, each.match) for each in route.headers), route.path, route.method
+    return frozenset((each.key, each.match) for each in route.headers), route.path, route.method, route.sni
 
 
 def conflicts(wanted: Spec, others: Iterable[Spec]) -> list[Spec]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
+from .certificates import Termination
+from .protocols import Protocol
 from .spec import Spec
-
-Protocol = Literal["http", "http2", "tcp", "detect"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +23,8 @@ class PortPlan:
     also: Mapping[str, str] = field(default_factory=dict)
     """In a dual-stack cluster: one of these addresses to the same pod's of the other family. A client has come by
     either, and the pod may listen on one of them alone."""
+    tls: Termination | None = None
+    """With what TLS is ended here and made anew; None: what is inside can't be seen. For the protocol `tls`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,16 @@ def local_name(plan: ServicePlan, port: PortPlan, spec: Spec) -> str:
     return f"local-{spec.id}-{port.number}{plan.at}"
 
 
+def grpc_name(plan: ServicePlan, port: PortPlan, spec: Spec) -> str:
+    """The same for its gRPC calls, on ports that speak TLS: see `routes.variants`."""
+    return f"{local_name(plan, port, spec)}-grpc"
+
+
+def sni_name(plan: ServicePlan, port: PortPlan, spec: Spec) -> str:
+    """The name of Envoy's cluster for the connections that a developer takes by their server's name."""
+    return f"sni-{spec.id}-{port.number}{plan.at}"
+
+
 def original_name(plan: ServicePlan, port: PortPlan) -> str:
     """The name of Envoy's cluster for the original pods."""
     return f"original-{plan.name}-{port.number}{plan.at}"
@@ -85,31 +96,6 @@ def original_name(plan: ServicePlan, port: PortPlan) -> str:
 def table_name(plan: ServicePlan, port: PortPlan, version: int) -> str:
     """The name of Envoy's table of routes."""
     return f"{plan.name}-{port.number}{plan.at}-h{version}"
-
-
-def protocol_of(port: Mapping[str, Any]) -> Protocol:
-    """What a Service's port speaks: its appProtocol, or its name (as Istio reads it), or it is to be detected."""
-    said = str(port.get("appProtocol") or "").lower()
-    said = said.removeprefix("kubernetes.io/")
-    if said:
-        known: dict[str, Protocol] = {
-            "http": "http",
-            "ws": "http",
-            "h2c": "http2",
-            "http2": "http2",
-            "grpc": "http2",
-            "grpc-web": "http",
-        }
-        return known.get(said, "tcp")
-    name = str(port.get("name") or "").lower()
-    first = name.split("-")[0]
-    if first in ("http2", "grpc", "h2c") and not name.startswith("grpc-web"):
-        return "http2"
-    if first in ("http", "ws", "grpc"):
-        return "http"
-    if first in ("https", "tls", "tcp", "mysql", "mongo", "redis", "postgres", "postgresql", "smtp", "amqp", "ssh"):
-        return "tcp"
-    return "detect"
 
 
 def reaching(plan: ServicePlan, port: PortPlan) -> list[Spec]:

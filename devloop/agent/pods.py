@@ -15,18 +15,21 @@ from typing import Any
 
 from .addresses import host_port
 from .back import plain
+from .certificates import Termination
 from .doors import PORT, Door, DoorLostError, Doors, own_address
 from .inbound import Inbound, Taker
 from .member import Member, Target
 from .paths import listen_path
-from .plan import Local, PortPlan, Protocol, ServicePlan, socket_path
+from .plan import Local, PortPlan, ServicePlan, socket_path
+from .protocols import ENCRYPTED, Protocol
 from .uplink import Uplink
 from .view import RefusedError
 
 log = logging.getLogger("agent.pods")
 
 FIRST_LISTENER = 30000
-Speaks = Callable[[str, int], Protocol]
+Speaks = Callable[[str, int], tuple[Protocol, Termination | None]]
+"""What a Service's port speaks, and with what TLS is ended there."""
 
 
 class PodWay:
@@ -184,12 +187,14 @@ class PodWay:
                     PortPlan(
                         port,
                         self._listener(door, service, port),
-                        speaks(service, port),
+                        protocol,
                         (endpoint,),
                         self._also(door) if endpoint[0] == door.address else {},
+                        tls,
                     )
                     for port, own in sorted(ports.items())
                     if (endpoint := door.endpoint(own)) is not None
+                    for protocol, tls in [speaks(service, port)]
                 )
                 live = tuple(
                     Local(each.spec, each.up and not each.silent, each.deaf)
@@ -217,12 +222,14 @@ class PodWay:
                     known = any(each.path == path for each in member.uplinks)
                     if spec.service != plan.name or port.number not in spec.ports or known:
                         continue
-                    plain_tcp = port.protocol == "tcp" and spec.fail == "open"
+                    encrypted = port.protocol in ENCRYPTED
+                    plain_tcp = (port.protocol == "tcp" or encrypted) and spec.fail == "open"
                     # The same pod, as of now: a door that has come anew has another place.
                     original = (
                         (lambda tag=plan.pod, number=port.listener: self._original(tag, number)) if plain_tcp else None
                     )
-                    uplink = Uplink(member.connection, path, listen_path(spec.id, port.number), original)
+                    target = listen_path(spec.id, port.number)
+                    uplink = Uplink(member.connection, path, target, original, encrypted=encrypted)
                     await uplink.listen()
                     member.uplinks.append(uplink)
 

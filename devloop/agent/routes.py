@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
-from .plan import Local, PortPlan, ServicePlan, local_name, original_name, table_name, taking
+from .plan import Local, PortPlan, ServicePlan, grpc_name, local_name, original_name, table_name, taking
 from .spec import WHOLE, Header, Match, Route
 
 Document = dict[str, Any]
@@ -22,9 +23,45 @@ def typed(kind: str, **fields: Any) -> Document:
     return {"@type": f"{TYPE}{kind}", **fields}
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of the halves of a table."""
+
+    version: int
+    """Of the HTTP that local services are asked in."""
+    grpc: bool | None = None
+    """For gRPC calls alone; None: whatever comes."""
+
+
+def variants(port: PortPlan, version: int) -> list[Variant]:
+    """A table is for one version of HTTP; where TLS is ended, gRPC calls alone go to local services in HTTP/2."""
+    if port.tls is None or not port.tls.http1:
+        return [Variant(version)]
+    return [Variant(2, grpc=True), Variant(1)] if version == 2 else [Variant(1)]
+
+
 def table(plan: ServicePlan, port: PortPlan, version: int) -> Document:
+    """What leads where, for one version of HTTP."""
+    out: Document = {
+        "name": table_name(plan, port, version),
+        "virtual_hosts": [
+            {
+                "name": "all",
+                "domains": ["*"],
+                "routes": [each for variant in variants(port, version) for each in _routes(plan, port, variant)],
+            }
+        ],
+    }
+    if plan.leaving:
+        script = typed(f"{_LUA}.LuaPerRoute", source_code={"inline_string": _LEAVE})
+        out["typed_per_filter_config"] = {LEAVE: typed("envoy.config.route.v3.FilterConfig", config=script)}
+    return out
+
+
+def _routes(plan: ServicePlan, port: PortPlan, variant: Variant) -> list[Document]:
     """Whole routes first, then shares, then what is copied, then the rest: to the original pods."""
     takers = [(local, route) for local in taking(plan, port, "intercept", "replace") for route in local.spec.routes]
+    takers = [(local, route) for local, route in takers if not route.sni]  # another of the listener's chains
     takers.sort(key=lambda pair: pair[1].share < WHOLE)  # stable: first come, first served
     taps = [(local, route) for local in taking(plan, port, "wiretap") if local.up for route in local.spec.routes]
     routes: list[Document] = []
@@ -39,14 +76,14 @@ def table(plan: ServicePlan, port: PortPlan, version: int) -> Document:
         if not local.up and local.spec.fail == "open":
             if taken:
                 original = {"cluster": original_name(plan, port)}
-                routes += _both(original, route, "original", plan, version, share=taken, local=False)
+                routes += _both(original, route, "original", plan, variant, share=taken, local=False)
             continue
-        name = local_name(plan, port, local.spec)
+        name = _name(plan, port, local, variant)
         if local.up:
             action: Document = {"cluster": name}
-            routes += _both(action, route, local.spec.id, plan, version, share=taken, local=True)
+            routes += _both(action, route, local.spec.id, plan, variant, share=taken, local=True)
         else:
-            match = _condition(route, taken)
+            match = _condition(route, taken, variant)
             routes.append(
                 {
                     "name": local.spec.id,
@@ -57,7 +94,7 @@ def table(plan: ServicePlan, port: PortPlan, version: int) -> Document:
                     },
                 }
             )
-    everywhere = [_mirror(local, route, plan, port) for local, route in taps if not route.conditional]
+    everywhere = [_mirror(local, route, plan, port, variant) for local, route in taps if not route.conditional]
     seen: set[str] = set()
     for _, route in taps:
         place = str(route.headers) + str(route.path) + route.method
@@ -65,24 +102,21 @@ def table(plan: ServicePlan, port: PortPlan, version: int) -> Document:
             continue
         seen.add(place)
         same = [
-            _mirror(tap, each, plan, port)
+            _mirror(tap, each, plan, port, variant)
             for tap, each in taps
             if str(each.headers) + str(each.path) + each.method == place
         ]
         copied = {"cluster": original_name(plan, port), "request_mirror_policies": everywhere + same}
-        routes += _both(copied, route, "original", plan, version, share=0, local=False)
+        routes += _both(copied, route, "original", plan, variant, share=0, local=False)
     rest: Document = {"cluster": original_name(plan, port)}
     if everywhere:
         rest["request_mirror_policies"] = everywhere
-    routes += _both(rest, Route(), "original", plan, version, share=0, local=False)
-    out: Document = {
-        "name": table_name(plan, port, version),
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
-    }
-    if plan.leaving:
-        script = typed(f"{_LUA}.LuaPerRoute", source_code={"inline_string": _LEAVE})
-        out["typed_per_filter_config"] = {LEAVE: typed("envoy.config.route.v3.FilterConfig", config=script)}
-    return out
+    routes += _both(rest, Route(), "original", plan, variant, share=0, local=False)
+    return routes
+
+
+def _name(plan: ServicePlan, port: PortPlan, local: Local, variant: Variant) -> str:
+    return (grpc_name if variant.grpc else local_name)(plan, port, local.spec)
 
 
 _LUA = "envoy.extensions.filters.http.lua.v3"
@@ -97,23 +131,23 @@ def leave_filter() -> Document:
     return {"name": LEAVE, "typed_config": typed(f"{_LUA}.Lua"), "disabled": True}
 
 
-def _mirror(local: Local, route: Route, plan: ServicePlan, port: PortPlan) -> Document:
-    out: Document = {"cluster": local_name(plan, port, local.spec), "disable_shadow_host_suffix_append": True}
+def _mirror(local: Local, route: Route, plan: ServicePlan, port: PortPlan, variant: Variant) -> Document:
+    out: Document = {"cluster": _name(plan, port, local, variant), "disable_shadow_host_suffix_append": True}
     if route.share < WHOLE:
         out["runtime_fraction"] = _fraction(route.share)
     return out
 
 
 def _both(
-    action: Document, route: Route, name: str, plan: ServicePlan, version: int, *, share: float, local: bool
+    action: Document, route: Route, name: str, plan: ServicePlan, variant: Variant, *, share: float, local: bool
 ) -> list[Document]:
     """The route for methods that may be repeated, and for those that may not."""
     action = {"timeout": "0s", **action}
     if plan.sticky:
         action["hash_policy"] = [{"connection_properties": {"source_ip": True}}]
-    condition = _condition(route, share)
+    condition = _condition(route, share, variant)
     safe = "reset,connect-failure,refused-stream"
-    strict = safe if local and version == 1 else "reset-before-request,connect-failure,refused-stream"
+    strict = safe if local and variant.version == 1 else "reset-before-request,connect-failure,refused-stream"
 
     def policy(on: str) -> Document:
         out: Document = {
@@ -149,7 +183,7 @@ def _both(
     ]
 
 
-def _condition(route: Route, share: float) -> Document:
+def _condition(route: Route, share: float, variant: Variant) -> Document:
     out: Document = {"safe_regex": {"regex": ".*"}}
     if route.path is not None:
         key = {"exact": "path", "prefix": "prefix", "regex": "safe_regex"}[route.path.how]
@@ -157,6 +191,8 @@ def _condition(route: Route, share: float) -> Document:
     headers = [_header(each) for each in route.headers]
     if route.method:
         headers.append({"name": ":method", "string_match": {"exact": route.method}})
+    if variant.grpc:
+        headers.append({"name": "content-type", "string_match": {"prefix": "application/grpc"}})
     if headers:
         out["headers"] = headers
     if share:

@@ -17,6 +17,8 @@ How = Literal["exact", "prefix", "regex"]
 Fail = Literal["open", "closed"]
 Way = Literal["service", "pods"]
 """Where traffic is taken: at the Service's address, or in each pod (a door; see `door.py`)."""
+Inside = Literal["tls", "plain"]
+"""What the local service speaks on ports that speak TLS in the cluster."""
 Document = dict[str, Any]
 
 HOLD_SECONDS = 10.0
@@ -76,8 +78,16 @@ class Route:
     path: Match | None = None
     method: str = ""
     share: float = WHOLE
+    sni: str = ""
+    """The name of the server that a client of TLS asks for (RFC 6066, 3); `*.NAME` is any below NAME."""
 
     def __post_init__(self) -> None:
+        if self.sni and (self.headers or self.path or self.method or self.share != WHOLE):
+            raise SpecError(
+                f"a route by the server's name ({self.sni}) has no other condition: what is inside is not seen"
+            )
+        if self.sni and not re.fullmatch(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", self.sni):
+            raise SpecError(f"{self.sni!r} is no name of a server: as in api.example.com, or *.example.com")
         if not 0 < self.share <= WHOLE:
             raise SpecError(f"a share is above 0 and up to 100 percent, and this is {self.share:g}")
         if self.path is not None and self.path.how != "regex" and not self.path.value.startswith("/"):
@@ -86,12 +96,18 @@ class Route:
     @property
     def conditional(self) -> bool:
         """It looks at the request; on plain TCP there is nothing to look at."""
+        return bool(self.headers or self.path or self.method or self.sni)
+
+    @property
+    def looks_inside(self) -> bool:
+        """It looks at what HTTP says, and not at the name alone by which TLS is asked."""
         return bool(self.headers or self.path or self.method)
 
     def __str__(self) -> str:
         parts = [str(each) for each in self.headers]
         parts += [f"path{self.path}"] if self.path else []
         parts += [f"method={self.method}"] if self.method else []
+        parts += [f"sni={self.sni}"] if self.sni else []
         text = " and ".join(parts) or "all requests"
         return text if self.share == WHOLE else f"{self.share:g} % of {text}"
 
@@ -124,6 +140,7 @@ class Spec:
     way: Way = "service"
     datagrams: Mapping[int, int] = field(default_factory=dict)
     """As `ports`, of UDP: taken in the pods alone, and as a whole."""
+    local: Inside = "tls"
 
     @property
     def who(self) -> str:
@@ -147,6 +164,7 @@ class Spec:
             # Only where it is news: a record that was made before there were two ways says the same as one from now.
             **({"way": self.way} if self.way != "service" else {}),
             **({"udp": {str(port): local for port, local in self.datagrams.items()}} if self.datagrams else {}),
+            **({"local": self.local} if self.local != "tls" else {}),
         }
 
     @classmethod
@@ -171,6 +189,7 @@ class Spec:
                 workload=str(document.get("workload", "")),
                 way="pods" if document.get("way") == "pods" else "service",
                 datagrams={int(port): int(local) for port, local in document.get("udp", {}).items()},
+                local="plain" if document.get("local") == "plain" else "tls",
             )
         except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as problem:
             raise SpecError(f"this is no attachment: {type(problem).__name__}: {problem}") from None
@@ -192,6 +211,8 @@ def _route_document(route: Route) -> Document:
         out["method"] = route.method
     if route.share != WHOLE:
         out["share"] = route.share
+    if route.sni:
+        out["sni"] = route.sni
     return out
 
 
@@ -211,4 +232,5 @@ def _route(document: Mapping[str, Any]) -> Route:
         _match(document["path"]) if "path" in document else None,
         str(document.get("method", "")).upper(),
         float(document.get("share", WHOLE)),
+        str(document.get("sni", "")).lower(),
     )

@@ -25,6 +25,8 @@ from .turns import LOST, REFUSED_H2, Turns, is_h2
 
 log = logging.getLogger("agent")
 
+HANDSHAKE = b"\x16"
+"""How TLS begins (RFC 8446, 5.1), and no request."""
 REFUSE_SECONDS = 0.5
 LAST_SECONDS = 1.0
 """How long Envoy may take to close a connection of HTTP/2 that is over."""
@@ -43,6 +45,7 @@ class FromEnvoy(Far, asyncio.Protocol):
         """Nobody has said anything."""
         self._refusing = False
         self._refused = False
+        self._diverted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the channel; nothing is read meanwhile."""
@@ -83,6 +86,9 @@ class FromEnvoy(Far, asyncio.Protocol):
     def refuse(self) -> None:
         """Nobody takes it. Nothing was read, or given to anybody, so that Envoy may ask somebody else."""
         self._refusing = True
+        if self._diverted:  # the original does not take it either
+            self.transport.abort()
+            return
         if early := b"".join(self.kept()):
             self._decline(early)
         else:
@@ -95,8 +101,14 @@ class FromEnvoy(Far, asyncio.Protocol):
 
     def _decline(self, data: bytes) -> None:
         if self._refused:
+            if self._diverted:
+                self._early.append(data)
             return
-        if is_h2(data):
+        if self.uplink.encrypted and self.uplink.fallback is not None and data[:1] == HANDSHAKE:
+            self._refused = self._diverted = True
+            self._early.append(data)
+            self.uplink.hand_on(self, seen=True)
+        elif is_h2(data):
             # Envoy closes when it has read this. What it sends until then would meet a closed connection.
             self._refused = True
             self.transport.write(REFUSED_H2)
@@ -153,11 +165,15 @@ class Uplink:
     """One port of one attachment. `fallback`: original pods, for plain connections that nobody here takes; each by its
     addresses, the first one first."""
 
-    def __init__(self, connection: Connection, path: Path, target: str, fallback: Endpoints | None) -> None:
+    def __init__(
+        self, connection: Connection, path: Path, target: str, fallback: Endpoints | None, *, encrypted: bool = False
+    ) -> None:
         self._connection = connection
         self.path = path
         self._target = target
         self.fallback = fallback
+        self.encrypted = encrypted
+        """Its port speaks TLS: both what was seen inside, for which Envoy has a second try, and TLS as it is come."""
         self._server: asyncio.Server | None = None
         self._open: set[FromEnvoy] = set()
         self._joining: dict[FromEnvoy, asyncio.Task[None]] = {}
@@ -194,15 +210,20 @@ class Uplink:
         except (asyncssh.Error, OSError) as problem:
             log.debug("%s: %s", self._target, problem)
             if not self.hand_on(far):
-                far.refuse()
+                far.refuse()  # with TLS, the first bytes tell whose it is
         except BaseException:
-            if not self.hand_on(far):
+            if self.encrypted:
+                far.refuse()
+            elif not self.hand_on(far):
                 far.transport.abort()
             raise
 
-    def hand_on(self, far: FromEnvoy) -> bool:
-        """Let an original pod have a connection of which nobody knows anything; False where Envoy sees to that."""
-        if self.fallback is None:
+    def hand_on(self, far: FromEnvoy, *, seen: bool = False) -> bool:
+        """Let an original pod have a connection of which nobody knows anything; False where Envoy sees to that.
+
+        `seen`: it is TLS as it has come. On ports that speak TLS, others are what was seen inside.
+        """
+        if self.fallback is None or (self.encrypted and not seen):
             return False
         if far in self._open and not far.transport.is_closing():
             self._open.discard(far)

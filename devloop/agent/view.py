@@ -10,8 +10,8 @@ from typing import Any
 from .kube import Watched
 from .objects import SHADOW_OF, shadow_name
 from .paths import services, slices
-from .plan import Protocol, protocol_of
 from .presence import ClusterApi
+from .protocols import Protocol, protocol_of
 
 Document = dict[str, Any]
 SEEN_SECONDS = 2.0
@@ -60,9 +60,11 @@ class View:
 
     def protocol(self, name: str, port: int) -> Protocol:
         """What a port of a Service speaks."""
-        ports = self.services.get(name, {}).get("spec", {}).get("ports", [])
+        service = self.services.get(name, {})
+        annotations = service.get("metadata", {}).get("annotations")
+        ports = service.get("spec", {}).get("ports", [])
         ports = [each for each in ports if each.get("protocol", "TCP") == "TCP"]  # UDP may have the same number
-        return next((protocol_of(each) for each in ports if each["port"] == port), "detect")
+        return next((protocol_of(each, annotations) for each in ports if each["port"] == port), "detect")
 
     async def endpoints(self, name: str) -> None:
         """Wait for the shadow's endpoints, which the cluster makes some hundredths of a second after it."""

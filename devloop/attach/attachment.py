@@ -8,12 +8,19 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from devloop.agent.objects import lease_name, short
 from devloop.agent.spec import Spec
 
+from .local_tls import TlsEnd
 from .seam import LocalEnd, Phase, State, Wanted
 
+if TYPE_CHECKING:
+    from .encryption import Ended
+
+MUTE_SECONDS = 10.0
+"""How long nothing is asked of a local port with which no TLS could be made."""
 REVERTS = 3
 REVERT_SECONDS = 60.0
 """After so many reverts by somebody else within this time, devloop gives way."""
@@ -34,6 +41,12 @@ class Attachment:
         self.spec = spec
         self.wanted = wanted
         self.local = local
+        self.end = TlsEnd(local, self._spoken)
+        """The same, with TLS where it speaks that."""
+        self.ended: Ended | None = None
+        """How TLS is ended on the way here; None: that has not been looked at."""
+        self._mute: dict[int, str] = {}
+        self._trouble = ""
         self.state = State(Phase.ATTACHING, time.monotonic_ns())
         self.notes: tuple[str, ...] = ()
         self.unmet = ""
@@ -82,7 +95,7 @@ class Attachment:
     @property
     def deaf(self) -> dict[int, str]:
         """The Service's ports whose local port takes no connections, each with the reason."""
-        reasons = self.local.deaf
+        reasons = {**self._mute, **self.local.deaf}
         return {port: reasons[here] for port, here in self.spec.ports.items() if here in reasons}
 
     @property
@@ -100,12 +113,30 @@ class Attachment:
         if phase is Phase.ATTACHED:
             deaf = {str(port): why for port, why in self.deaf.items()}
             deaf.update({f"{port}/udp": why for port, why in self.deaf_datagrams.items()})
-        notes = (*self.notes, *(f"port {port} is answered by the original: {why}" for port, why in deaf.items()))
+        ended = self.ended.notes if self.ended is not None else ()
+        past = (f"port {port} is answered by the original: {why}" for port, why in deaf.items())
+        notes = (*self.notes, *ended, *filter(None, [self._trouble]), *past)
         if (old.phase, old.reason, old.notes) == (phase, reason, notes):
             return
         since = old.since if old.phase is phase else time.monotonic_ns()
         self.state = State(phase, since, reason, notes)
         self._changed(self)
+
+    def _spoken(self, port: int, why: str) -> None:
+        """Whether TLS could be made with the local service at a port of it. It is tried again after a while."""
+        if self._mute.get(port, "") == why:
+            return
+        self._mute.pop(port, None)
+        if why:
+            self._mute[port] = f"port {port}: {why}"
+            asyncio.get_running_loop().call_later(MUTE_SECONDS, self._spoken, port, "")
+        self.dirty.set()
+
+    def troubled(self, note: str) -> None:
+        """Something of it does not go on, though all goes on for now; or does again."""
+        if note != self._trouble:
+            self._trouble = note
+            self.become(self.state.phase, self.state.reason)
 
     def tell(self) -> None:
         """Something besides its state is news."""

@@ -33,6 +33,7 @@ from .claims import Claims, GoneError, gone, held, version
 from .doors import Doors
 from .draft import drafted
 from .earlier import COUNTING, Earlier, Run
+from .encryption import Encryption
 from .hearers import Hearers
 from .moving import Moved, Mover
 from .reaching import BarredError, Reaching
@@ -76,6 +77,7 @@ class Attachments(Hearers):
         self._held: dict[str, Attachment] = {}
         self._earlier = Earlier(api, self._claims, run, self._past_doors)
         self._mover = Mover(api, self._earlier)
+        self._encryption = Encryption(api)
         self._doors = Doors(api, self._claims, self._held.values)
         self._sizes = Sizes(api, self._claims, self._started)
         self._bridge = Bridge(api, self._claims, self._led, self._agent_gone)
@@ -188,6 +190,9 @@ class Attachments(Hearers):
         self._hold(background(self._earlier.watching(found), name=f"connections from before of {began.id}"))
         if began.service:
             self._hold(background(self._reaching.keeping(found), name=f"who reaches {began.id}"))
+        if found.ended is not None and found.ended.secrets:
+            work = self._encryption.watching(found, lambda: None if self._lost() else self._session)
+            self._hold(background(work, name=f"certificates of {began.id}"))
         if began.kind == "replace":
             self._hold(background(self._sizes.watching(found), name=f"size of {began.workload}"))
         return found
@@ -219,9 +224,10 @@ class Attachments(Hearers):
                 if swapped:
                     await self._claims.shadow(service)
                 led = swapped and objects.is_whole(service, spec.id)
+                tls = await self._encryption.prepare(found, session, service)
                 try:
                     listeners, unreached = await session.attach(
-                        spec, found.local, lambda: self._answered(found), probe=swapped and not led
+                        spec, found.end, lambda: self._answered(found), probe=swapped and not led, tls=tls
                     )
                 except AttachError:
                     raise

@@ -7,7 +7,7 @@ from typing import Any
 
 from devloop.agent import objects
 from devloop.agent.objects import Document
-from devloop.agent.plan import protocol_of
+from devloop.agent.protocols import protocol_of
 from devloop.agent.spec import ALL, Spec, Way
 
 from .attachment import identifier, timestamp
@@ -43,6 +43,7 @@ async def drafted(claims: Claims, wanted: Wanted, user: str, host: str, instance
         workload=wanted.workload if wanted.kind == "replace" else "",
         way=way,
         datagrams=datagrams,
+        local=wanted.tls.local,
     )
 
 
@@ -55,11 +56,20 @@ def fitting(service: Document, wanted: Wanted) -> tuple[dict[int, int], dict[int
         raise AttachError("no port of it is asked for", where=where)
     if datagrams:
         _whole(next(iter(datagrams)), wanted, where)
-    plain = [
-        port.get("name") or port["port"]
+    annotations = service["metadata"].get("annotations")
+    speaks = {
+        port.get("name") or port["port"]: protocol_of(port, annotations)
         for port in service["spec"]["ports"]
-        if port["port"] in ports and port.get("protocol", "TCP") == "TCP" and protocol_of(port) == "tcp"
-    ]
+        if port["port"] in ports and port.get("protocol", "TCP") == "TCP"
+    }
+    plain = [port for port, protocol in speaks.items() if protocol == "tcp"]
+    http = [port for port, protocol in speaks.items() if protocol in ("http", "http2")]
+    if http and any(route.sni for route in wanted.routes):
+        raise AttachError(
+            f"port {http[0]} speaks plain HTTP, and the name of a server (sni) is known where TLS is spoken",
+            where=where,
+            hint='The header has it, too: `headers = { host = "…" }`.',
+        )
     if plain and any(route.conditional for route in wanted.routes):
         raise AttachError(
             f"port {plain[0]} is plain TCP, and has neither headers nor paths",

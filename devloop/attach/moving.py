@@ -16,7 +16,7 @@ from http import HTTPStatus
 
 from devloop.agent.mover import PLAN, Plan
 from devloop.agent.objects import Document
-from devloop.agent.plan import protocol_of
+from devloop.agent.protocols import protocol_of
 from devloop.errors import RemoteError
 from devloop.remote.kubernetes.api import Api, ApiError
 from devloop.remote.kubernetes.install import SELECTOR, running

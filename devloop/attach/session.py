@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from devloop.agent.certificates import Termination
+from devloop.agent.hello import Hello
 from devloop.agent.inbound import COMMAND as INBOUND
 from devloop.agent.paths import COMMAND, PROTOCOL, listen_path, protocol_of
 from devloop.agent.records import Request, read
@@ -119,16 +121,22 @@ class Session:
         return found
 
     async def attach(
-        self, spec: Spec, local: LocalEnd, served: Callable[[], None], *, probe: bool = False
+        self,
+        spec: Spec,
+        local: LocalEnd,
+        served: Callable[[], None],
+        *,
+        probe: bool = False,
+        tls: Mapping[int, Termination | None] | None = None,
     ) -> tuple[dict[int, int], list[str]]:
         """Let the agent have an attachment; the listeners of its Service, by port number. With `probe`, also the
-        original pods that the agent can't connect to.
+        original pods that the agent can't connect to. `tls`: the ports that speak it, and with what it is ended.
         """
         for port, inner in spec.ports.items():
             await self._listen(listen_path(spec.id, port), spec, local, inner, served)
         for port, inner in spec.datagrams.items():
             (await self._datagrams()).serve(spec.id, port, local, inner, served)
-        answer = await self.ask(do="attach", spec=spec.document(), probe=probe)
+        answer = await self.ask(do="attach", spec=spec.document(), probe=probe, tls=_documents(tls or {}))
         listeners = {int(port): int(number) for port, number in answer.get("listeners", {}).items()}
         return listeners, list(map(str, answer.get("unreached", ())))
 
@@ -195,6 +203,16 @@ class Session:
         except AttachError:
             return []  # an agent from before, which does not know this
 
+    async def hello(self, spec: Spec, ports: Mapping[int, Iterable[tuple[str, int]]], server: str) -> dict[int, Hello]:
+        """What the original says of itself in TLS. `ports`: where each is reached, if that is known."""
+        where = {str(port): [list(each) for each in known] for port, known in ports.items()}
+        answer = await self.ask(do="hello", service=spec.service, ports=where, server=server)
+        return {int(port): Hello.read(each) for port, each in answer["ports"].items()}
+
+    async def renew(self, spec: Spec, tls: Mapping[int, Termination]) -> None:
+        """A certificate was rotated."""
+        await self.ask(do="renew", id=spec.id, tls=_documents(tls))
+
     async def detach(self, spec: Spec) -> None:
         """The original has its traffic when this returns."""
         await self.ask(do="detach", id=spec.id)
@@ -256,6 +274,10 @@ class Session:
         if not self._over and self._channel is not None:
             self._channel.close()
         self.ended()
+
+
+def _documents(tls: Mapping[int, Termination | None] | Mapping[int, Termination]) -> dict[str, Any]:
+    return {str(port): each.document() if each is not None else None for port, each in tls.items()}
 
 
 class _Desk:

@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import Any
 
+from devloop.config.model import SERVER_NAME
 from devloop.errors import UsageError
 
 _HEADER = re.compile(r"(?P<name>[!#$%&'*+.`|0-9A-Za-z_-]+)(?P<how>\^=|=|~)(?P<value>.*)", re.DOTALL)
@@ -35,6 +36,10 @@ def routes(args: argparse.Namespace) -> str | list[dict[str, Any]] | None:
         conditions["method"] = args.method.upper()
     if args.share is not None:
         conditions["share"] = _share(args.share)
+    if args.sni is not None:
+        conditions["sni"] = _server(args.sni)
+        if len(conditions) > 1:
+            raise UsageError("--sni takes whole connections, so no other condition can stand beside it")
     if not conditions:
         said: str | None = args.routes
         return said
@@ -52,6 +57,12 @@ def _path(text: str) -> dict[str, str]:
     if not path.startswith("/"):
         raise UsageError(f"--path {text!r} is no path", hint="a path starts with a slash, as in --path /v2")
     return {how: path}
+
+
+def _server(text: str) -> str:
+    if not re.fullmatch(SERVER_NAME, text):
+        raise UsageError(f"--sni {text!r} is no name of a server", hint="as in --sni api.example.com, or *.example.com")
+    return text.lower()
 
 
 def _share(text: str) -> float:

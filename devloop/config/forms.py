@@ -6,6 +6,7 @@ check it, and the JSON schema that tells an editor the same. To the type checker
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -16,6 +17,7 @@ from devloop.config import values
 from devloop.config.label import PATTERN as LABEL_PATTERN
 from devloop.config.model import (
     MS,
+    SERVER_NAME,
     AttachKind,
     Command,
     LinkWay,
@@ -186,6 +188,21 @@ def routes(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
     raise values.unexpected('"personal", "all", or a table such as { headers = { x-user = "ada" } }', value)
+
+
+def tls(value: Any) -> Any:
+    """A Secret's name, a table, or false."""
+    if value is False or isinstance(value, dict):
+        return value
+    if isinstance(value, str) and value:
+        return {"secret": value}
+    raise values.unexpected('a Secret\'s name, a table such as { local = "plain" }, or false', value)
+
+
+def _server_name(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(SERVER_NAME, value):
+        return value.lower()
+    raise values.unexpected('the name of a server, such as "api.example.com" or "*.example.com"', value)
 
 
 def _share(value: Any) -> float:
@@ -377,6 +394,13 @@ PolicyName = Annotated[Literal["never", "on-failure", "always"], _shape({"enum":
 AttachName = Annotated[
     Literal["ingest", "intercept", "replace", "wiretap"], _shape({"enum": list(AttachKind)}, VARIABLE)
 ]
+InsideName = Annotated[Literal["tls", "plain"], _shape({"enum": ["tls", "plain"]}, VARIABLE)]
+if TYPE_CHECKING:
+    ServerName: TypeAlias = str
+else:
+    ServerName = Annotated[
+        str, BeforeValidator(_server_name), _shape({"type": "string", "pattern": f"^{SERVER_NAME}$"}, VARIABLE)
+    ]
 WayName = Annotated[Literal["service", "pods"], _shape({"enum": ["service", "pods"]}, VARIABLE)]
 WatchModeName = Annotated[Literal["auto", "events", "poll"], _shape({"enum": list(WatchMode)}, VARIABLE)]
 FailName = Annotated[Literal["open", "closed"], _shape({"enum": ["open", "closed"]}, VARIABLE)]

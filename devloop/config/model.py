@@ -251,6 +251,10 @@ class Place:
     """A volume's name or mount path → copy, mount or ignore; "*" is for all others."""
 
 
+SERVER_NAME = r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+"""The name of a server that clients of TLS ask for, as a pattern; `*.NAME` is any below NAME."""
+
+
 class AttachKind(StrEnum):
     """How a local service joins its workload."""
 
@@ -280,6 +284,21 @@ class RouteRule:
     path: Matching | None = None
     method: str = ""
     share: float = 100.0
+    sni: str = ""
+    """The name of the server that clients of TLS ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encrypted:
+    """Ports that speak TLS: `attach.tls`. Names are of Secrets; empty: by default."""
+
+    secret: str = ""
+    local: str = "tls"
+    """What the local service speaks there: `tls` or `plain`."""
+    client_ca: str = ""
+    client: str = ""
+    inside: bool = True
+    """TLS may be ended where routes look inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +313,7 @@ class Attach:
     fail: str = "open"
     way: str = "service"
     """`service`, or `pods` for clients that go by the pods' addresses."""
+    tls: Encrypted = Encrypted()
 
     @property
     def takes_all(self) -> bool:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from devloop.config.envfile import read_env_file
 from devloop.config.forms import NO_WORKLOAD
@@ -17,6 +18,7 @@ from devloop.config.model import (
     AttachKind,
     Command,
     Condition,
+    Encrypted,
     ExecCheck,
     Matching,
     Mode,
@@ -34,7 +36,7 @@ from devloop.config.model import (
 from devloop.config.model import Place as ServicePlace
 from devloop.config.probe import HOST, probe, rhythm
 from devloop.config.problems import Findings, Place
-from devloop.config.schema import Common, Defaults, Table
+from devloop.config.schema import Common, Defaults, Table, TlsTable
 from devloop.config.schema import Service as ServiceTable
 from devloop.config.values import command_line
 from devloop.config.words import dotted, quoted
@@ -398,18 +400,45 @@ def _attach(scope: Scope) -> Attach:
     for each in table.routes or ():
         headers = {name.lower(): _matching(found) for name, found in (each.headers or {}).items()}
         path = _matching(each.path) if each.path else None
-        rules.append(RouteRule(headers, path, (each.method or "").upper(), each.share or 100.0))
+        rules.append(RouteRule(headers, path, (each.method or "").upper(), each.share or 100.0, each.sni or ""))
     kind, fail, way = AttachKind(table.kind or "ingest"), table.fail or "open", table.way or "service"
-    attach = Attach(kind, table.ports or {}, tuple(rules), fail, way)
+    attach = Attach(kind, table.ports or {}, tuple(rules), fail, way, _encrypted(table.tls))
     if attach.kind is not AttachKind.INGEST and not scope.has_remote:
         place = scope.place.at("attach")
         what = f"{dotted(place.path)}: this project has no remote to be attached to"
         scope.findings.add(place, what, "add a [remote] table, or remove this")
     elif attach.kind is AttachKind.REPLACE:
         _check_replace(scope, attach)
+    else:
+        _check_names(scope, attach)
     if attach.kind is not AttachKind.INGEST:
         _check_datagrams(scope, attach)
     return attach
+
+
+def _encrypted(table: TlsTable | Literal[False] | None) -> Encrypted:
+    if table is None:
+        return Encrypted()
+    if table is False:
+        return Encrypted(inside=False)
+    return Encrypted(table.secret or "", table.local or "tls", table.client_ca or "", table.client or "")
+
+
+def _check_names(scope: Scope, attach: Attach) -> None:
+    """A connection that is taken by its server's name passes as it is: nothing in it is seen or changed."""
+    for index, each in enumerate(attach.routes):
+        if not each.sni:
+            continue
+        place = scope.place.at("attach", "routes", index, "sni")
+        if each.headers or each.path or each.method or each.share != 100.0:
+            what = f"{dotted(place.path)}: a route by the server's name has no other condition"
+            scope.findings.add(place, what, "make two routes of it; the header `host` has the name, too")
+        if attach.kind is AttachKind.WIRETAP:
+            what = f"{dotted(place.path)}: connections are not copied, and requests are not seen in them"
+            scope.findings.add(place, what, 'use kind = "intercept", or headers')
+        if attach.tls.local == "plain":
+            what = f"{dotted(place.path)}: what is taken by the server's name passes as TLS, and the local service "
+            scope.findings.add(place, what + "speaks plain HTTP", 'remove `local = "plain"`, or use headers')
 
 
 def _check_datagrams(scope: Scope, attach: Attach) -> None:

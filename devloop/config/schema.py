@@ -23,6 +23,7 @@ from devloop.config.forms import (
     FailName,
     Groups,
     HttpTarget,
+    InsideName,
     Interval,
     LinkName,
     Match,
@@ -35,6 +36,7 @@ from devloop.config.forms import (
     ReloadAction,
     RemoteName,
     ScheduleText,
+    ServerName,
     Share,
     ShellWords,
     Signal,
@@ -51,6 +53,7 @@ from devloop.config.forms import (
     routes,
     short,
     switch,
+    tls,
 )
 
 
@@ -155,6 +158,11 @@ class RouteTable(Table):
     path: Match | None = Field(None, description="How the path must be: a string, or { prefix = … }, or { regex = … }.")
     method: Text | None = Field(None, description="The method, such as GET.")
     share: Share | None = Field(None, description='Of these requests, how many: "10%". Default: all.')
+    sni: ServerName | None = Field(
+        None,
+        description="On ports that speak TLS, the name of the server that clients ask for: api.example.com, or "
+        "*.example.com. It stands alone: nothing else of the connection is seen.",
+    )
 
 
 class DependencyTable(Table):
@@ -170,6 +178,35 @@ if TYPE_CHECKING:
     Dependencies: TypeAlias = dict[str, DependencyTable]
 else:
     Dependencies = Annotated[dict[str, DependencyTable], BeforeValidator(depends_on), DEPENDENCIES_SHAPE]
+
+
+class TlsTable(Table):
+    """Ports that speak TLS: how devloop looks inside where routes need it, and what the local service speaks."""
+
+    secret: Text | None = Field(
+        None,
+        description="The certificate's Secret (tls.crt, tls.key). Default: the one that the pods mount and show.",
+    )
+    local: InsideName | None = Field(
+        None, description="What the local service speaks on these ports: tls or plain (HTTP). Default: tls."
+    )
+    client_ca: Text | None = Field(
+        None,
+        description="Where clients show certificates: the Secret whose ca.crt checks them. Default: `secret`'s.",
+    )
+    client: Text | None = Field(
+        None,
+        description="Where clients show certificates: the Secret of the one that the original sees instead.",
+    )
+
+
+if TYPE_CHECKING:
+    Tls: TypeAlias = TlsTable | Literal[False]
+else:
+    Tls = Annotated[
+        TlsTable | Literal[False],
+        BeforeValidator(tls, json_schema_input_type=TlsTable | Text | Literal[False]),
+    ]
 
 if TYPE_CHECKING:
     Routes: TypeAlias = tuple[RouteTable, ...]
@@ -197,6 +234,10 @@ class AttachTable(Table):
     )
     fail: FailName | None = Field(
         None, description="What answers while it can't: open (the original pods) or closed (nobody). Default: open."
+    )
+    tls: Tls | None = Field(
+        None,
+        description="For ports that speak TLS: the certificate's Secret, or a table; false: TLS passes as it is.",
     )
     way: WayName | None = Field(
         None,
@@ -468,7 +509,7 @@ TABLES: Mapping[type[Table], Mapping[str, type[Table]]] = {
         "attach": AttachTable,
         "depends_on": DependencyTable,
     },
-    AttachTable: {"routes": RouteTable},
+    AttachTable: {"routes": RouteTable, "tls": TlsTable},
     Defaults: {"ready": Timings, "live": Timings, "restart": RestartTable, "stop": StopTable},
 }
 """The model of the table that a key holds, for the names that are valid in it."""

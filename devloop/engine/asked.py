@@ -69,7 +69,7 @@ def _routes(said: Any) -> tuple[RouteRule, ...] | None:
                 return tuple(map(_route, said))
             except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
                 pass
-    raise UsageError('`routes` is "personal", "all", or an array of conditions: headers, path, method, share')
+    raise UsageError('`routes` is "personal", "all", or an array of conditions: headers, path, method, share, sni')
 
 
 def _route(said: Mapping[str, Any]) -> RouteRule:
@@ -78,7 +78,7 @@ def _route(said: Mapping[str, Any]) -> RouteRule:
     share = float(said.get("share") or 100.0)
     if not 0 < share <= 100:
         raise ValueError(share)
-    return RouteRule(headers, path, str(said.get("method") or "").upper(), share)
+    return RouteRule(headers, path, str(said.get("method") or "").upper(), share, str(said.get("sni") or "").lower())
 
 
 def _matching(said: Mapping[str, Any]) -> Matching:

@@ -25,9 +25,10 @@ import asyncssh
 import pytest
 
 from devloop.agent import attachments, leaving, server
+from devloop.agent.certificates import Termination
 from devloop.agent.objects import is_swapped, lease, lease_name, listeners_of, owners, shadow, shadow_name, swapped
 from devloop.agent.paths import leases, services, slices
-from devloop.agent.spec import ALL, Route, Spec
+from devloop.agent.spec import ALL, Inside, Route, Spec
 from devloop.attach.session import Session
 from devloop.net.publish import loopback_listeners
 from devloop.net.router import Dial
@@ -183,16 +184,23 @@ class Rig:
         spec = {"selector": {"app": NAME}, "ports": [port], "clusterIP": HERE}
         self.api.put(f"{services('space')}/{NAME}", {"metadata": meta, "spec": spec})
 
-    async def attach(self, local: Local, *routes: Route, kind: Any = "intercept") -> None:
-        """As an engine does it: lease, shadow, agent, Service."""
+    async def attach(
+        self,
+        local: Any,
+        *routes: Route,
+        kind: Any = "intercept",
+        tls: Termination | None = None,
+        inside: Inside = "tls",
+    ) -> None:
+        """As an engine does it: lease, shadow, agent, Service. `tls`: what it has read; `inside`: `Spec.local`."""
         ports = {self.proxy.port: local.port}
         name = secrets.token_hex(8)
-        self.spec = spec = Spec(name, "ada", "here", kind, "now", NAME, ports, routes or (ALL,))
+        self.spec = spec = Spec(name, "ada", "here", kind, "now", NAME, ports, routes or (ALL,), local=inside)
         self.api.put(f"{leases('space')}/{lease_name(spec)}", lease(spec))
         made = shadow(self.service)
         self.api.put(f"{services('space')}/{shadow_name(NAME)}", made)
         self.pods(self.original)
-        listeners, _ = await self.session.attach(spec, local, lambda: None)
+        listeners, _ = await self.session.attach(spec, local, lambda: None, tls={self.proxy.port: tls} if tls else {})
         self.api.put(f"{services('space')}/{NAME}", swapped(self.service, listeners, {spec.id: spec.document()}))
 
     def pods(self, *ports: int) -> None:

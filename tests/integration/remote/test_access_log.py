@@ -15,7 +15,8 @@ import pytest
 
 from devloop.agent import envoy
 from devloop.agent.gateway import Gateway
-from devloop.agent.plan import Local, PortPlan, Protocol, ServicePlan, socket_path
+from devloop.agent.plan import Local, PortPlan, ServicePlan, socket_path
+from devloop.agent.protocols import Protocol
 from devloop.agent.records import NOBODY, ORIGINAL, Request, answerer, read
 from devloop.agent.spec import ALL, Fail, Header, Match, Route, Spec
 from tests.integration.remote.envoy_here import program

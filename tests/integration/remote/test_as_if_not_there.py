@@ -144,3 +144,50 @@ async def test_calls_that_end_by_their_deadline_cut_nobody_elses(monkeypatch: py
             assert await stream.read() == b"local"
         stream.cancel()
         await channel.close()
+
+
+FORWARDED = (
+    b"",
+    b"X-Forwarded-Proto: https\r\n",
+    b"X-Forwarded-Proto: HTTPS,http\r\nX-Forwarded-For: 192.0.2.7\r\nForwarded: for=192.0.2.7;proto=https\r\n",
+)
+"""What proxies before have said of the client."""
+
+
+@pytest.mark.parametrize("by", ["local", "original"])
+async def test_what_proxies_have_said_is_kept_and_nothing_is_added(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    asked: list[bytes] = []
+    answers = {b"/": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"}
+    async with serving(answering(answers, asked)) as at, a_rig(monkeypatch, at, "http") as rig:
+        await rig.attach(Local(at))
+        assert rig.spec is not None
+        if by == "original":
+            await rig.session.tell(rig.spec, False)
+        for lines in FORWARDED:
+            await said(rig.proxy.port, b"GET / HTTP/1.1\r\nHost: api\r\n" + lines + b"\r\n", b"ok")
+            got = asked.pop().removeprefix(b"GET / HTTP/1.1\r\nHost: api\r\n").removesuffix(b"\r\n")
+            assert sorted(got.splitlines()) == sorted(lines.splitlines())
+
+
+HANDSHAKE = (
+    b"Connection: Upgrade\r\nUpgrade: WebSocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\nhello"
+
+
+async def test_a_websocket_that_is_refused_has_its_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+    whole = b"Content-Length: 5\r\n\r\nno!!!"
+    answers = {b"/%d" % status: b"HTTP/1.1 %d No\r\n" % status + whole for status in (200, 302, 307, 403, 426)}
+    answers[b"/parts"] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nno!!!\r\n0\r\n\r\n"
+    async with serving(answering(answers | {b"/yes": SWITCHED}, asked)) as at, a_rig(monkeypatch, at, "http") as rig:
+        await rig.attach(Local(at))
+        for path in answers:
+            request = b"GET " + path + b" HTTP/1.1\r\nHost: api\r\n" + HANDSHAKE + b"\r\n"
+            assert b"no!!!" in await said(rig.proxy.port, request, b"no!!!")
+            head = asked.pop()
+            assert all(line in head for line in HANDSHAKE.splitlines())
+            assert b"devloop" not in head
+        request = b"GET /yes HTTP/1.1\r\nHost: api\r\n" + HANDSHAKE + b"\r\n"
+        assert b"Upgrade: WebSocket\r\n" in await said(rig.proxy.port, request, b"hello")

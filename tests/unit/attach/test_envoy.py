@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from devloop.agent.envoy import files, merged, version
-from devloop.agent.plan import Local, PortPlan, ServicePlan, protocol_of
+from devloop.agent.plan import Local, PortPlan, ServicePlan
+from devloop.agent.protocols import protocol_of
 from devloop.agent.records import Request, answerer, read, service_of
 from devloop.agent.spec import ALL, Header, Kind, Match, Route, Spec, personal
 from devloop.agent.view import addresses, pairs
@@ -191,13 +192,30 @@ def test_all_conditions_of_a_route_are_asked_for() -> None:
         ({"name": "http-admin"}, "http"),
         ({"name": "grpc"}, "http2"),
         ({"name": "grpc-web"}, "http"),
-        ({"name": "https"}, "tcp"),
+        ({"name": "https"}, "https"),
+        ({"name": "tls-db"}, "tls"),
+        ({"appProtocol": "kubernetes.io/wss"}, "https"),
+        ({"appProtocol": "HTTP2"}, "http2"),
+        ({"appProtocol": "linkerd.io/opaque", "name": "http"}, "tcp"),
+        ({"appProtocol": "grpc-web"}, "http"),
+        ({"appProtocol": "mongo"}, "tcp"),
+        ({"appProtocol": "https"}, "https"),
+        ({"appProtocol": "acme.example/frames", "name": "http"}, "detect"),
+        ({"name": "grpc-web-shop"}, "http"),
+        ({"name": "mongo-x"}, "tcp"),
         ({"name": "httpish"}, "detect"),
         ({}, "detect"),
     ],
 )
 def test_what_a_port_speaks(port: dict[str, str], protocol: str) -> None:
     assert protocol_of(port) == protocol
+
+
+def test_ports_that_linkerd_does_not_look_into() -> None:
+    annotations = {"config.linkerd.io/opaque-ports": "3306, 8000-8080,mail"}
+    ports: list[dict[str, Any]] = [{"port": 3306}, {"port": 8080, "appProtocol": "http"}, {"port": 1, "name": "mail"}]
+    assert [protocol_of(each, annotations) for each in ports] == ["tcp"] * 3
+    assert protocol_of({"port": 8081, "name": "http"}, annotations) == "http"
 
 
 def test_the_log_has_no_query() -> None:

@@ -140,6 +140,23 @@ def is_broken(service: Document) -> bool:
     return AGENT_KEY in selector and selector != AGENT_SELECTOR
 
 
+ROLLOUTS_HASH = "rollouts-pod-template-hash"
+"""Argo Rollouts: the label by which the Services of a Rollout select its stable, canary, active or preview pods."""
+ROLLOUTS_BY = "argo-rollouts.argoproj.io/managed-by-rollouts"
+
+
+def keeper_of(service: Document) -> str:
+    """The controller that keeps a Service's selector as it is, for people; empty: none that is known."""
+    meta = service["metadata"]
+    by = (meta.get("annotations") or {}).get(ROLLOUTS_BY)
+    if by or ROLLOUTS_HASH in (service["spec"].get("selector") or {}):
+        return f"the Argo Rollout {by}" if by else "an Argo Rollout"
+    for owner in meta.get("ownerReferences") or []:
+        if owner.get("kind") == "Canary" and str(owner.get("apiVersion", "")).startswith("flagger.app/"):
+            return f"Flagger's Canary {owner.get('name')}"
+    return ""
+
+
 def unsupported(service: Document) -> tuple[str, bool]:
     """Why a Service's traffic can't be taken at its address, and whether the way through its pods remains."""
     spec = service["spec"]
@@ -147,6 +164,8 @@ def unsupported(service: Document) -> tuple[str, bool]:
         return "it is an ExternalName: its traffic goes to another name, and never to a pod of this cluster", False
     if not spec.get("selector"):
         return "it has no selector: somebody else keeps its endpoints", False
+    if keeper := keeper_of(service):
+        return f"{keeper} keeps its selector, and would write it back at once", True
     if spec.get("clusterIP") == "None":
         return "it is headless: its clients connect to the pods' own addresses, and a selector changes nothing", True
     odd = sorted({each.get("protocol", "TCP") for each in spec.get("ports", [])} - {"TCP"})

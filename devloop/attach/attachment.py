@@ -49,6 +49,8 @@ class Attachment:
         self._trouble = ""
         self.state = State(Phase.ATTACHING, time.monotonic_ns())
         self.notes: tuple[str, ...] = ()
+        self.mesh = ""
+        """What is to be known of the service mesh that the original's pods are in."""
         self.unmet = ""
         """Why the original answers though all is in its place: no pod has a door."""
         self.barred = ""
@@ -115,7 +117,7 @@ class Attachment:
             deaf.update({f"{port}/udp": why for port, why in self.deaf_datagrams.items()})
         ended = self.ended.notes if self.ended is not None else ()
         past = (f"port {port} is answered by the original: {why}" for port, why in deaf.items())
-        notes = (*self.notes, *ended, *filter(None, [self._trouble]), *past)
+        notes = (*self.notes, *ended, *filter(None, [self.mesh, self._trouble]), *past)
         if (old.phase, old.reason, old.notes) == (phase, reason, notes):
             return
         since = old.since if old.phase is phase else time.monotonic_ns()

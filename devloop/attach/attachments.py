@@ -26,7 +26,7 @@ from devloop.remote.kubernetes.api import Api, ApiError
 from devloop.remote.link import LinkState
 from devloop.remote.link import Phase as LinkPhase
 
-from . import replace
+from . import mesh, replace
 from .attachment import Attachment
 from .bridge import Bridge
 from .claims import Claims, GoneError, gone, held, version
@@ -224,6 +224,8 @@ class Attachments(Hearers):
                 if swapped:
                     await self._claims.shadow(service)
                 led = swapped and objects.is_whole(service, spec.id)
+                if swapped and found.task is None:
+                    found.mesh = await mesh.look(self.api, service, spec.ports)
                 tls = await self._encryption.prepare(found, session, service)
                 try:
                     listeners, unreached = await session.attach(

@@ -19,7 +19,7 @@ from devloop.agent.objects import Document, unsupported
 from devloop.errors import RemoteError
 from devloop.failures import contained
 from devloop.remote.kubernetes.api import Api, ApiError
-from devloop.remote.kubernetes.install import SELECTOR, running
+from devloop.remote.kubernetes.install import SELECTOR, container_of, running
 
 from . import pods
 from .attachment import Attachment
@@ -198,7 +198,7 @@ class Doors:
         found = await self._api.get(self._path, labelSelector=SELECTOR)
         for each in found.get("items") or []:
             if running(each):
-                return str(each["spec"]["containers"][0]["image"])
+                return str(container_of(each)["image"])
         raise RemoteError("the agent's pod is not there", where=where)
 
     async def watching(self) -> None:

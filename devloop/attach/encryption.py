@@ -25,6 +25,7 @@ from devloop.agent.hello import Hello
 from devloop.agent.objects import Document
 from devloop.agent.protocols import ENCRYPTED, protocol_of
 from devloop.agent.spec import Spec
+from devloop.agent.tasks import background
 from devloop.errors import RemoteError
 from devloop.failures import contained
 from devloop.remote.kubernetes.api import Api, ApiError
@@ -348,7 +349,7 @@ class Encryption:
             except ApiError:
                 await asyncio.sleep(LOOK_SECONDS)
 
-        tasks = [asyncio.ensure_future(one(each)) for each in names]
+        tasks = [background(one(each), name=f"watch of the Secret {each}") for each in names]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

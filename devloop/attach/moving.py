@@ -19,7 +19,7 @@ from devloop.agent.objects import Document
 from devloop.agent.protocols import protocol_of
 from devloop.errors import RemoteError
 from devloop.remote.kubernetes.api import Api, ApiError
-from devloop.remote.kubernetes.install import SELECTOR, running
+from devloop.remote.kubernetes.install import SELECTOR, container_of, running
 
 from . import pods
 from .attachment import Attachment
@@ -71,7 +71,7 @@ class Mover:
         if not chosen:
             return Moved()
         items = (await self._api.get(self._path, labelSelector=SELECTOR)).get("items") or []
-        image = next((str(each["spec"]["containers"][0]["image"]) for each in items if running(each)), "")
+        image = next((str(container_of(each)["image"]) for each in items if running(each)), "")
         if not image:
             raise RemoteError("the agent's pod is not there", where=where)
         agents = [str(each["ip"]) for pod in items for each in pod["status"].get("podIPs") or []]

@@ -394,6 +394,7 @@ PolicyName = Annotated[Literal["never", "on-failure", "always"], _shape({"enum":
 AttachName = Annotated[
     Literal["ingest", "intercept", "replace", "wiretap"], _shape({"enum": list(AttachKind)}, VARIABLE)
 ]
+MeshName = Annotated[Literal["out", "join"], _shape({"enum": ["out", "join"]}, VARIABLE)]
 InsideName = Annotated[Literal["tls", "plain"], _shape({"enum": ["tls", "plain"]}, VARIABLE)]
 if TYPE_CHECKING:
     ServerName: TypeAlias = str

@@ -217,6 +217,8 @@ class Remote:
     """None: the context's."""
     link: LinkWay = LinkWay.AUTO
     agent_image: str | None = None
+    mesh: bool = False
+    """The agent's pod gets the proxy of the namespace's service mesh."""
     """None: `IMAGE` of `devloop.remote.kubernetes.install`, which no registry has yet."""
     secrets_on_disk: bool = False
     """Secret files may lie on a disk where there is no tmpfs."""

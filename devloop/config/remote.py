@@ -60,6 +60,7 @@ def remote(main: Mapping[str, Any], place: Place, environ: Mapping[str, str], fi
         link=LinkWay(table.link or "auto"),
         agent_image=table.agent_image,
         secrets_on_disk=bool(table.secrets_on_disk),
+        mesh=table.mesh == "join",
         direct=True if direct is None else direct,
         host=table.host,
         networks=table.networks or (),

@@ -27,6 +27,7 @@ from devloop.config.forms import (
     Interval,
     LinkName,
     Match,
+    MeshName,
     ModeName,
     NetworkName,
     Pause,
@@ -438,6 +439,11 @@ class RemoteTable(Table):
         None,
         description="Whether secret files of workloads may lie on a disk where this machine has no tmpfs (macOS, small "
         "containers). Default: false: such a service does not start.",
+    )
+    mesh: MeshName | None = Field(
+        None,
+        description="Where the namespace has a service mesh's injector (Istio, Linkerd, Kuma, Consul): whether the "
+        "agent's pod stays out of it, or joins. Default: out.",
     )
     direct: Text | None = Field(
         None,

@@ -56,7 +56,9 @@ def link_by(chosen: Kubeconfig, remote: Remote) -> KubernetesLink:
     from devloop.remote.kubernetes.agent import KubernetesLink
 
     image = agent_image(remote)
-    return KubernetesLink(chosen, key_file=KEY_FILE, way=remote.link.value, image=image, direct=remote.direct)
+    return KubernetesLink(
+        chosen, key_file=KEY_FILE, way=remote.link.value, image=image, direct=remote.direct, mesh=remote.mesh
+    )
 
 
 def host_link(remote: Remote) -> LiveLink:

@@ -66,8 +66,10 @@ class KubernetesLink(LiveLink):
         linger: int = LINGER_SECONDS,
         hold: float = HOLD_SECONDS,
         direct: bool | tuple[str, int] = True,
+        mesh: bool = False,
     ) -> None:
-        """`direct`: whether the agent's pod is tried at its own address, or at which other one (host, port)."""
+        """`direct`: whether the agent's pod is tried at its own address, or at which other one (host, port). `mesh`:
+        the namespace's service mesh may put its proxy into the agent's pod."""
         kind: Literal["agent", "portforward"] = "portforward" if way == "portforward" else "agent"
         super().__init__(kind, kubeconfig.where, self._connect, hold=hold)
         self.api = Api(kubeconfig)
@@ -75,6 +77,7 @@ class KubernetesLink(LiveLink):
         self._key_file = key_file
         self._image = image
         self._linger = linger
+        self._mesh = mesh
         self._direct = direct
         self._identity: Identity | None = None
 
@@ -84,7 +87,7 @@ class KubernetesLink(LiveLink):
             return await self._portforward(())
         if self._identity is None:
             self._identity = await asyncio.to_thread(identity, self._key_file)
-        installation = Installation(self.api, self._identity, self._image, self._linger)
+        installation = Installation(self.api, self._identity, self._image, self._linger, mesh=self._mesh)
         try:
             return await dial(installation, tell, self._direct, self.refresh)
         except AgentRefusedError as problem:

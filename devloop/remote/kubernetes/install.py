@@ -42,6 +42,13 @@ SELECTOR = f"app.kubernetes.io/name={NAME}"
 MADE_BY = "devloop.dev/made-by"
 """Annotation of what devloop has made: user@host."""
 MANIFEST = Path(__file__).parents[1] / "manifests" / "agent.yaml"
+CONTAINER = "agent"
+"""The name of its container."""
+OUTSIDE = (
+    *("sidecar.istio.io/inject", "kuma.io/sidecar-injection", "linkerd.io/inject"),
+    "consul.hashicorp.com/connect-inject",
+)
+"""Labels and annotations by which the injectors of service meshes leave the pod alone."""
 IMAGE = "devloop.test/agent:1"
 LINGER_SECONDS = 60
 START_SECONDS = 120.0
@@ -124,11 +131,19 @@ def identity(file: Path) -> Identity:
         ) from problem
 
 
-def pod_manifest(image: str = IMAGE, linger: int = LINGER_SECONDS, annotations: Mapping[str, str] = _NONE) -> Manifest:
-    """agent.yaml with an image; `linger` seconds after its last client it removes itself (0: never)."""
+def pod_manifest(
+    image: str = IMAGE, linger: int = LINGER_SECONDS, annotations: Mapping[str, str] = _NONE, *, mesh: bool = False
+) -> Manifest:
+    """agent.yaml with an image; `linger` seconds after its last client it removes itself (0: never). With `mesh`, the
+    namespace's injectors put their proxies into it as into any pod.
+    """
     import yaml
 
     manifest: Manifest = yaml.safe_load(MANIFEST.read_text())
+    if mesh:
+        for place in ("labels", "annotations"):
+            meta = manifest["metadata"]
+            meta[place] = {key: value for key, value in meta[place].items() if key not in OUTSIDE}
     _annotate(manifest, annotations)
     container = manifest["spec"]["containers"][0]
     container["image"] = image
@@ -302,8 +317,11 @@ class AgentPod:
 class Installation:
     """The agent of one namespace, as this developer sees it."""
 
-    def __init__(self, api: Api, who: Identity, image: str = IMAGE, linger: int = LINGER_SECONDS) -> None:
+    def __init__(
+        self, api: Api, who: Identity, image: str = IMAGE, linger: int = LINGER_SECONDS, *, mesh: bool = False
+    ) -> None:
         self.api = api
+        self.mesh = mesh
         self.who = who
         self.image = image
         self.linger = linger
@@ -341,7 +359,7 @@ class Installation:
     async def _make(self, tell: Tell) -> Manifest:
         """A new pod, running."""
         tell("creating the agent's pod")
-        made = await self._pod.create(pod_manifest(self.image, self.linger, {MADE_BY: self.who.name}))
+        made = await self._pod.create(pod_manifest(self.image, self.linger, {MADE_BY: self.who.name}, mesh=self.mesh))
         try:
             return await self._pod.started(tell)
         except AgentStuckError as problem:
@@ -427,11 +445,18 @@ class Installation:
         await delete(self.api, self._secret, uid=metadata["uid"], resourceVersion=metadata["resourceVersion"])
 
 
+def container_of(pod: Manifest) -> Manifest:
+    """The agent's own container; a mesh may have put its proxy before it."""
+    containers = pod["spec"]["containers"]
+    found: Manifest = next((each for each in containers if each.get("name") == CONTAINER), containers[0])
+    return found
+
+
 def made_by_devloop(pod: Manifest) -> bool:
     """It removes itself when nobody uses it: DEVLOOP_AGENT_LINGER is set, and nothing owns it."""
     if pod["metadata"].get("ownerReferences"):
         return False
-    env = {each["name"]: each.get("value") for each in pod["spec"]["containers"][0].get("env") or []}
+    env = {each["name"]: each.get("value") for each in container_of(pod).get("env") or []}
     return env.get("DEVLOOP_AGENT_LINGER", "0") not in ("0", None, "")
 
 

@@ -33,6 +33,7 @@ from .install import (
     Manifest,
     Tell,
     allowed,
+    container_of,
     delete,
     made_by_devloop,
     pod_manifest,
@@ -93,7 +94,7 @@ async def standing(api: Api) -> Standing | None:
     annotations = pod["metadata"].get("annotations") or {}
     return Standing(
         pod=pod["metadata"]["name"],
-        image=pod["spec"]["containers"][0]["image"],
+        image=container_of(pod)["image"],
         running=running(pod),
         state="running" if running(pod) else progress(pod)[0] or "starting",
         since=pod["metadata"]["creationTimestamp"],
@@ -197,7 +198,7 @@ def owner(pod: Manifest) -> str:
 
 def linger_of(pod: Manifest) -> int:
     """DEVLOOP_AGENT_LINGER, in seconds; 0 if it is not set."""
-    env = {each["name"]: each.get("value") or "" for each in pod["spec"]["containers"][0].get("env") or []}
+    env = {each["name"]: each.get("value") or "" for each in container_of(pod).get("env") or []}
     value = env.get("DEVLOOP_AGENT_LINGER", "")
     return int(value) if value.isdecimal() else 0
 

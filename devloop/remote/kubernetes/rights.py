@@ -115,6 +115,11 @@ NEEDS = (
         (("networking.k8s.io", "networkpolicies", READ, ""),),
     ),
     Need(
+        "Know what Istio wants of the original's clients",
+        "where a PeerAuthentication lets in none but the mesh, `attach` can't say so beforehand",
+        (("security.istio.io", "peerauthentications", READ, ""),),
+    ),
+    Need(
         "Stop a workload",
         "`replace` is refused",
         (

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from typing import Protocol as Seam
 
-from . import envoy, hello, kube, reach
+from . import entitled, envoy, hello, kube, reach
 from .certificates import Termination, memory_folder
 from .expiry import Expiry
 from .forward import Connection
@@ -42,6 +42,7 @@ from .objects import (
     next_step,
     owners,
 )
+from .overlap import conflicts
 from .paths import leases, listen_path, services
 from .plan import Local, PortPlan, ServicePlan, socket_path
 from .pods import PodWay
@@ -143,8 +144,10 @@ class Attachments:
         """Take up an attachment, or one that its developer has told anew; the listeners of its Service.
 
         `tls`: the ports that speak TLS, and with what it is ended, where it is. Returns when Envoy is ready for the
-        Service to be led here. RefusedError.
+        Service to be led here. RefusedError; also for one whose lease does not say that it is this
+        developer's, and for one that takes what somebody else has.
         """
+        await self._entitled(spec, connection)
         old = self._members.get(spec.id)
         member = Member(spec, connection, owner, time.monotonic(), time.monotonic())
         member.encrypted = frozenset(tls or ())
@@ -194,6 +197,53 @@ class Attachments:
         log.info("%s: %s of %s", spec.who, spec.kind, spec.service or spec.workload)
         return listeners
 
+    async def led(self, attachment: str, connection: Connection) -> None:
+        """Its developer has led the Service here; they get its traffic when this returns. RefusedError."""
+        member = self._own(attachment, connection)
+        if member is None:
+            raise NotNowError("it is not attached")
+        await until(lambda: self._is_given(member))
+        if not self._is_given(member):
+            raise NotNowError(f"the Service {member.spec.service} does not name it among its holders")
+        try:
+            await self.apply()
+        except (GatewayError, TimeoutError) as problem:
+            raise _refusal(problem) from problem
+
+    # --- Whose they are -------------------------------------------------------------------------------------------
+
+    def _own(self, attachment: str, connection: Connection) -> Member | None:
+        """An attachment of this developer's; None if there is none. RefusedError if it is somebody else's."""
+        member = self._members.get(attachment)
+        if member is not None and member.connection.key != connection.key:
+            raise RefusedError("this attachment belongs to another key")
+        return member
+
+    async def _entitled(self, spec: Spec, connection: Connection) -> None:
+        """RefusedError unless the cluster says that this developer may have it, and nobody else has."""
+        old = self._members.get(spec.id)
+        if old is not None and not old.silent:
+            self._own(spec.id, connection)
+        name = lease_name(spec)
+        seen = self._leases.objects.get(name) if self._leases is not None else None
+        why = entitled.missing(seen, spec, connection.key)
+        if why:  # the watch may be a moment behind
+            why = entitled.missing(await entitled.lease(self._api, name), spec, connection.key)
+        if why:
+            raise RefusedError(why)
+        others = {each.spec.id: each for each in self._members.values() if each.spec.id != spec.id}
+        for clash in conflicts(spec, [each.spec for each in others.values()]):
+            if await entitled.lease(self._api, lease_name(clash)) is not None:
+                what = " or ".join(map(str, clash.routes))
+                of = clash.service or clash.workload
+                raise RefusedError(f"{clash.who} holds {what} of {of} ({clash.kind}) since {clash.since}")
+            await self._drop(others[clash.id])  # it was taken over, and the watch has not said so yet
+
+    def _is_given(self, member: Member) -> bool:
+        """The cluster says that its developer gets what it asks for, and not the agent's memory alone."""
+        service = self._view.services.get(member.spec.service)
+        return member.spec.way == "pods" or (service is not None and entitled.is_holder(service, member.spec))
+
     async def unreached(self, spec: Spec) -> list[str]:
         """Original pods that this pod can't connect to, of ports of which it reaches none."""
         if spec.way == "pods" or spec.kind == "replace" or not spec.service:
@@ -202,10 +252,10 @@ class Attachments:
         numbers = [each["port"] for each in service["spec"].get("ports", []) if each.get("protocol", "TCP") == "TCP"]
         return await reach.unreached(self._view.pods(spec.service, number) for number in numbers)
 
-    async def reach(self, attachment: str) -> list[str]:
+    async def reach(self, attachment: str, connection: Connection) -> list[str]:
         """The same, of one that is attached. Where a pod with a door can't be connected to any more, or can again, its
-        door brings connections from now on, or does not."""
-        member = self._members.get(attachment)
+        door brings connections from now on, or does not. RefusedError."""
+        member = self._own(attachment, connection)
         if member is None:
             return []
         if member.spec.way == "pods":
@@ -222,9 +272,9 @@ class Attachments:
         found = await asyncio.gather(*looked.values())
         return {str(port): each.document() for port, each in zip(looked, found, strict=True)}
 
-    async def renew(self, attachment: str, tls: Mapping[int, Termination]) -> None:
+    async def renew(self, attachment: str, connection: Connection, tls: Mapping[int, Termination]) -> None:
         """A certificate was rotated. RefusedError."""
-        member = self._members.get(attachment)
+        member = self._own(attachment, connection)
         if member is None:
             return
         before = dict(member.tls)
@@ -239,9 +289,9 @@ class Attachments:
             self._dirty.set()
             raise _refusal(problem) from problem
 
-    async def doors(self, attachment: str, pods: object) -> Document:
+    async def doors(self, attachment: str, pods: object, connection: Connection) -> Document:
         """The pods that an attachment is to have now, and how they stand. RefusedError."""
-        member = self._members.get(attachment)
+        member = self._own(attachment, connection)
         if member is None or member.spec.way != "pods":
             raise RefusedError("it is not attached by way of pods")
         if await self._pods.ask(member, pods) or not self._pods.complete(member):
@@ -253,16 +303,16 @@ class Attachments:
                 raise _refusal(problem) from problem
         return self._pods.standing(member)
 
-    async def earlier(self, attachment: str) -> dict[str, dict[str, int]]:
+    async def earlier(self, attachment: str, connection: Connection) -> dict[str, dict[str, int]]:
         """By pod's uid, how many connections of each client lead past its door. RefusedError."""
-        member = self._members.get(attachment)
+        member = self._own(attachment, connection)
         if member is None or member.spec.way != "pods":
             raise RefusedError("it is not attached by way of pods")
         return await self._pods.earlier(member)
 
-    async def detach(self, attachment: str) -> None:
-        """Its developer leaves: the original pods have its traffic from now on."""
-        member = self._members.get(attachment)
+    async def detach(self, attachment: str, connection: Connection) -> None:
+        """Its developer leaves: the original pods have its traffic from now on. RefusedError."""
+        member = self._own(attachment, connection)
         if member is not None:
             if member.spec.kind == "replace" and member.spec.service:
                 # Its pods are back a moment before the cluster has said so here.
@@ -325,12 +375,13 @@ class Attachments:
     async def tell(
         self,
         attachment: str,
+        connection: Connection,
         up: bool,
         deaf: frozenset[int] = frozenset(),
         deaf_datagrams: frozenset[int] = frozenset(),
     ) -> None:
-        """Its local service has come up, or is down; or takes nothing at some ports of the Service."""
-        member = self._members.get(attachment)
+        """Its local service has come up, or is down; or takes nothing at some ports of the Service. RefusedError."""
+        member = self._own(attachment, connection)
         told = (up, deaf, deaf_datagrams)
         if member is not None and (member.up, member.deaf, member.deaf_datagrams) != told:
             member.up, member.deaf, member.deaf_datagrams = told
@@ -355,8 +406,8 @@ class Attachments:
         self._engines.add(owner)
 
     def services_of(self, owner: object) -> set[str]:
-        """The Services that a session has something of."""
-        return {each.spec.service for each in self._members.values() if each.owner is owner}
+        """The Services that a session gets something of."""
+        return {each.spec.service for each in self._members.values() if each.owner is owner and self._is_given(each)}
 
     def holders_of(self, services: Container[str]) -> dict[str, str]:
         """Whose the attachments of these Services are, by their ids."""
@@ -447,7 +498,14 @@ class Attachments:
             if each["port"] in listeners
             for protocol, tls in [self._speaks(name, each["port"])]
         ]
-        live = tuple(Local(each.spec, each.up and not each.silent, each.deaf) for each in members)
+        led = is_swapped(service)
+        live = tuple(
+            Local(each.spec, each.up and not each.silent, each.deaf)
+            if not led or entitled.is_holder(service, each.spec)
+            # Envoy has its routes, so that it may refuse them; nobody gets a request by them before the record says so.
+            else Local(replace(each.spec, fail="open"), False, each.deaf)
+            for each in members
+        )
         return ServicePlan(name, tuple(ports), live, service["spec"].get("sessionAffinity") == "ClientIP")
 
     def _speaks(self, name: str, port: int) -> tuple[Protocol, Termination | None]:

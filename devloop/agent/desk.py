@@ -1,7 +1,8 @@
 """Where a developer's engine and the agent talk: an SSH session with the command `attachments`, a JSON object a line.
 
 From the engine: `{"do": "attach", "n": 1, "spec": {…}, "tls": {…}}` (certificates: `certificates.py`),
-`{"do": "detach", "n": 2, "id": …}`, `{"do": "local", "n": 3, "id": …, "up": false}`,
+`{"do": "detach", "n": 2, "id": …}`, `{"do": "led", "n": 3, "id": …}`, when it has led the Service to the agent,
+`{"do": "local", "n": 3, "id": …, "up": false}`,
 `{"do": "hello", "n": 5, "service": …, "ports": {…}, "server": …}`, `{"do": "renew", "n": 6, "id": …, "tls": {…}}`,
 `{"do": "doors", "n": 4, "id": …, "pods": […]}`, `{"do": "reach", "n": 7, "id": …}`,
 `{"do": "earlier", "n": 8, "id": …}`, `{"do": "beat"}`.
@@ -9,6 +10,8 @@ From the agent: `{"answer": 1, "listeners": {…}}`, `{"answer": 4, "agent": …
 `{"answer": 1, "error": "…", "again": false}`, where `again` says that it is a moment's trouble;
 `{"requests": ["…", …], "counts": {"api": {"original": 12}}, "holders": {…}}`, ten times a second at most; and
 `{"leaving": true}` when it is about to end.
+
+Ids are public: they stand in leases and Services. So every message is of the key that its connection was opened with.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ BATCH_SECONDS = 0.1
 BATCH_LINES = 500
 """Requests told in one batch, at most; the rest is only counted."""
 LINE_BYTES = 1 << 20
+MESSAGES = 256
+"""An engine that asks faster than it is answered, by more than so many, is hung up on."""
 
 
 class Desk:
@@ -45,7 +50,7 @@ class Desk:
         self._connection = connection
         self._channel = channel
         self._rest = ""
-        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MESSAGES)
         self._lines: list[str] = []
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         """By Service, then by who answered (`records.answerer`)."""
@@ -70,8 +75,12 @@ class Desk:
                 message = json.loads(line)
                 if message.get("do") != "beat":
                     self._queue.put_nowait(message)
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 log.warning("an unreadable message")
+            except asyncio.QueueFull:
+                log.warning("more messages than can be answered")
+                self._channel.close()
+                return
 
     async def _work(self) -> None:
         """One message after the other: what the engine asks for has an order."""
@@ -99,7 +108,7 @@ class Desk:
             self._send({"answer": message["n"], **answer})
 
     async def _reach(self, message: dict[str, Any]) -> dict[str, Any]:
-        return {"unreached": await self._attachments.reach(str(message["id"]))}
+        return {"unreached": await self._attachments.reach(str(message["id"]), self._connection)}
 
     async def _do(self, message: dict[str, Any]) -> dict[str, Any]:
         match message.get("do"):
@@ -113,9 +122,11 @@ class Desk:
                     "unreached": unreached,
                 }
             case "doors":
-                return await self._attachments.doors(str(message["id"]), message["pods"])
+                return await self._attachments.doors(str(message["id"]), message["pods"], self._connection)
+            case "led":
+                await self._attachments.led(str(message["id"]), self._connection)
             case "earlier":
-                return {"pods": await self._attachments.earlier(str(message["id"]))}
+                return {"pods": await self._attachments.earlier(str(message["id"]), self._connection)}
             case "hello":
                 ports = {
                     int(port): tuple((str(host), int(number)) for host, number in known)
@@ -124,13 +135,13 @@ class Desk:
                 return {"ports": await self._attachments.look(str(message["service"]), ports, str(message["server"]))}
             case "renew":
                 tls = {int(port): Termination.read(each) for port, each in message["tls"].items()}
-                await self._attachments.renew(str(message["id"]), tls)
+                await self._attachments.renew(str(message["id"]), self._connection, tls)
             case "detach":
-                await self._attachments.detach(str(message["id"]))
+                await self._attachments.detach(str(message["id"]), self._connection)
             case "local":
                 deaf = frozenset(map(int, message.get("deaf", ())))  # an older engine says nothing of it
                 udp = frozenset(map(int, message.get("deaf_udp", ())))
-                await self._attachments.tell(str(message["id"]), bool(message["up"]), deaf, udp)
+                await self._attachments.tell(str(message["id"]), self._connection, bool(message["up"]), deaf, udp)
             case other:
                 raise RefusedError(f"this agent doesn't know {other!r}: is it older than this devloop?")
         return {}

@@ -139,6 +139,8 @@ class Connection:
 
     def __init__(self, connection: asyncssh.SSHServerConnection) -> None:
         self.ssh = connection
+        self.key = ""
+        """The fingerprint of the key that it was opened with, once that is proven."""
         self.full = False
         self.open: set[Near] = set()
         # asyncssh has no use for these two; its transport calls them when its buffer fills and empties.

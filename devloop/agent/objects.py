@@ -30,6 +30,8 @@ AGENT_SELECTOR = {AGENT_KEY: "true"}
 RECORD = "devloop.dev/attached"
 SPEC = "devloop.dev/attachment"
 REPLICAS = "devloop.dev/replicas"
+OWNER_KEY = "devloop.dev/key"
+"""Of a lease: the fingerprint of the SSH key that its attachment belongs to, as OpenSSH writes it (SHA256:…)."""
 SHADOW_OF = "devloop.dev/shadow-of"
 MANAGED = {"app.kubernetes.io/managed-by": "devloop"}
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -350,10 +352,20 @@ def lease_name(spec: Spec) -> str:
 
 
 def lease(
-    spec: Spec, *, replicas: int | None = None, seconds: int = LEASE_SECONDS, kept: Record | None = None
+    spec: Spec,
+    *,
+    key: str = "",
+    replicas: int | None = None,
+    seconds: int = LEASE_SECONDS,
+    kept: Record | None = None,
 ) -> Document:
-    """A lease that holds a spec, and what a restoration needs that the objects themselves don't say."""
+    """A lease that holds a spec, and what a restoration needs that the objects themselves don't say.
+
+    `key`: the fingerprint of the key that its developer has at the agent.
+    """
     annotations = {SPEC: json.dumps(spec.document(), sort_keys=True)}
+    if key:
+        annotations[OWNER_KEY] = key
     if replicas is not None:
         annotations[REPLICAS] = str(replicas)
     if kept is not None:
@@ -382,6 +394,11 @@ def spec_of(found: Document) -> Spec | None:
         return Spec.read(json.loads(text)) if text is not None else None
     except (ValueError, SpecError):
         return None
+
+
+def key_of(found: Document) -> str:
+    """The fingerprint of the key that a lease belongs to; empty: it names none."""
+    return str((found["metadata"].get("annotations") or {}).get(OWNER_KEY) or "")
 
 
 def kept_in(found: Document) -> Record | None:

@@ -11,7 +11,6 @@ transfer, no agent or X11 forwarding, no listening ports.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +21,7 @@ from typing import Any, cast
 
 import asyncssh
 
+from . import keys
 from .attachments import Attachments
 from .datagrams import COMMAND as DATAGRAMS
 from .datagrams import Datagrams
@@ -35,7 +35,7 @@ from .lanes import COMMAND as LANES
 from .lanes import Lanes
 from .packets import REKEY_BYTES
 from .paths import COMMAND, SOFTWARE
-from .presence import SECRET, ClusterApi, Presence, Seat, cluster_api
+from .presence import Presence, Seat, cluster_api
 
 log = logging.getLogger("agent")
 
@@ -45,8 +45,6 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly130
 # A laptop that sleeps or loses its network says nothing. Three of these without an answer end its
 # connection, and with it the sockets that it holds open here.
 KEEPALIVE_SECONDS = 5
-# A Secret's entries that hold keys: one file for all, or one for each developer (no two write the same).
-ALL_KEYS, ONE_KEY = "authorized_keys", ".pub"
 
 
 class AgentError(Exception):
@@ -75,26 +73,15 @@ class Developer(asyncssh.SSHServer):
         self.connection: Connection | None = None
         self.name = "nobody"
         self.entered = False
+        self._offered = ""
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         """Keep the connection, for what the authentication has to tell it."""
         self.connection = Connection(conn)
 
     def begin_auth(self, username: str) -> bool:
-        """Load the keys anew: a developer who has joined meanwhile is let in without a restart.
-
-        The user name is what the developer calls themself; the key alone decides.
-        """
+        """The user name is what the developer calls themself; the key alone decides."""
         self.name = username
-        assert self.connection is not None
-        keys = self.parts.keys
-        files = [str(each) for each in (keys / ALL_KEYS, *sorted(keys.glob(f"*{ONE_KEY}")))]
-        found = [each for each in files if Path(each).exists()]
-        try:
-            if found:
-                self.connection.ssh.set_authorized_keys(found)
-        except (OSError, ValueError) as problem:
-            log.warning("%s is refused: %s: %s", username, keys, problem)
         return True
 
     def public_key_auth_supported(self) -> bool:
@@ -102,23 +89,30 @@ class Developer(asyncssh.SSHServer):
         return True
 
     async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """A key that the mounted Secret does not have: ask the API for the Secret itself.
+        """Whether the mounted Secret has this key; if not, whether the API's has.
 
-        The kubelet writes the volume anew within a minute or so, and a developer who has just added their
-        key to the Secret waits for it.
+        Both are read anew: a developer who has joined meanwhile is let in without a restart, and the kubelet takes a
+        minute or so to write the volume.
         """
-        api = self.parts.presence.api
-        if api is None:
-            return False
-        try:
-            known = await asyncio.to_thread(secret_keys, api)
-        except (OSError, ValueError, KeyError) as problem:
-            log.info("the Secret can't be read: %s", problem)
-            return False
-        return key.public_data in known
+        if key.public_data not in keys.in_folder(self.parts.keys):
+            api = self.parts.presence.api
+            if api is None:
+                return False
+            try:
+                known = await asyncio.to_thread(keys.in_secret, api)
+            except (OSError, ValueError, KeyError) as problem:
+                log.info("the Secret can't be read: %s", problem)
+                return False
+            if key.public_data not in known:
+                return False
+        # asyncssh asks this right before it checks a signature: the last one is the one that was proven.
+        self._offered = key.get_fingerprint()
+        return True
 
     def auth_completed(self) -> None:
         """Say who is there now."""
+        assert self.connection is not None
+        self.connection.key = self._offered
         self.entered = True
         self.seat.joined()
         log.info("%s is connected", self.name)
@@ -151,18 +145,6 @@ class Developer(asyncssh.SSHServer):
             self.entered = False
             self.seat.left()
             log.info("%s is gone%s", self.name, f": {exc}" if exc else "")
-
-
-def secret_keys(api: ClusterApi) -> set[bytes]:
-    """Every public key in the Secret, in SSH's wire format."""
-    data: dict[str, str] = api.request("GET", "secrets", SECRET).get("data") or {}
-    found: set[bytes] = set()
-    for name, value in data.items():
-        if name == ALL_KEYS or name.endswith(ONE_KEY):
-            for line in base64.b64decode(value).decode().splitlines():
-                if line.strip() and not line.startswith("#"):
-                    found.add(asyncssh.import_public_key(line).public_data)
-    return found
 
 
 class Handed(asyncssh.SSHListener):

@@ -23,6 +23,10 @@ Document = dict[str, Any]
 
 HOLD_SECONDS = 10.0
 WHOLE = 100.0
+MAX_HOLD_SECONDS = 86400.0
+MAX_ROUTES = 256
+MAX_TEXT = 256
+_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 
 
 class SpecError(ValueError):
@@ -194,7 +198,19 @@ class Spec:
         except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as problem:
             raise SpecError(f"this is no attachment: {type(problem).__name__}: {problem}") from None
         if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", found.id):
-            raise SpecError(f"{found.id!r} is no id of an attachment")  # it becomes a part of file names
+            raise SpecError(f"{found.id[:80]!r} is no id of an attachment")  # it becomes a part of file names
+        if found.service and not re.fullmatch(_NAME, found.service):
+            raise SpecError(f"{found.service[:80]!r} is no name of a Service")
+        if found.workload and not re.fullmatch(f"[a-z]{{1,63}}/{_NAME}", found.workload):  # a part of the API's paths
+            raise SpecError(f"{found.workload[:80]!r} is no workload")
+        if not all(0 < port < 65536 > local >= 0 for port, local in found.ports.items()):
+            raise SpecError("a port is a number up to 65535")
+        if not 0 <= found.hold <= MAX_HOLD_SECONDS:  # NaN is neither
+            raise SpecError(f"a request waits for {MAX_HOLD_SECONDS:g} s at most")
+        if len(found.routes) > MAX_ROUTES or any(len(each.headers) > MAX_ROUTES for each in found.routes):
+            raise SpecError(f"an attachment has {MAX_ROUTES} routes at most, and a route as many headers")
+        if max(map(len, (found.user, found.host, found.since))) > MAX_TEXT:
+            raise SpecError(f"a name has {MAX_TEXT} characters at most")
         return found
 
 

@@ -219,7 +219,8 @@ class Attachments(Hearers):
             replicas = await self._remembered(found, leases)
             swapped = service is not None and spec.way == "service"
             kept = objects.record(objects.swapped(service, _none(service), {})) if service and swapped else None
-            await self._claims.acquire(spec, replicas=replicas, kept=kept)
+            key = self._link.key if session is not None else ""
+            await self._claims.acquire(spec, key=key, replicas=replicas, kept=kept)
             if session is not None and service is not None:
                 if swapped:
                     await self._claims.shadow(service)
@@ -253,6 +254,7 @@ class Attachments(Hearers):
                 if swapped:
                     await self._agent_ready(session)
                     found.version = await self._claims.lead(spec, listeners, service)
+                    await session.led(spec)
                     found.look_again.set()  # if it led elsewhere for a while, who has connected then stays there
                 else:
                     # Once attached, it waits for pods that come again: they may all be away for a moment.

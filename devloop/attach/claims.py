@@ -62,9 +62,11 @@ class Claims:
         if clash:
             raise held(spec, clash, over, self.api.where)
 
-    async def acquire(self, spec: Spec, *, replicas: int | None = None, kept: Record | None = None) -> None:
-        """Make the lease, or renew the one that is ours. HeldError."""
-        wanted = objects.lease(spec, replicas=replicas, seconds=self.seconds, kept=kept)
+    async def acquire(
+        self, spec: Spec, *, key: str = "", replicas: int | None = None, kept: Record | None = None
+    ) -> None:
+        """Make the lease, or renew the one that is ours. HeldError. `key`: see `objects.lease`."""
+        wanted = objects.lease(spec, key=key, replicas=replicas, seconds=self.seconds, kept=kept)
         name = wanted["metadata"]["name"]
         for _ in range(TRIES):
             try:

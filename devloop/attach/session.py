@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.5
 ANSWER_SECONDS = 10.0
+LINE_BYTES = 16 << 20
+"""The longest message of the agent's: a batch of requests is the longest of an honest one."""
 Heard = Callable[[list[Request], Mapping[str, Mapping[str, int]], Mapping[str, str]], None]
 
 
@@ -213,6 +215,10 @@ class Session:
         """A certificate was rotated."""
         await self.ask(do="renew", id=spec.id, tls=_documents(tls))
 
+    async def led(self, spec: Spec) -> None:
+        """The Service names it among its holders: when this returns, its traffic comes here."""
+        await self.ask(do="led", id=spec.id)
+
     async def detach(self, spec: Spec) -> None:
         """The original has its traffic when this returns."""
         await self.ask(do="detach", id=spec.id)
@@ -241,17 +247,25 @@ class Session:
     def received(self, text: str) -> None:
         """What the agent says."""
         *lines, self._rest = (self._rest + text).split("\n")
+        if len(self._rest) > LINE_BYTES and self._channel is not None:
+            self._rest = ""
+            self._channel.close()
         for line in lines:
-            message = json.loads(line)
-            if "answer" in message:
-                waiter = self._answers.get(message["answer"])
-                if waiter is not None and not waiter.done():
-                    waiter.set_result(message)
-            elif "leaving" in message:
-                self.leaving = True
-            elif "requests" in message:
-                requests = [each for text in message["requests"] if (each := read(text))]
-                self._heard(requests, message["counts"], message.get("holders", {}))
+            try:
+                self._message(json.loads(line))
+            except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+                log.warning("the agent says what can't be read")
+
+    def _message(self, message: Any) -> None:
+        if "answer" in message:
+            waiter = self._answers.get(message["answer"])
+            if waiter is not None and not waiter.done():
+                waiter.set_result(message)
+        elif "leaving" in message:
+            self.leaving = True
+        elif "requests" in message:
+            requests = [each for text in message["requests"] if (each := read(text))]
+            self._heard(requests, message["counts"], message.get("holders", {}))
 
     def ended(self) -> None:
         """The session is over."""

@@ -96,6 +96,11 @@ class KubernetesLink(LiveLink):
                 raise PermanentError(problem.what, where=problem.where, hint=problem.hint or rights) from problem
             return await self._portforward((f"plain port-forwards, as the agent can't be used: {problem.what}",))
 
+    @property
+    def key(self) -> str:
+        """The fingerprint of the key that the agent knows this developer by; empty before the first connection."""
+        return self._identity.key.get_fingerprint() if self._identity is not None else ""
+
     async def best(self) -> SshCarrier | None:
         """The SSH connection to the agent for what stays; None in a gap, and when plain port-forwards are used."""
         carrier = self._carrier

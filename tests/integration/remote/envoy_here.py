@@ -165,6 +165,10 @@ class Rig:
         self.proxy = Proxy(self._leads_to)
         self.agent: attachments.Attachments | None = None
         self.carrier = session.carrier
+        self.key = ""
+        """The fingerprint of the developer's key."""
+        self.options: dict[str, Any] = {}
+        """How asyncssh connects to the agent, and at which port."""
         self._protocol = protocol
         self.spec: Spec | None = None
 
@@ -196,12 +200,13 @@ class Rig:
         ports = {self.proxy.port: local.port}
         name = secrets.token_hex(8)
         self.spec = spec = Spec(name, "ada", "here", kind, "now", NAME, ports, routes or (ALL,), local=inside)
-        self.api.put(f"{leases('space')}/{lease_name(spec)}", lease(spec))
+        self.api.put(f"{leases('space')}/{lease_name(spec)}", lease(spec, key=self.key))
         made = shadow(self.service)
         self.api.put(f"{services('space')}/{shadow_name(NAME)}", made)
         self.pods(self.original)
         listeners, _ = await self.session.attach(spec, local, lambda: None, tls={self.proxy.port: tls} if tls else {})
         self.api.put(f"{services('space')}/{NAME}", swapped(self.service, listeners, {spec.id: spec.document()}))
+        await self.session.led(spec)
 
     def pods(self, *ports: int) -> None:
         """The shadow's endpoints."""
@@ -262,6 +267,7 @@ async def a_rig(patch: pytest.MonkeyPatch, original: int, protocol: str, *, sett
             await session.open()
             rig = Rig(api, session, original, protocol)
             rig.agent = made[0]
+            rig.key, rig.options = ada.get_fingerprint(), {**options, "port": port}
             await rig.start()
             try:
                 yield rig

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .presence import Seat
+from .strangers import Strangers
 from .tasks import background
 
 log = logging.getLogger("agent")
@@ -29,9 +30,8 @@ COMMAND = "direct"
 TICKET_BYTES = 32
 TICKET_SECONDS = 5.0
 """So long may a connection take to show one."""
-STRANGERS = 16
-"""More than so many that have not shown it yet are not let in."""
-
+STRANGERS, STRANGERS_EACH = 128, 16
+"""So many may have shown none yet, in all and from one address; see `strangers.py`."""
 REST_SECONDS = 1.0
 """So long nobody is let in where the process has no descriptors left."""
 
@@ -49,7 +49,7 @@ class Direct:
         self._tickets: dict[Seat, bytes] = {}
         self._listener: socket.socket | None = None
         self._arriving: set[asyncio.Task[None]] = set()
-        self._strangers = 0
+        self._strangers = Strangers(total=STRANGERS, each=STRANGERS_EACH, seconds=TICKET_SECONDS)
 
     def answer(self, seat: Seat) -> str:
         """What a developer is told, as JSON: the port and a ticket. The port is 0 if there is none."""
@@ -92,7 +92,7 @@ class Direct:
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            sock, _ = listener.accept()
+            sock, peer = listener.accept()
         except OSError as problem:
             # Else it has gone again. Without descriptors the kernel would report it ready without end, as asyncio's
             # own servers know.
@@ -101,21 +101,16 @@ class Direct:
                 loop.remove_reader(listener)
                 loop.call_later(REST_SECONDS, self._hear, listener)
             return
-        if self._strangers >= STRANGERS:
-            sock.close()
-            return
         sock.setblocking(False)
-        self._strangers += 1
-        task = background(self._arrived(sock), name="direct")
+        task = background(self._arrived(sock, str(peer[0])), name="direct")
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 
-    async def _arrived(self, sock: socket.socket) -> None:
+    async def _arrived(self, sock: socket.socket, address: str) -> None:
         try:
-            try:
-                seat = await self._seat(sock)
-            finally:
-                self._strangers -= 1
+            asked = asyncio.ensure_future(self._seat(sock))
+            with self._strangers.arrived(address, lambda: _end(asked)):
+                seat = await _or_none(asked)
             if seat is None:
                 sock.close()
             else:
@@ -130,18 +125,30 @@ class Direct:
         """Whose ticket it shows; None if nobody's."""
         loop = asyncio.get_running_loop()
         said = b""
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(TICKET_SECONDS):
-                while missing := TICKET_BYTES - len(said):
-                    part = await loop.sock_recv(sock, missing)
-                    if not part:
-                        return None
-                    said += part
+        with contextlib.suppress(OSError):
+            while missing := TICKET_BYTES - len(said):
+                part = await loop.sock_recv(sock, missing)
+                if not part:
+                    return None
+                said += part
         for seat, ticket in self._tickets.items():
             if ticket and hmac.compare_digest(ticket, said):
                 self._tickets[seat] = b""  # once; the seat still keeps the port open
                 return seat
         return None
+
+
+def _end(asked: asyncio.Future[Seat | None]) -> None:
+    asked.cancel()
+
+
+async def _or_none(asked: asyncio.Future[Seat | None]) -> Seat | None:
+    """What was asked for; None if it was given up. It is over in any case when this returns."""
+    try:
+        await asyncio.wait([asked])
+    finally:
+        asked.cancel()
+    return None if asked.cancelled() else asked.result()
 
 
 def _listen(port: int) -> socket.socket:

@@ -21,6 +21,7 @@ from typing import Any
 
 from . import reach
 from .back import Back, plain
+from .strangers import Strangers
 from .tasks import background
 
 log = logging.getLogger("agent.doors")
@@ -33,6 +34,8 @@ SILENCE_SECONDS = 10.0
 LINE_BYTES = 1 << 16
 CLIENTS = 100
 """No more than this are believed of one door."""
+STRANGERS, STRANGERS_EACH = 128, 8
+"""So many may not have shown the token yet, in all and from one address; see `strangers.py`."""
 
 
 Carry = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -167,7 +170,7 @@ class Door:
                 waiter = self._answers.get(message.get("n"))
                 if waiter is not None and not waiter.done():
                     waiter.set_result(message)
-        except (OSError, ValueError, TimeoutError) as problem:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, TimeoutError) as problem:
             log.info("the door of %s: %s", self.address, problem or "silent")
         finally:
             beating.cancel()
@@ -207,6 +210,7 @@ class Doors:
         self._carrying: set[str] = set()
         self.back = Back()
         self._server: asyncio.Server | None = None
+        self._strangers = Strangers(total=STRANGERS, each=STRANGERS_EACH, seconds=ANSWER_SECONDS)
 
     async def listen(self) -> None:
         """Let them come. OSError."""
@@ -215,18 +219,26 @@ class Doors:
             self._server = await asyncio.start_server(self._came, None, PORT, limit=LINE_BYTES)
 
     async def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = plain(writer.get_extra_info("peername")[0])
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            await self._heard(reader, writer)
+        finally:
+            # Whatever has happened. Not `close`, which waits until a peer takes what was written; a stranger may never.
+            writer.transport.abort()
+
+    async def _heard(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peername = writer.get_extra_info("peername")
+        if peername is None:  # it has gone already
+            return
+        peer = plain(peername[0])
+        try:
+            with self._strangers.arrived(peer, writer.transport.abort):
                 message = json.loads(await reader.readline())
             uid, token, carries = str(message["door"]), str(message["token"]), message.get("datagrams") is True
-        except (OSError, ValueError, KeyError, TypeError, TimeoutError):
-            writer.close()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return
-        known = secrets.compare_digest(token.encode(), self.token.encode())
+        known = secrets.compare_digest(token.encode(errors="replace"), self.token.encode())
         if not known or (uid in self.known) is not carries or peer not in self._expected(uid):
             log.info("a door from %s is not taken", peer)
-            writer.close()
             return
         if carries:
             if self._carry is not None and uid not in self._carrying:  # one a door

@@ -51,11 +51,30 @@ DETECT_SECONDS = 0.5
 ORIGINAL_IDLE = "1s"
 """Shorter than servers keep idle connections: else a request may meet a connection that is just being closed."""
 LOCAL_IDLE = "60s"
-RUNTIME = {"overload.premature_reset_total_stream_count": 1_000_000_000}
-"""Envoy ends a connection on which 500 calls were cancelled, most of them early: a guard against strangers. Here it
-cuts gRPC clients whose calls have short deadlines, with all else that is under way on their connection."""
+RUNTIME = {
+    "overload.premature_reset_total_stream_count": 1_000_000_000,
+    "http.max_requests_per_io_cycle": 64,
+}
+"""The first: Envoy ends a connection on which 500 calls were cancelled, most of them early: a guard against strangers.
+Here it cuts gRPC clients whose calls have short deadlines, with all else that is under way on their connection. So the
+second stands in: whoever sends calls and cancels them as fast as they can keeps nobody else waiting (CVE-2023-44487).
+"""
 HEADERS, HEADERS_KB = 1000, 1024
-"""More than any server takes. Envoy's own limits for answers are 100 and 80 KiB."""
+"""Of answers: more than any server gives. Envoy's own limits are 100 and 80 KiB."""
+REQUEST_KB = 128
+"""The head of a request. Common servers take 8 to 64 KiB; until it is whole, it is memory of the agent's that any
+stranger can fill."""
+HEAD_SECONDS = 10
+"""So long may a head take from its first byte to its last."""
+HEAP_BYTES = 256 << 20
+"""Beyond parts of this Envoy does less and less for whom it does not know; see `_overload`."""
+DATA_BYTES = HEAP_BYTES + (96 << 20)
+"""The kernel gives it no more (RLIMIT_DATA). The container has 512 MiB, and its other process is the SSH server: it is
+Envoy that ends, and is started again, and nobody else."""
+CONNECTIONS = 8192
+"""Clients of all Services together, at most."""
+STREAM_WINDOW, CONNECTION_WINDOW, STREAMS = 1 << 20, 8 << 20, 1024
+"""HTTP/2: what one call, and all calls of a connection, may send ahead of who reads it."""
 
 
 # --- Bootstrap ----------------------------------------------------------------------------------------------------
@@ -71,7 +90,52 @@ def bootstrap(folder: str) -> Document:
             "cds_config": _from_file(f"{folder}/cds.json"),
         },
         "layered_runtime": {"layers": [{"name": "static", "static_layer": RUNTIME}]},
+        "overload_manager": _overload(),
     }
+
+
+def _overload() -> Document:
+    """What Envoy gives up when it has much memory, the least important first: timeouts, then calls that hold much."""
+
+    def when(name: str, pressure: float, **config: Any) -> Document:
+        return {"name": f"envoy.overload_actions.{name}", "triggers": [_at(pressure)], **config}
+
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [
+            {
+                "name": _HEAP,
+                "typed_config": typed(
+                    "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig", max_heap_size_bytes=HEAP_BYTES
+                ),
+            },
+            {
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": typed(
+                    "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    max_active_downstream_connections=CONNECTIONS,
+                ),
+            },
+        ],
+        "actions": [
+            when("shrink_heap", 0.8),
+            when("disable_http_keepalive", 0.9),
+            {"name": "envoy.overload_actions.reset_high_memory_stream", "triggers": [_between(0.85, 0.95)]},
+            when("stop_accepting_connections", 0.97),
+        ],
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 20},
+    }
+
+
+_HEAP = "envoy.resource_monitors.fixed_heap"
+
+
+def _at(pressure: float) -> Document:
+    return {"name": _HEAP, "threshold": {"value": pressure}}
+
+
+def _between(low: float, high: float) -> Document:
+    return {"name": _HEAP, "scaled": {"scaling_threshold": low, "saturation_threshold": high}}
 
 
 def _from_file(path: str) -> Document:
@@ -251,14 +315,20 @@ def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: s
         merge_slashes=False,
         stream_idle_timeout="0s",
         request_timeout="0s",
-        max_request_headers_kb=HEADERS_KB,
+        max_request_headers_kb=REQUEST_KB,
+        request_headers_timeout=f"{HEAD_SECONDS}s",
         http_protocol_options={
             "accept_http_10": True,
             "default_host_for_http_10": plan.name,
             "header_key_format": _PRESERVE_CASE,
             "enable_trailers": True,
         },
-        http2_protocol_options={"allow_connect": True},
+        http2_protocol_options={
+            "allow_connect": True,
+            "max_concurrent_streams": STREAMS,
+            "initial_stream_window_size": STREAM_WINDOW,
+            "initial_connection_window_size": CONNECTION_WINDOW,
+        },
         common_http_protocol_options={"idle_timeout": "3600s", "max_headers_count": HEADERS},
         delayed_close_timeout="0.1s",
     )

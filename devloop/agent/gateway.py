@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -121,6 +122,9 @@ class Gateway:
                 *("--drain-strategy", "immediate"),
                 stdin=None,
             )
+            with contextlib.suppress(OSError, ValueError):  # it has ended again, or the limit is lower already
+                most = (envoy.DATA_BYTES, envoy.DATA_BYTES)
+                resource.prlimit(self._transport.get_pid(), resource.RLIMIT_DATA, most)
             try:
                 await self._answers(ended)
                 self._hide()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .lane import KEY_BYTES, NUMBER_BYTES, READ_BYTES, Lane, LaneError
 from .packets import Buffers
+from .strangers import Stranger, Strangers
 
 if TYPE_CHECKING:
     from .forward import Connection
@@ -24,7 +25,7 @@ GREETING_SECONDS = 10.0
 HIGH_WATER = 1024 * 1024
 """More than this in a lane's write buffer pauses who writes, in bytes."""
 STRANGERS = 64
-"""More than so many that have not said it yet are not let in."""
+"""So many may not have said it yet; all come from the loopback. See `strangers.py`."""
 
 _buffers = Buffers(READ_BYTES, 16)
 
@@ -42,8 +43,7 @@ class Arrived(Lane, asyncio.BufferedProtocol):
         """It has to say whose it is."""
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
-        if not self._lanes.let_in(self):
-            self.transport.abort()
+        self._lanes.let_in(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """What to read into; it stays as it is while somebody looks at it."""
@@ -83,7 +83,8 @@ class Lanes:
 
     def __init__(self) -> None:
         self._keys: dict[bytes, tuple[Connection, bytes]] = {}
-        self._strangers: dict[Arrived, asyncio.TimerHandle] = {}
+        self._strangers = Strangers(total=STRANGERS, each=STRANGERS, seconds=GREETING_SECONDS)
+        self._unknown: dict[Arrived, Stranger] = {}
         self._server: asyncio.Server | None = None
         self._port = 0
 
@@ -110,19 +111,15 @@ class Lanes:
             raise LaneError("nobody has this key")
         return found
 
-    def let_in(self, lane: Arrived) -> bool:
-        """A new one; False if there are too many."""
-        if len(self._strangers) >= STRANGERS:
-            return False
-        loop = asyncio.get_running_loop()
-        self._strangers[lane] = loop.call_later(GREETING_SECONDS, lane.transport.abort)
-        return True
+    def let_in(self, lane: Arrived) -> None:
+        """A new one."""
+        self._unknown[lane] = self._strangers.arrived("", lane.transport.abort)
 
     def known(self, lane: Arrived) -> None:
         """It has said whose it is, or has ended."""
-        timer = self._strangers.pop(lane, None)
-        if timer is not None:
-            timer.cancel()
+        stranger = self._unknown.pop(lane, None)
+        if stranger is not None:
+            stranger.known()
 
     def close(self) -> None:
         """Listen no more."""

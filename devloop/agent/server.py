@@ -36,6 +36,7 @@ from .lanes import Lanes
 from .packets import REKEY_BYTES
 from .paths import COMMAND, SOFTWARE
 from .presence import Presence, Seat, cluster_api
+from .strangers import Stranger, Strangers
 
 log = logging.getLogger("agent")
 
@@ -45,6 +46,9 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly130
 # A laptop that sleeps or loses its network says nothing. Three of these without an answer end its
 # connection, and with it the sockets that it holds open here.
 KEEPALIVE_SECONDS = 5
+LOGIN_SECONDS = 20
+STRANGERS = 128
+"""So many may not have logged in yet; all come from the loopback, or have shown a ticket. See `strangers.py`."""
 
 
 class AgentError(Exception):
@@ -60,6 +64,8 @@ class Parts:
     lanes: Lanes
     direct: Direct
     attachments: Attachments | None
+    strangers: Strangers
+    """Who has come to the loopback's port and not logged in yet."""
 
 
 class Developer(asyncssh.SSHServer):
@@ -74,10 +80,12 @@ class Developer(asyncssh.SSHServer):
         self.name = "nobody"
         self.entered = False
         self._offered = ""
+        self._stranger: Stranger | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         """Keep the connection, for what the authentication has to tell it."""
         self.connection = Connection(conn)
+        self._stranger = self.parts.strangers.arrived("", conn.abort)
 
     def begin_auth(self, username: str) -> bool:
         """The user name is what the developer calls themself; the key alone decides."""
@@ -112,10 +120,15 @@ class Developer(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         """Say who is there now."""
         assert self.connection is not None
+        self._no_stranger()
         self.connection.key = self._offered
         self.entered = True
         self.seat.joined()
         log.info("%s is connected", self.name)
+
+    def _no_stranger(self) -> None:
+        if self._stranger is not None:
+            self._stranger.known()
 
     def session_requested(self) -> Any:
         """A few questions and attachments, nothing else."""
@@ -139,6 +152,7 @@ class Developer(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say who has gone."""
+        self._no_stranger()
         if self.connection is not None:
             self.parts.lanes.forget(self.connection)
         if self.entered:
@@ -270,7 +284,7 @@ def _settings(key: asyncssh.SSHKey) -> dict[str, Any]:
         "allow_scp": False,
         "keepalive_interval": KEEPALIVE_SECONDS,
         "rekey_bytes": REKEY_BYTES,
-        "login_timeout": 20,
+        "login_timeout": LOGIN_SECONDS,
     }
 
 
@@ -310,7 +324,8 @@ async def serve(
 
         ways = Direct(direct, login)
         stack.push_async_callback(ways.close)
-        parts = Parts(keys, presence, lanes, ways, attachments)
+        strangers = Strangers(total=STRANGERS, each=STRANGERS, seconds=LOGIN_SECONDS)
+        parts = Parts(keys, presence, lanes, ways, attachments, strangers)
         try:
             listener = await asyncssh.listen(LOOPBACK, port, server_factory=lambda: Developer(parts), **settings)
             await stack.enter_async_context(listener)

@@ -244,26 +244,38 @@ async def test_a_ticket_without_a_key_gets_nobody_in(link: LiveLink, rig: Rig) -
     assert await ask(near_of(link), "clients") == "1"
 
 
-async def test_who_says_nothing_is_let_go(link: LiveLink, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[tuple[int, bytes]]:
+    """An agent with one developer, who has asked for the port and a ticket."""
+    async with (
+        an_agent(folder, direct=0) as (port, options),
+        await connect(HERE, where="here", port=port, **options) as connection,
+    ):
+        answer = json.loads(str((await connection.run(agent_direct.COMMAND, check=True)).stdout))
+        yield answer["port"], bytes.fromhex(answer["ticket"])
+
+
+async def test_who_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(agent_direct, "TICKET_SECONDS", 0.05)
-    port, _ = await told(carrier_of(link).ssh)
-    assert await knock(port, b"") == b""
+    async with opened(tmp_path) as (port, _):
+        assert await knock(port, b"") == b""
 
 
-async def test_there_are_no_more_strangers_than_so_many(
-    link: LiveLink, rig: Rig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("limits", [(2, 2), (2, 50), (50, 2)])
+async def test_strangers_lock_nobody_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limits: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(agent_direct, "STRANGERS", 2)
-    port, ticket = await told(carrier_of(link).ssh)
-    silent = [await asyncio.open_connection(HERE, port) for _ in range(2)]
-    assert await knock(port, ticket) == b""  # nobody has heard it
-    for _, writer in silent:
-        await ended(writer)
-
-    async def let_in() -> bool:
-        return await knock(port, ticket) == b"SSH-"
-
-    await until_so(let_in)
+    """They are let go instead, the oldest first, though each has time left."""
+    monkeypatch.setattr(agent_direct, "STRANGERS", limits[0])
+    monkeypatch.setattr(agent_direct, "STRANGERS_EACH", limits[1])
+    async with opened(tmp_path) as (port, ticket):
+        silent = [await asyncio.open_connection(HERE, port) for _ in range(10)]
+        assert await knock(port, ticket) == b"SSH-"
+        async with asyncio.timeout(2):
+            for reader, _ in silent[:8]:
+                assert await reader.read() == b""
+        for _, writer in silent:
+            await ended(writer)
 
 
 async def test_the_port_is_open_while_somebody_has_asked_for_it(agent: Any, way: Way) -> None:

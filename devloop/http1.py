@@ -17,6 +17,7 @@ REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [^\r\n ]+ HTTP/1\.[01]\r?\
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.I)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked[ \t]*\r\n", re.I)
+CODED = re.compile(rb"\r\ntransfer-encoding:", re.I)
 CLOSE = re.compile(rb"\r\nconnection:[^\r\n]*\bclose\b", re.I)
 KEEP = re.compile(rb"\r\nconnection:[^\r\n]*\bkeep-alive\b", re.I)
 _BEGINS = re.compile(rb"[A-Z][A-Z-]{2,19} \S|[A-Z][A-Z-]{0,19} ?\Z")
@@ -138,6 +139,16 @@ class _LostError(Exception):
     """What comes is not understood."""
 
 
+def request_body(head: bytes) -> Body:
+    """What follows the head of a request (RFC 9112, 6.3). `_LostError` where that can't be told."""
+    found = REQUEST.match(head)
+    if found is None or found[1] == b"CONNECT" or (CODED.search(head) and not CHUNKED.search(head)):
+        raise _LostError
+    if CHUNKED.search(head):
+        return Chunks()
+    return Body(_length(head) or 0)
+
+
 class _Messages:
     """One direction's messages, one after the other."""
 
@@ -185,6 +196,27 @@ class _Messages:
         return at + end + 4 - before
 
 
+class Requests:
+    """The requests of one connection, one after the other."""
+
+    def __init__(self) -> None:
+        self._messages = _Messages(request_body, lambda: None)
+        self._lost = False
+
+    @property
+    def whole(self) -> bool:
+        """All that has begun has ended. What can't be followed never has."""
+        return not self._lost and self._messages.between
+
+    def take(self, data: Bytes) -> None:
+        """Bytes from the client."""
+        if not self._lost:
+            try:
+                self._messages.take(data)
+            except _LostError:
+                self._lost = True
+
+
 class Conversation:
     """The requests and answers of one connection. They may overlap (pipelining)."""
 
@@ -222,14 +254,10 @@ class Conversation:
             self.raw = True
 
     def _request(self, head: bytes) -> Body:
-        found = REQUEST.match(head)
-        if found is None or found[1] == b"CONNECT":
-            raise _LostError
-        self._asked.append(found[1])
+        body = request_body(head)
+        self._asked.append(head[: head.index(b" ")])
         self.closes = self.closes or closes(head)
-        if CHUNKED.search(head):
-            return Chunks()
-        return Body(_length(head) or 0)
+        return body
 
     def _answer(self, head: bytes) -> Body | None:
         found = STATUS.match(head)

@@ -11,6 +11,8 @@ import re
 
 _REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [^\r\n ]+ HTTP/1\.[01]\r?\n")
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+_INTERIM = re.compile(rb"(?:HTTP/1\.1 1(?!01)\d\d [^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n)+")
+"""Interim answers and nothing else (RFC 9110, 15.2). 101 is no such: it is the last word in HTTP."""
 LOST = (
     b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/plain\r\nconnection: close\r\nx-devloop: lost\r\n"
     b"content-length: 70\r\n\r\nThe local service was lost before it answered; this can't be repeated\n"
@@ -47,6 +49,7 @@ class Turns:
             self.waiting = True
             self.repeatable = found[1] in _IDEMPOTENT
 
-    def answered(self) -> None:
-        """Bytes from the local service."""
-        self.waiting = False
+    def answered(self, data: bytes = b"") -> None:
+        """Bytes from the local service. A word before the answer (100 Continue) is none."""
+        if not _INTERIM.fullmatch(data):
+            self.waiting = False

@@ -30,6 +30,8 @@ HANDSHAKE = b"\x16"
 REFUSE_SECONDS = 0.5
 LAST_SECONDS = 1.0
 """How long Envoy may take to close a connection of HTTP/2 that is over."""
+INTERIM_BYTES = 4096
+"""A longer piece is no interim answer alone."""
 Endpoints = Callable[[], Sequence[Sequence[tuple[str, int]]]]
 
 
@@ -141,7 +143,7 @@ class ToDeveloper(Near):
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
         """The answer."""
-        self.far.turns.answered()
+        self.far.turns.answered(bytes(data) if len(data) <= INTERIM_BYTES else b"")
         self.far.silent = False
         super().data_received(data)
 

@@ -2,8 +2,10 @@
 
 Envoy keeps connections open between requests, and a local service that is reloaded closes them. Whether that matters
 depends on what is under way: nothing (the next request goes to the new process), a request without an answer (it may
-have to be repeated), or half an answer (which is lost, as it would be anywhere). So the answers' framing is followed:
-RFC 9112, 6 and 7. Requests are not: Envoy sends the next one when the last is answered.
+have to be repeated), or half an answer (which is lost, as it would be anywhere). So the framing of both is followed:
+RFC 9112, 6 and 7. Envoy sends the next request when the last one is answered. But a service may answer before it has
+the whole request (401, 413), and then the rest of that comes, which is a stranger's to choose: it must never be taken
+for the next request. After such an answer the connection is of no use to anybody else.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from enum import Enum
 
 from devloop.agent.turns import Turns, begins
-from devloop.http1 import HEAD_BYTES, STATUS, Body, answer_body, closes
+from devloop.http1 import HEAD_BYTES, STATUS, Body, Requests, answer_body, closes
 
 KEPT_BYTES = 64 * 1024
 
@@ -25,6 +27,8 @@ class Where(Enum):
     """A request was handed on; nothing of its answer has come."""
     ANSWERING = "answering"
     """Something of the answer has come."""
+    SPENT = "spent"
+    """An answer has ended before its request has, or more has come than one: nothing of this is the next request's."""
     RAW = "raw"
     """Upgraded, or something that isn't understood: bytes both ways, and an end is an end."""
 
@@ -41,6 +45,7 @@ class Exchange:
         self.pieces = 0
         """In how many pieces it came. One piece that a process has not read is a request that it has not seen."""
         self._turns = Turns()
+        self._requests = Requests()
         self._head = False  # the request asked for a head alone
         self._buffer = b""
         self._body: Body | None = None
@@ -52,8 +57,9 @@ class Exchange:
 
     def asked(self, data: bytes) -> None:
         """Bytes from Envoy."""
-        if self.where is Where.RAW:
+        if self.where in (Where.RAW, Where.SPENT):
             return
+        self._requests.take(data)
         if self.where is Where.IDLE:
             if not begins(data):
                 self.where = Where.RAW
@@ -68,18 +74,16 @@ class Exchange:
 
     def answered(self, data: bytes) -> None:
         """Bytes from the local service."""
-        if self.where is Where.RAW:
+        if self.where in (Where.RAW, Where.SPENT):
             return
         if self.where is Where.IDLE:
-            self.where = Where.RAW  # it speaks unasked
+            self.where = Where.SPENT  # it speaks unasked
             return
         self.where = Where.ANSWERING
         while data and self.where is Where.ANSWERING:
             data = self._heading(data) if self._body is None else data[self._body.take(data) :]
             if self._body is not None and self._body.done:
-                self.where = Where.IDLE
-        if data and self.where is Where.IDLE:
-            self.where = Where.RAW
+                self.where = Where.IDLE if self._requests.whole and not data else Where.SPENT
 
     def _heading(self, data: bytes) -> bytes:
         self._buffer += data

@@ -301,6 +301,20 @@ class Far(asyncio.Protocol):
             self._said = (self._said + data[:HEADER_BYTES])[:HEADER_BYTES]
             self._unasked.answered(data)
         self.transport.write(data)
+        if exchange is not None and exchange.where is Where.SPENT:
+            self._spend(near)
+
+    def _spend(self, near: Near) -> None:
+        """The answer is said, and is the last one. Not closed at once: what Envoy still sends would meet that, and the
+        answer could be lost by it."""
+        assert self.transport is not None
+        self._over, self.near = True, None
+        if near.transport is not None:
+            near.transport.close()
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+        self.transport.resume_reading()
+        asyncio.get_running_loop().call_later(LAST_SECONDS, self.transport.close)
 
     def near_finished(self, near: Near) -> bool:
         """It sends no more; whether the connection to it stays open for what Envoy still sends."""

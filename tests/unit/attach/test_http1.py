@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import h11
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +54,63 @@ def test_who_closes_says_so() -> None:
 def test_an_upgrade_is_not_followed() -> None:
     assert after(GET, b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n", b"\x81").where is Where.RAW
     assert after(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").where is Where.RAW
-    assert after(GET, OK + b"content-length: 0\r\n\r\nmore").where is Where.RAW
+
+
+def test_what_nobody_has_asked_for_ends_it() -> None:
+    assert after(GET, OK + b"content-length: 0\r\n\r\nmore").where is Where.SPENT
+    assert after(GET, OK + b"content-length: 0\r\n\r\n", b"more").where is Where.SPENT
+
+
+LONG = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+LARGE = b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        LONG,
+        LONG + b"x" * 899,
+        LONG.replace(b"host", b"Expect: 100-continue\r\nhost"),
+        LONG.replace(b"1.1", b"1.0"),
+        CHUNKED,
+        CHUNKED + b"5\r\nabcde\r\n",
+        CHUNKED + b"0\r\nx-trailer: 1\r\n",
+        CHUNKED.replace(b"chunked", b"chunked, odd") + b"0\r\n\r\n",
+        LONG.replace(b"900", b"9" * 30),
+    ],
+)
+@pytest.mark.parametrize("answer", [LARGE, LARGE.replace(b"1.1", b"1.0"), LARGE.replace(b"HTTP", b"HTTP", 1) + b"more"])
+def test_an_answer_before_the_request_is_whole_is_the_last_one(begun: bytes, answer: bytes) -> None:
+    early = after(begun, answer)
+    assert early.where is Where.SPENT
+    early.asked(GET)  # a part of the body that looks like a request
+    assert (early.where, early.kept) == (Where.SPENT, begun)
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [GET, HEAD, LONG + b"x" * 900, CHUNKED + b"1\r\na\r\n0\r\nx-trailer: 1\r\n\r\n", GET.replace(b"1.1", b"1.0")],
+)
+def test_one_that_is_whole_makes_room_for_the_next(whole: bytes) -> None:
+    done = after(whole, b"HTTP/1.1 204 No Content\r\n\r\n")
+    assert done.where is Where.IDLE
+    done.asked(GET)
+    assert done.where is Where.WAITING
+
+
+@given(cuts=st.lists(st.integers(1, 60), min_size=1, max_size=30), body=st.binary(max_size=300), chunked=st.booleans())
+def test_only_a_whole_request_is_followed_by_another(cuts: list[int], body: bytes, chunked: bool) -> None:
+    """However it is cut, and whatever a stranger puts into the body."""
+    framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked and body else b"0\r\n\r\n"
+    said = CHUNKED + framed if chunked else LONG.replace(b"900", b"%d" % len(body)) + body
+    exchange, at = Exchange(), len(CHUNKED if chunked else LONG.replace(b"900", b"%d" % len(body)))
+    exchange.asked(said[:at])
+    for cut in cuts:
+        exchange.asked(said[at : at + cut])
+        at += cut
+    exchange.answered(LARGE)
+    assert (exchange.where is Where.IDLE) == (at >= len(said))
 
 
 def test_what_may_be_repeated() -> None:
@@ -67,7 +124,7 @@ def test_what_may_be_repeated() -> None:
 
 
 def test_the_next_request_is_a_new_one() -> None:
-    both = after(POST, OK + b"content-length: 0\r\n\r\n")
+    both = after(POST + b"ab", OK + b"content-length: 0\r\n\r\n")
     both.asked(GET)
     assert (both.where, both.repeatable, both.kept) == (Where.WAITING, True, GET)
 
@@ -122,3 +179,17 @@ def test_the_answer_for_what_is_lost_is_whole() -> None:
     assert isinstance(answer := lost.next_event(), h11.Response) and answer.status_code == 502
     assert isinstance(lost.next_event(), h11.Data)
     assert isinstance(lost.next_event(), h11.EndOfMessage)
+
+
+def test_a_word_before_the_answer_is_none_to_the_agent_either() -> None:
+    """Else a POST whose process is lost after its 100 Continue would be given to somebody else."""
+    turns = Turns()
+    turns.asked(POST)
+    turns.answered(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
+    turns.asked(GET)  # the body, whatever it looks like
+    assert turns.waiting and not turns.repeatable
+    turns.answered(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert not turns.waiting
+    turns.asked(GET)
+    turns.answered(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+    assert not turns.waiting

@@ -300,6 +300,24 @@ async def test_the_rest_of_a_request_that_was_answered_early_is_given_to_no_othe
     assert (rig.envoy.sent, rig.envoy.done) == (refusal, ["write_eof"])
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("cut", [0, 1, len(GET)])
+async def test_what_comes_after_an_early_answer_is_given_to_nobody(keeps: bool, cut: int) -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\n"
+    rig = await Rig.open(head)
+    refusal = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n"
+    rig.processes[-1][1].data_received(refusal)
+    assert (rig.envoy.sent, rig.envoy.done, rig.wire.done) == (refusal, ["write_eof"], ["close"])
+    if not keeps:
+        rig.ends()
+    for _ in range(100):
+        rig.far.data_received(GET[:cut])
+        rig.far.data_received(GET[cut:])
+    await rig.settle()
+    assert [wire.sent for wire, _ in rig.processes] == [head]
+    assert (rig.envoy.sent, rig.envoy.done, rig.far.busy) == (refusal, ["write_eof"], False)
+
+
 async def test_a_request_whose_process_ends_while_its_body_comes_is_repeated_whole_or_answered() -> None:
     for method, sent in ((b"PUT", 2), (b"POST", 1)):
         head = method + b" / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"

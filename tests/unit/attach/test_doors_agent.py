@@ -71,7 +71,7 @@ def way(*members: Member) -> tuple[PodWay, list[Member], FakeDoor]:
 async def applied(made: PodWay, *draining: str) -> list[ServicePlan]:
     """As the agent does it, without Envoy."""
     await made.prepare()
-    plans = made.plans(lambda service, port: "http")
+    plans = made.plans(lambda service, port: ("http", None))
     await made.catch(draining)
     return plans
 

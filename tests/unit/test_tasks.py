@@ -14,6 +14,7 @@ from devloop.agent.tasks import background
 ROOT = Path(__file__).parents[2]
 
 AWAITED = {
+    "devloop/agent/direct.py": {"_arrived"},
     # File → functions whose tasks are awaited by somebody, whom their exceptions reach.
     "devloop/agent/tasks.py": {"background"},
     "devloop/agent/direct.py": {"_arrived"},

@@ -119,7 +119,7 @@ async def handed_over(
         if not refused:
             await session._listen(listen_path(SPEC.id, 25), SPEC, Here(at), 25, lambda: None)
         path = folder / "up.sock"
-        uplink = Uplink(there[-1], path, listen_path(SPEC.id, 25), (lambda: [(HERE, at)]) if refused else None)
+        uplink = Uplink(there[-1], path, listen_path(SPEC.id, 25), (lambda: [((HERE, at),)]) if refused else None)
         await uplink.listen()
         try:
             yield str(path)

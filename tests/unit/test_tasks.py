@@ -17,7 +17,6 @@ AWAITED = {
     "devloop/agent/direct.py": {"_arrived"},
     # File → functions whose tasks are awaited by somebody, whom their exceptions reach.
     "devloop/agent/tasks.py": {"background"},
-    "devloop/agent/direct.py": {"_arrived"},
     "devloop/sandbox/sandbox.py": {"_pod"},  # its end is looked at: a pod that can't be kept says why
     "devloop/sandbox/pod.py": {"_let_go"},
     "devloop/net/publish.py": {"_arrival"},

@@ -278,6 +278,7 @@ ports = {{ statsd = 9300 }}
         await running.crash()
         await kit.eventually(who, ["pod", "pod"], 5)
     async with project.up() as running:  # the next engine finds its own, and what the killed one has left here
+        await running.until_state("echo", State.READY)
         await attached(running)
         assert await who() == ["here", "here"]
     assert await who() == ["pod", "pod"]

@@ -8,8 +8,10 @@ import socket
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
-from devloop.errors import DevloopError
+from devloop.errors import DevloopError, ServiceError
+from devloop.net.peers import user_of
 from devloop.net.publish import loopback_listeners
+from devloop.places import mine, user_name
 from devloop.relay import Relay, Relays, Target
 
 _TRIES = 20
@@ -59,6 +61,7 @@ class Forwards:
             return found.port
 
         async def target(relay: Relay) -> Target:
+            _refuse_strangers(relay)
             return await route()
 
         def failed(relay: Relay, error: Exception) -> None:
@@ -106,6 +109,15 @@ class Forwards:
             await self.remove(name, port)
         for relays in self._released:
             await relays.close()
+
+
+def _refuse_strangers(relay: Relay) -> None:
+    """Raises ServiceError if another user of this machine has connected: the remote lets its own user in."""
+    transport = relay.client.transport
+    client, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    uid = user_of(client[:2], own[:2]) if client and own else None
+    if uid is not None and uid not in mine():
+        raise ServiceError(f"{user_name(uid)} has connected to it, and may not: this port is for its user alone")
 
 
 def _free(port: int, spared: Collection[int] = ()) -> list[socket.socket]:

@@ -9,6 +9,8 @@ import signal
 import tempfile
 
 # What tests agree to (`devloop trust`) and their keys are not the user's.
+# The test cluster is theirs: it goes on after the tests, and they find it where `make cluster` has put it.
+os.environ.setdefault("DEVLOOP_TEST_STATE_HOME", os.environ.get("XDG_STATE_HOME", ""))
 _STATE = tempfile.mkdtemp(prefix="devloop-tests-")
 os.environ["XDG_STATE_HOME"] = _STATE
 atexit.register(shutil.rmtree, _STATE, ignore_errors=True)

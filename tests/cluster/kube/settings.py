@@ -110,7 +110,9 @@ class Settings:
     @property
     def state(self) -> Path:
         """All that a running cluster writes: etcd, containers, logs, keys. Not there while it is down."""
-        return folder("XDG_STATE_HOME", ".local/state") / "devloop" / "cluster" / self.name
+        # Under pytest XDG_STATE_HOME is a folder for the tests alone (tests/conftest.py).
+        of = "DEVLOOP_TEST_STATE_HOME" if "DEVLOOP_TEST_STATE_HOME" in os.environ else "XDG_STATE_HOME"
+        return folder(of, ".local/state") / "devloop" / "cluster" / self.name
 
     @property
     def device(self) -> str:

@@ -568,8 +568,14 @@ class Attachments:
         """
         async with self._applying:
             self._trying = trying
+            last, left = self._last, self._leaving.kept()
             try:
                 await self._apply()
+            except RejectedError:
+                # Envoy goes on as it was. Who leaves would leave behind what it has refused, to be refused again.
+                self._last = last
+                self._leaving.put_back(left)
+                raise
             finally:
                 self._trying = None
             if trying is not None:

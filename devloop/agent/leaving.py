@@ -70,6 +70,14 @@ class Leaving:
         for key in self._gone.keys() & set(keys):
             del self._gone[key]
 
+    def kept(self) -> dict[str, _Gone]:
+        """For `put_back`."""
+        return dict(self._gone)
+
+    def put_back(self, kept: dict[str, _Gone]) -> None:
+        """As it was then: Envoy has not taken what came of it since."""
+        self._gone = kept
+
     def now(self, now: float) -> dict[str, ServicePlan]:
         """What Envoy still has to do for them. Those that are over are forgotten."""
         self._gone = {key: each for key, each in self._gone.items() if not _over(each, now)}

@@ -18,6 +18,7 @@ import pytest
 
 from devloop.agent import attachments, envoy, kube
 from devloop.agent.attachments import Attachments
+from devloop.agent.certificates import Termination
 from devloop.agent.desk import Desk
 from devloop.agent.doors import Door, DoorLostError
 from devloop.agent.gateway import Gateway, RejectedError
@@ -318,6 +319,43 @@ async def test_what_envoy_refuses_of_one_developer_spoils_nothing_of_the_others(
         await made.apply(bad)
     await made.apply()
     assert took == [True, True, True]
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_a_certificate_that_envoy_refuses_is_nobody_elses_trouble_when_its_developer_has_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: bool
+) -> None:
+    made = agent(Api(), tmp_path)
+    led = swapped(service("web"), {80: 20002, 81: 20003}, {})
+    view = SimpleNamespace(
+        services={"api": service("api"), "web": led},
+        tells=lambda *_: True,
+        pods=lambda *_: [("10.0.0.1", 80)],
+        also=lambda _: {},
+        protocol=lambda name, _: "https" if name == "api" else "http",
+    )
+    made._view = cast(Any, view)
+    took: list[list[str]] = []
+
+    async def take(files: dict[str, str]) -> None:
+        if any(name.startswith("sds/") for name in files):
+            raise RejectedError("Envoy takes RSA keys of 2048 bits")
+        took.append([each["name"] for each in json.loads(files["lds.json"])["resources"]])
+
+    monkeypatch.setattr(made._gateway, "apply", take)
+    if before:  # somebody had it a moment ago, and their clients are connected
+        made._claimed["api"] = {80: 20000}
+        await made.apply()
+        del made._claimed["api"]
+        await made.apply()
+    bad = Member(SPEC, cast(Any, None), None, 0.0, 0.0)
+    bad.tls = {80: Termination("c", "k")}
+    made._members["one"], made._claimed["api"] = bad, {80: 20000}
+    with pytest.raises(RejectedError):
+        await made.apply(bad)
+    await made._refuse(bad)
+    await made.apply()
+    assert took[-1] == (["api-80"] if before else []) + ["web-80", "web-81"]
 
 
 @pytest.mark.parametrize("said", [{}, {"places": {"8080": 70_000}}, {"places": [1]}, {"places": {"8080": None}}])

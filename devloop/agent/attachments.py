@@ -18,6 +18,7 @@ import time
 import urllib.error
 from collections.abc import Container, Mapping
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,8 @@ class Attachments:
         try:
             await self.apply()
         except (GatewayError, TimeoutError) as problem:
+            if isinstance(problem, RejectedError):
+                await self._refuse(member)  # or nobody else's would be taken any more
             raise _refusal(problem) from problem
 
     # --- Whose they are -------------------------------------------------------------------------------------------
@@ -508,16 +511,29 @@ class Attachments:
         )
         return ServicePlan(name, tuple(ports), live, service["spec"].get("sessionAffinity") == "ClientIP")
 
-    def _speaks(self, name: str, port: int) -> tuple[Protocol, Termination | None]:
-        """What a port speaks, and with what TLS is ended there.
+    def _speaks(self, name: str, port: int, *, pods: bool = False) -> tuple[Protocol, Termination | None]:
+        """What a port speaks, and with what TLS is ended there; by the pods' way, or at the Service.
 
+        A Service that leads here is asked about those alone whom its record names: what the others bring would be
+        shown to everybody's clients.
         Where it is ended, it stays so while anybody is connected, whoever has brought the certificate: else connections
         that have begun so would have nobody to lead them on.
         """
-        members = [each for each in self._members.values() if each.spec.service == name]
-        members = sorted((each for each in members if each.taken or each is self._trying), key=lambda each: each.began)
+        service = self._view.services.get(name)
+        led = service is not None and is_swapped(service) and not pods
+        members = [
+            each
+            for each in self._members.values()
+            if each.spec.service == name and (each.spec.way == "pods") is pods
+            if each.taken or each is self._trying
+            if not led or self._is_given(each)
+        ]
+        members.sort(key=lambda each: each.began)
         before = [
-            each for plan in (*self._last.values(), *self._leaving.plans) if plan.name == name for each in plan.ports
+            each
+            for plan in (*self._last.values(), *self._leaving.plans)
+            if plan.name == name and bool(plan.pod) is pods
+            for each in plan.ports
         ]
         protocol = self._view.protocol(name, port)
         was = next((each for each in before if each.number == port and each.protocol in ENCRYPTED), None)
@@ -550,7 +566,7 @@ class Attachments:
             name = service["metadata"]["name"]
             if is_swapped(service) or name in self._claimed:
                 plans[name] = self._plan(service)
-        plans.update({each.key: each for each in self._pods.plans(self._speaks)})
+        plans.update({each.key: each for each in self._pods.plans(partial(self._speaks, pods=True))})
         for name in self._last.keys() - plans.keys():
             self._leaving.leave(self._last[name], now)
         self._leaving.back(plans)

@@ -27,7 +27,7 @@ from devloop.agent.objects import lease, lease_name, swapped
 from devloop.agent.plan import PortPlan, ServicePlan
 from devloop.agent.spec import Spec
 from devloop.agent.uplink import _Pod
-from devloop.agent.view import NotNowError
+from devloop.agent.view import NotNowError, RefusedError
 from devloop.attach.seam import AttachError
 from devloop.attach.session import Session
 from devloop.errors import RemoteError
@@ -356,6 +356,61 @@ async def test_a_certificate_that_envoy_refuses_is_nobody_elses_trouble_when_its
     await made._refuse(bad)
     await made.apply()
     assert took[-1] == (["api-80"] if before else []) + ["web-80", "web-81"]
+
+
+async def test_a_certificate_is_shown_to_clients_only_for_who_is_named_in_the_services_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = agent(Api(), tmp_path)
+    ada, eve = (Member(replace(SPEC, id=each), cast(Any, None), None, 0.0, 0.0) for each in ("ada", "eve"))
+    eve.tls = {80: Termination("c", "k")}
+
+    def led(*holders: Member) -> Document:
+        return swapped(service(), {80: 20000, 81: 20001}, {each.spec.id: each.spec.document() for each in holders})
+
+    view = SimpleNamespace(
+        services={"api": led(ada)},
+        tells=lambda *_: True,
+        pods=lambda *_: [("10.0.0.1", 80)],
+        also=lambda _: {},
+        protocol=lambda *_: "https",
+    )
+    made._view = cast(Any, view)
+    shown: list[bool] = []
+
+    async def take(files: dict[str, str]) -> None:
+        shown.append(any(name.startswith("sds/") for name in files))
+
+    monkeypatch.setattr(made._gateway, "apply", take)
+    made._members = {"ada": ada, "eve": eve}
+    await made.apply(ada)
+    await made.apply(eve)  # she has a lease, and no more
+    await made.apply()
+    view.services["api"] = led(ada, eve)
+    await made.apply()
+    assert shown == [False, False, False, True]
+
+
+async def test_what_envoy_refuses_once_the_service_is_led_here_is_nobody_elses_trouble(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = agent(Api(), tmp_path)
+    bad = Member(SPEC, cast(Any, SimpleNamespace(key="k")), None, 0.0, 0.0, taken=True)
+    bad.tls = {80: Termination("c", "k")}
+    led = swapped(service(), {80: 20000, 81: 20001}, {"one": SPEC.document()})
+    made._view = cast(Any, SimpleNamespace(
+        services={"api": led}, tells=lambda *_: True, pods=lambda *_: [], also=lambda _: {}, protocol=lambda *_: "https"
+    ))  # fmt: skip
+    made._members = {"one": bad}
+
+    async def take(files: dict[str, str]) -> None:
+        if any(name.startswith("sds/") for name in files):
+            raise RejectedError("Envoy takes RSA keys of 2048 bits")
+
+    monkeypatch.setattr(made._gateway, "apply", take)
+    with pytest.raises(RefusedError, match="2048"):
+        await made.led("one", bad.connection)
+    await made.apply()
 
 
 @pytest.mark.parametrize("said", [{}, {"places": {"8080": 70_000}}, {"places": [1]}, {"places": {"8080": None}}])

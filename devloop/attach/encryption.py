@@ -16,7 +16,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from devloop.agent import certificates, objects
@@ -71,6 +71,8 @@ class Ended:
     secrets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     said: Mapping[int, Hello] | None = None
+    shown: Mapping[int, str] = field(default_factory=dict)
+    """By port, the Secret with the certificate that clients see."""
 
 
 class Encryption:
@@ -141,12 +143,13 @@ class Encryption:
         made: dict[int, Termination | None] = {}
         secrets: set[str] = set()
         notes: list[str] = []
+        shown: dict[int, str] = {}
         for port in encrypted:
             name = _called(owned, port)
-            made[port], used = await self._ending(found, name, _http(owned, port), said[port], behind)
-            secrets |= used
+            made[port], shown[port], more = await self._ending(found, name, _http(owned, port), said[port], behind)
+            secrets |= {shown[port], *more}
             notes += _notes(name, said[port], found)
-        return Ended(made, tuple(sorted(secrets)), tuple(notes), said)
+        return Ended(made, tuple(sorted(secrets)), tuple(notes), said, shown)
 
     async def _hellos(
         self, found: Attachment, session: Session, owned: Document, ports: Iterable[int], behind: list[Document]
@@ -163,7 +166,8 @@ class Encryption:
 
     async def _ending(
         self, found: Attachment, port: str, http: bool, said: Hello, behind: list[Document]
-    ) -> tuple[Termination, set[str]]:
+    ) -> tuple[Termination, str, set[str]]:
+        """With what it is ended, the Secret of its certificate, and the others that were read."""
         wanted, where = found.wanted.tls, f"Service {found.spec.service}"
         if not said.alpn and not http:
             raise AttachError(
@@ -171,7 +175,7 @@ class Encryption:
                 hint=f"`appProtocol: https` in the Service says it. {INSTEAD}",
             )  # fmt: skip
         chosen = await self._chosen(found, port, said, behind)
-        used = {chosen.name}
+        used: set[str] = set()
         authority = client = ""
         key = ""
         if said.client != "none":
@@ -206,7 +210,7 @@ class Encryption:
             client, key = shown.certificate, shown.key
         pins = tuple(dict.fromkeys((certificates.pin(chosen.certificate), *sorted(said.pins)))) if said.pins else ()
         ended = Termination(chosen.certificate, chosen.key, said.alpn, authority, client, key, pins)
-        return ended, used
+        return ended, chosen.name, used
 
     # --- Secrets ----------------------------------------------------------------------------------------------------
 
@@ -281,21 +285,14 @@ class Encryption:
     async def _again(self, found: Attachment, before: Ended) -> Ended:
         """The same Secrets, as they are now."""
         where, wanted = f"Service {found.spec.service}", found.wanted.tls
-        read = {}
-        for name in before.secrets:
-            if name != wanted.client_ca:
-                read[name] = await self._read(name, where)
+        pairs = {*before.shown.values(), wanted.client}
+        read = {name: await self._read(name, where) for name in before.secrets if name in pairs}
         authority = (await self._data(wanted.client_ca, where)).get("ca.crt", "") if wanted.client_ca else ""
         made: dict[int, Termination | None] = {}
         for port, old in before.tls.items():
             assert old is not None
-            one = read.get(wanted.secret) or next(
-                (each for name, each in read.items() if name != wanted.client), read.get(wanted.client)
-            )
-            if one is None:
-                made[port] = old
-                continue
-            shown = read.get(wanted.client)
+            one = read[before.shown[port]]
+            shown = read.get(wanted.client) if old.client_certificate else None
             new = Termination(
                 one.certificate,
                 one.key,
@@ -306,7 +303,7 @@ class Encryption:
                 (certificates.pin(one.certificate),) if old.pins else (),
             )
             made[port] = new.after(old)
-        return Ended(made, before.secrets, before.notes, before.said)
+        return Ended(made, before.secrets, before.notes, before.said, before.shown)
 
     async def watching(self, found: Attachment, session: Any) -> None:
         """Follow its Secrets for as long as it is held. `session` gives the one that there is, or None."""

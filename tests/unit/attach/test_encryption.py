@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,6 +94,32 @@ async def test_the_secret_is_the_one_that_the_pods_mount_and_show() -> None:
     assert list(found.end.ports) == [1]
     assert found.ended is not None and found.ended.secrets == ("web",)
     assert WEB.key.splitlines()[1] not in repr(found.ended)
+
+
+async def test_each_port_keeps_to_the_secret_that_it_has_been_ended_with() -> None:
+    api = Api("web", "z-admin", **{"web": secret(WEB), "z-admin": secret(OTHER, **{"ca.crt": CA.certificate})})
+    ports = [{"port": 443, "name": "https"}, {"port": 8443, "name": "https-admin"}]
+    service = {"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": ports}}
+    client = Encryption(client="web", client_ca="z-admin")
+    asked = Wanted("intercept", "web", {443: 1, 8443: 2}, (MINE,), tls=client)
+    spec = Spec("i", "ada", "h", "intercept", "0", "web", {443: 1, 8443: 2}, (MINE,))
+    found = Attachment(spec, asked, Local(), lambda _: None)  # type: ignore[arg-type]
+    other = replace(SHOWS, pins=frozenset({pin(OTHER.certificate)}), client="required")
+
+    class Two(Says):
+        async def hello(self, spec: Spec, ports: Any, server: str) -> dict[int, Hello]:
+            return {443: SHOWS, 8443: other}
+
+    agent: Any = Two(SHOWS)
+    ending = Ending(api)  # type: ignore[arg-type]
+    first = await ending.prepare(found, agent, service)
+    rotated = CA.sign("other")
+    api.secrets["z-admin"] = secret(rotated, **{"ca.crt": CA.certificate})
+    again = await ending.prepare(found, agent, service)
+    assert again[443] == first[443], "another port's certificate, or a client's, is none of its own"
+    admin = again[8443]
+    assert admin is not None and admin.certificate == rotated.certificate and admin.client_certificate
+    assert admin.pins == (pin(rotated.certificate), pin(OTHER.certificate))
 
 
 @pytest.mark.parametrize("routes", [(ALL,), (Route(share=10),), (Route(sni="web.example"),)])

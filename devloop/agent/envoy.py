@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from . import encryption, routes, untouched
@@ -157,7 +157,7 @@ def files(plans: Iterable[ServicePlan], folder: str, *, address: str = "0.0.0.0"
         for port in plan.ports:
             secrets = encryption.Files(plan, port, memory)
             if plan.listening:
-                listeners.append(_listener(plan, port, folder, address, secrets))
+                listeners.append(_only(plan.clients, _listener(plan, port, folder, address, secrets)))
             for name, secret in secrets.documents():
                 out[f"sds/{name}.json"] = _response("envoy.extensions.transport_sockets.tls.v3.Secret", [secret])
             for assignment, cluster in _clusters(plan, port, folder, secrets):
@@ -255,6 +255,27 @@ def _listener(plan: ServicePlan, port: PortPlan, folder: str, address: str, secr
         codec = ("HTTP2", 2) if port.protocol == "http2" else ("AUTO", 1)
         out["default_filter_chain"] = {"filters": [_http(plan, port, folder, codec[1], codec[0])]}
     return out
+
+
+def _only(clients: Sequence[str], listener: Document) -> Document:
+    """The listener, for connections from these addresses alone; others fit none of its chains, and are closed.
+
+    Envoy takes the default chain for what fits no other, so what it is for is said: whatever is no TLS, and TLS.
+    """
+    if not clients:
+        return listener
+    default = listener.pop("default_filter_chain", None)
+    chains = list(listener["filter_chains"])
+    if default is not None:
+        known = [each.get("filter_chain_match") for each in chains]
+        matches: list[Document] = [{"transport_protocol": each} for each in ("raw_buffer", "tls")]
+        chains += [{**default, "filter_chain_match": each} for each in matches if each not in known]
+    own = [{"address_prefix": each, "prefix_len": 128 if ":" in each else 32} for each in clients]
+    listener["filter_chains"] = [
+        {**each, "filter_chain_match": {**each.get("filter_chain_match", {}), "source_prefix_ranges": own}}
+        for each in chains
+    ]
+    return listener
 
 
 def _by_name(plan: ServicePlan, port: PortPlan) -> list[Document]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from .certificates import Termination
@@ -33,7 +34,7 @@ class Target:
             datagrams = {int(port): int(own) for port, own in document.get("udp", {}).items()}
             if not all(0 < each < 65536 for known in (ports, datagrams) for pair in known.items() for each in pair):
                 raise ValueError("no port")
-            addresses = tuple(map(str, document["addresses"]))
+            addresses = tuple(str(ip_address(each)) for each in map(str, document["addresses"]))
             return cls(str(document["uid"]), str(document["name"]), addresses, ports, datagrams)
         except (KeyError, TypeError, AttributeError, ValueError) as problem:
             raise RefusedError(f"this is no pod: {type(problem).__name__}: {problem}") from None

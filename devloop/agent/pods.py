@@ -202,7 +202,9 @@ class PodWay:
                     if each.spec.service == service and door.uid in each.targets
                 )
                 if made:
-                    found.append(ServicePlan(service, made, live, pod=door.tag))
+                    # What leads past the policies of a pod is for its door alone.
+                    clients = tuple(sorted({door.address, *self._expected(door.uid)}))
+                    found.append(ServicePlan(service, made, live, pod=door.tag, clients=clients))
         return found
 
     def _listener(self, door: Door, service: str, port: int) -> int:

@@ -117,6 +117,19 @@ async def test_a_door_that_can_not_work_is_in_no_plan_and_its_reason_is_told(mon
     assert made.standing(ada) == {"agent": "[fd00::9]:19999", "token": made._doors.token, "pods": {"u0": "caught"}}
 
 
+async def test_a_pods_listener_is_for_the_addresses_that_its_door_may_come_from() -> None:
+    ada = member("ada")
+    ada.targets = {"u0": Target("u0", "web-0", ("10.0.0.1", "fd00::1"), {80: 8080})}
+    made, _, _ = way(ada)
+    assert [each.clients for each in await applied(made)] == [("10.0.0.1", "fd00::1")]
+
+
+@pytest.mark.parametrize("address", ["web-0", "10.0.0.300", ""])
+def test_a_pod_whose_address_is_none_is_refused_before_it_is_in_anybodys_way(address: str) -> None:
+    with pytest.raises(RefusedError, match="this is no pod"):
+        Target.read({"uid": "u0", "name": "web-0", "addresses": [address], "ports": {"80": 8080}})
+
+
 async def test_two_names_of_one_port_of_a_pod_are_refused() -> None:
     made, held, _ = way(member("ada"))
     made._doors.listen = lambda: done()  # type: ignore[method-assign]

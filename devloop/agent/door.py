@@ -99,6 +99,8 @@ class Door:
         self._datagrams = Caught(self._datagrams_lost)
         self._caught_datagrams: frozenset[int] = frozenset()
         self._saying: asyncio.Task[None] | None = None
+        self._connecting = asyncio.Lock()
+        self._connects: asyncio.Task[None] | None = None
         self._bringing: set[asyncio.Task[None]] = set()
         self._heard = time.monotonic()
         self._nft = asyncio.Lock()
@@ -133,6 +135,7 @@ class Door:
             tasks[0].cancel()
             await self._linger(*(STOP_SECONDS if self._stopped else LINGER_SECONDS))
         finally:
+            tasks += [self._connects] if self._connects is not None else []
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -206,14 +209,22 @@ class Door:
         return {}
 
     async def _connect_datagrams(self) -> None:
-        """DoorError if the agent takes none."""
+        """Have one connection for them. DoorError if the agent takes none."""
         loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(JOIN_SECONDS / 4):
-                await loop.create_connection(lambda: self._datagrams, *self._agent)
-        except (OSError, TimeoutError) as problem:
-            raise DoorError(f"the agent takes no datagrams: {problem}") from problem
-        self._datagrams.hello({"door": self._pod, "token": self._token, "datagrams": True})
+        async with self._connecting:  # the agent takes one of a door, and a second one would stand in for the first
+            if self._datagrams.connected:
+                return
+            try:
+                async with asyncio.timeout(JOIN_SECONDS / 4):
+                    await loop.create_connection(lambda: self._datagrams, *self._agent)
+            except (OSError, TimeoutError) as problem:
+                raise DoorError(f"the agent takes no datagrams: {problem or 'silent'}") from problem
+            self._datagrams.hello({"door": self._pod, "token": self._token, "datagrams": True})
+
+    async def _connect_datagrams_again(self) -> None:
+        with contextlib.suppress(DoorError):
+            await self._connect_datagrams()
+            await self._say_alive()
 
     def _datagrams_lost(self) -> None:
         """The original answers from now on; `_live` connects again."""
@@ -269,9 +280,10 @@ class Door:
             if silent > LOST_SECONDS:
                 log.info("the agent has said nothing for %.0f s", silent)
                 self._ended.set()
-            if self._datagrams.places and not self._datagrams.connected:
-                with contextlib.suppress(DoorError):
-                    await self._connect_datagrams()
+            # Beside this: an agent that is silent there must not keep the kernel waiting for the next word.
+            waits = self._connects is not None and not self._connects.done()
+            if self._datagrams.places and not self._datagrams.connected and not waits:
+                self._connects = background(self._connect_datagrams_again(), name="datagrams")
             self._datagrams.expire()
             await self._say_alive_or_not()
             self._say(writer, beat=True)

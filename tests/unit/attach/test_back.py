@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -128,6 +129,59 @@ async def test_the_way_back_is_taken_where_the_agent_reaches_no_place_and_as_lon
     assert known.endpoint(8080) == brought, "it is looked at when something is new, or when somebody asks"
     await known.reach(agent, again=True)
     assert known.endpoint(8080) == ("10.0.0.1", 40001)
+
+
+async def test_a_door_has_one_connection_for_datagrams_whoever_asks_for_it() -> None:
+    arrived: list[asyncio.StreamWriter] = []
+    greeted, gone = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.append(writer)
+        if await reader.readline():
+            greeted.set()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        gone.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    made = door.Door(server.sockets[0].getsockname(), "t", "pod", "devloop_x", ())
+    await asyncio.gather(*(made._connect_datagrams() for _ in range(3)))
+    async with asyncio.timeout(5):
+        await greeted.wait()
+        assert made._datagrams.connected and len(arrived) == 1
+        made._datagrams.close()
+        await gone.wait()
+    server.close()
+
+
+async def test_an_agent_that_takes_no_datagrams_does_not_keep_the_kernel_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(door, "BEAT_SECONDS", 0.01)
+    made = door.Door(("127.0.0.1", 1), "t", "pod", "devloop_x", ())
+    made._datagrams.places[53] = 1
+    told = asyncio.Event()
+    words: list[str] = []
+
+    async def silent() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def tell(text: str) -> None:
+        words.append(text)
+        if len(words) == 3:
+            told.set()
+
+    monkeypatch.setattr(made, "_connect_datagrams", silent)
+    monkeypatch.setattr(made, "_tell_kernel", tell)
+    monkeypatch.setattr(made, "_say", lambda *_, **__: None)
+    living = asyncio.create_task(made._live(None))  # type: ignore[arg-type]
+    async with asyncio.timeout(1):
+        await told.wait()
+    for task in (living, made._connects):
+        assert task is not None
+        task.cancel()
+    await asyncio.gather(living, made._connects, return_exceptions=True)  # type: ignore[arg-type]
 
 
 async def test_an_agent_that_is_kept_from_the_door_costs_one_connection_its_time(

@@ -21,4 +21,9 @@ def state_home(environ: Mapping[str, str]) -> Path:
     """Where programs keep what is this user's and this machine's (XDG Base Directory Specification)."""
     named = environ.get("XDG_STATE_HOME", "")
     # The specification: a path that is not absolute is to be ignored.
-    return Path(named) if named.startswith("/") else Path("~/.local/state").expanduser()
+    if named.startswith("/"):
+        return Path(named)
+    try:
+        return Path("~/.local/state").expanduser()
+    except RuntimeError:  # no HOME, and a user without a login name: containers have / for them
+        return Path("/.local/state")

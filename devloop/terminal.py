@@ -20,6 +20,11 @@ def wants_colour(stream: TextIO, environ: Mapping[str, str] = os.environ) -> boo
     return stream.isatty() and environ.get("TERM") != "dumb"
 
 
+def in_ci(environ: Mapping[str, str]) -> bool:
+    """Whether nobody is there to press a key, terminal or not: CI is set, as the field has it."""
+    return environ.get("CI", "").lower() not in ("", "0", "false")
+
+
 def keeps_colour(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the colours of services are kept there: as written, unless NO_COLOR or TERM=dumb asks for none."""
     plain = environ.get("NO_COLOR") or (environ.get("TERM") == "dumb" and stream.isatty())

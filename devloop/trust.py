@@ -85,9 +85,30 @@ def agree(file: Path, *, owners: Iterable[int] = (), reach: Mapping[str, str] | 
         ) from None
 
 
+def before_link(file: Path) -> Agreed:
+    """What is remembered about a project file that has become a link to this one, or lies in a folder that has.
+
+    A repository could otherwise begin anew by a link, and what it reaches would be agreed to unseen.
+    """
+    try:
+        records = sorted(_record(file).parent.glob("*.json"))
+    except OSError:
+        return Agreed()
+    for record in records:
+        try:
+            known = Path(os.fsdecode(bytes.fromhex(json.loads(record.read_bytes())["file"])))
+            if known != file and Path(os.path.realpath(known)) == file:
+                return agreed(known)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return Agreed()
+
+
 def change(file: Path, reach: Mapping[str, str]) -> Change | None:
     """How what a project reaches differs from what was agreed to; None if it does not."""
     before = agreed(file).reach
+    if before is None:
+        before = before_link(file).reach
     if before is None:
         return Change(new=tuple(reach.values()), first=True) if reach else None
     if digest(before) == digest(reach):

@@ -7,6 +7,7 @@ is shown and asked about once. Commands that only show reach nothing that nobody
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from devloop import trust
 from devloop.config.model import Project, Remote, RemoteKind
 from devloop.errors import ConfigError, DevloopError
 from devloop.remote.reach import reach
+from devloop.terminal import in_ci
 
 ANY = "any"
 """For `settle`: whatever it is now is agreed to."""
@@ -74,7 +76,7 @@ def require(project: Project, remote: Remote, *, looks: bool = True) -> None:
 
 def asked(error: DevloopError) -> bool:
     """Show what has changed and ask, if there is a terminal to ask on. Raises the error where there is none."""
-    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
+    if in_ci(os.environ) or not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
         raise error
     print(f"devloop: {error.what}\nGo on with that? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

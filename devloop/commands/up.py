@@ -24,7 +24,7 @@ from devloop.control import client
 from devloop.errors import DevloopError, EngineError, ServiceError
 from devloop.protocol import Notice, ServiceStatus, Snapshot, State
 from devloop.state import StateFolder, taken
-from devloop.terminal import styled
+from devloop.terminal import in_ci, styled
 
 _SETTLED = (
     State.READY,
@@ -129,11 +129,7 @@ def why_no_screen(environ: Mapping[str, str]) -> str:
         "unknown",
     ):  # terminfo(5) has both as terminals that can't move
         return f"the terminal can't show a screen (TERM={kind})" if kind else "TERM is not set"
-    if environ.get("CI", "").lower() not in (
-        "",
-        "0",
-        "false",
-    ):  # what the field takes for: nobody is there to press a key
+    if in_ci(environ):
         return "CI is set"
     return ""
 

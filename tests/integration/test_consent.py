@@ -153,6 +153,45 @@ def test_a_remote_that_comes_later_is_a_change_too(repository: Repository) -> No
     assert code == 2 and "+ host evil.example, by SSH" in text
 
 
+def test_a_terminal_of_ci_is_not_asked(repository: Repository) -> None:
+    repository("trust")
+    repository.kubeconfig("two")
+    repository.environ["CI"] = "true"  # docker run -t, and some runners
+    code, text = repository.up_on_a_terminal("")
+    assert code == 2 and "devloop up --trust" in text and "[y/N]" not in text
+
+
+def test_a_project_file_that_becomes_a_link_is_no_other_project(repository: Repository) -> None:
+    repository("trust")
+    repository.kubeconfig("two")
+    file = repository.folder / "devloop.toml"
+    file.rename(repository.folder / "fresh.toml")
+    file.symlink_to("fresh.toml")  # git pull
+    code, text = repository("up", "--headless")
+    assert code == 2 and f"+ exec plugin {repository.plugin} two" in text
+
+
+def test_a_folder_that_becomes_a_link_is_no_other_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    trust.agree(tmp_path / "unreadable.toml", reach={})
+    trust.agree(tmp_path / "app/devloop.toml", reach={"host": "a"})
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "fresh/devloop.toml").touch()
+    assert trust.change(tmp_path / "fresh/devloop.toml", {"host": "b"}) == trust.Change(new=("b",), first=True)
+    (tmp_path / "app").symlink_to("fresh")
+    assert trust.change(tmp_path / "fresh/devloop.toml", {"host": "b"}) == trust.Change(("a",), ("b",))
+
+
+def test_who_has_no_home_has_agreed_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> object:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)  # a container that runs as any uid
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert trust.agreed(tmp_path / "devloop.toml") == trust.Agreed()
+
+
 def test_what_is_written_down_is_private_and_of_this_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     one, other = tmp_path / "one.toml", tmp_path / "other.toml"

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from devloop.commands.common import project_file
+from devloop.config.find import other_owner
 from devloop.config.label import LABEL
 from devloop.errors import DevloopError
-from devloop.places import stranger
 
 SECONDS = 2.0
 """After these a TAB has no names: an `include` can name a whole disk."""
@@ -116,7 +116,7 @@ def found(file: Path) -> set[str]:
     """The names in a project file and in what it includes, those alone that may be names."""
     names: set[str] = set()
     for each in files(file):
-        services = _read(each).get("services")
+        services = _read(each, file).get("services")
         for name, table in services.items() if isinstance(services, dict) else ():
             names.add(name)
             groups = table.get("groups") if isinstance(table, dict) else None
@@ -126,9 +126,9 @@ def found(file: Path) -> set[str]:
 
 
 def files(file: Path) -> Iterator[Path]:
-    """A project file and what it includes."""
+    """A project file, whosever it is, and what it includes."""
     yield file
-    include = _read(file).get("include") or []
+    include = _read(file, None).get("include") or []
     patterns = [include] if isinstance(include, str) else include if isinstance(include, list) else []
     for pattern in patterns:
         if isinstance(pattern, str):
@@ -137,10 +137,13 @@ def files(file: Path) -> Iterator[Path]:
                 yield file.parent / each
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, project_file: Path | None) -> dict[str, Any]:
+    """A file of the project; nothing of another user's that may not be used for it. None: of whomever it is."""
     try:
         found = file.stat()  # a device or a named pipe has no end
-        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST or stranger(file) is not None:
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+            return {}
+        if project_file is not None and other_owner(file, project_file) is not None:
             return {}
         return tomllib.loads(file.read_text())
     except (OSError, ValueError):

@@ -84,14 +84,23 @@ def owner(file: Path) -> int | None:
     return stranger(file.parent) if found is None else found
 
 
-def check_owner(file: Path) -> None:
-    """Raises ForeignError if a project file belongs to another user, and `devloop trust` was not said of it."""
-    uid = owner(file)
+def other_owner(path: Path, project_file: Path) -> int | None:
+    """The user that a file of a project belongs to, if that is another one, of whom `devloop trust` was not said."""
+    return _unless_agreed(stranger(path), project_file)
+
+
+def _unless_agreed(uid: int | None, project_file: Path) -> int | None:
     if uid is None:
-        return
+        return None
     from devloop import trust  # late: most projects are the user's own
 
-    if uid in trust.agreed(file).owners:
+    return None if uid in trust.agreed(project_file).owners else uid
+
+
+def check_owner(file: Path) -> None:
+    """Raises ForeignError if a project file belongs to another user, and `devloop trust` was not said of it."""
+    uid = _unless_agreed(owner(file), file)
+    if uid is None:
         return
     raise ForeignError(
         f"this project belongs to {user_name(uid)}, who could run commands as you",

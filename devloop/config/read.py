@@ -14,12 +14,13 @@ from typing import Any
 
 from devloop.config.envfile import read_env_file
 from devloop.config.explain import check_top_level, shaped
+from devloop.config.find import other_owner
 from devloop.config.interpolate import interpolated
 from devloop.config.problems import Findings, Place, Spot
 from devloop.config.schema import Head
 from devloop.config.text import SAVE_AS_UTF8, EncodingError, decode
 from devloop.config.words import quoted
-from devloop.places import stranger, user_name
+from devloop.places import user_name
 
 LARGEST = 8 << 20
 """Bytes of a project file; a thousand services have a tenth of it."""
@@ -79,7 +80,7 @@ def read(file: Path, environ: Mapping[str, str], findings: Findings) -> Sources:
     include = shaped(Head, table, first.place, findings)[0].include or ()
     for path, at in _included(first, include, findings):
         try:
-            if (uid := _other_owner(path, file)) is not None:
+            if (uid := other_owner(path, file)) is not None:
                 what = f"include: {path} belongs to {user_name(uid)}, who could run commands as you"
                 findings.add(at, what, "look through it, then allow it with `devloop trust`")
                 named.append(path)
@@ -92,15 +93,6 @@ def read(file: Path, environ: Mapping[str, str], findings: Findings) -> Sources:
         if source is not None:
             files.append(source)
     return Sources(tuple(files), tuple(named), extra, missing, variables)
-
-
-def _other_owner(path: Path, project_file: Path) -> int | None:
-    """The user that an included file belongs to, if that is another one, of whom `devloop trust` was not said."""
-    if (uid := stranger(path)) is None:
-        return None
-    from devloop import trust  # late: most projects are the user's own
-
-    return None if uid in trust.agreed(project_file).owners else uid
 
 
 def read_own(file: Path, variables: Mapping[str, str], findings: Findings) -> Source | None:

@@ -60,6 +60,7 @@ def test_trust_allows_it_and_another_owner_does_not_inherit_that(
     assert main(["trust"]) == 0
     assert "may belong to" in capsys.readouterr().out
     assert find(Path.cwd()) == project / "devloop.toml"
+    assert main(["names"]) == 0 and capsys.readouterr().out == "api\n"
     monkeypatch.setattr("devloop.config.find.stranger", lambda path: stranger + 1)
     with pytest.raises(ForeignError):
         find(Path.cwd())
@@ -73,7 +74,7 @@ def test_a_file_of_somebody_else_is_not_included(
     shared = tmp_path / "shared.toml"
     shared.write_text('[services.web]\ncommand = "true"\n')
     real = places.stranger
-    for module in ("devloop.config.read", "devloop.commands.completion", "devloop.commands.trust"):
+    for module in ("devloop.config.find", "devloop.commands.trust"):
         monkeypatch.setattr(f"{module}.stranger", lambda path, **given: 4711 if path == shared else real(path, **given))
     monkeypatch.chdir(tmp_path)
     assert main(["check"]) == 2
@@ -81,6 +82,24 @@ def test_a_file_of_somebody_else_is_not_included(
     assert main(["names"]) == 0 and capsys.readouterr().out == "api\n"
     assert main(["trust"]) == 0
     assert main(["check"]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away: run this as root")
+def test_trust_allows_whoever_owns_what_is_included_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    (tmp_path / "devloop.toml").write_text('include = "shared.toml"\n' + CONFIG)
+    (tmp_path / "shared.toml").write_text('[services.web]\ncommand = "true"\n')
+    os.chown(tmp_path / "devloop.toml", 4711, 4711)
+    os.chown(tmp_path / "shared.toml", 4712, 4712)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check"]) == 2
+    assert main(["trust"]) == 0
+    assert main(["check"]) == 0
+    capsys.readouterr()
+    assert main(["names"]) == 0 and capsys.readouterr().out == "api\nweb\n"
 
 
 def test_a_state_folder_of_somebody_else_has_no_engine(

@@ -144,6 +144,8 @@ class LoopStore:
     # Opening
 
     def _open(self) -> sqlite3.Connection:
+        if self.path.is_symlink():
+            return self._memory("")
         for _ in range(2):
             try:
                 return _prepare(_connect(self.path))
@@ -275,6 +277,8 @@ def read_loops(path: Path, since: int = 0, service: str | None = None) -> list[L
 
 def _no_file(path: Path) -> str:
     """What is there in place of a file, in words; empty if it is one, or nothing is there."""
+    if path.is_symlink():
+        return "a link"  # which is not followed: a repository may have brought it
     what = kind(path)
     return "" if what == "a file" else what
 

@@ -294,6 +294,22 @@ def test_a_folder_in_its_place_is_named(path: Path, told: list[Notice]) -> None:
         read_loops(path)
 
 
+def test_a_link_in_its_place_is_not_followed(path: Path, told: list[Notice], loop: Make) -> None:
+    target = path.with_name("of-another-program")
+    for broken in (None, b"no database"):
+        if broken:
+            target.write_bytes(broken)
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+        store = open_store(path, told)
+        store.add(loop())
+        store.close()
+        assert path.is_symlink() and (target.read_bytes() == broken if broken else not target.exists())
+        assert f"{path} is a link, and no file" in told[-1].text
+    with pytest.raises(DevloopError, match="this is a link, and no file"):
+        read_loops(path)
+
+
 def test_the_schema_is_stamped(path: Path, store: LoopStore) -> None:
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("pragma user_version").fetchone() == (SCHEMA,)

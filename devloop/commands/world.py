@@ -209,6 +209,7 @@ def _environment_text(variables: Sequence[Variable], form: str, *, reveal: bool)
         shown = variables if reveal else list(map(masked, variables))
         rows = [(v.name, v.value.replace("\n", "\\n"), v.origin) for v in shown]
         return columns(("VARIABLE", "VALUE", "ORIGIN"), rows, "<<<")
+    variables = _nameable(variables, form)
     if form == "shell":
         return "\n".join(f"export {v.name}={shlex.quote(v.value)}" for v in variables)
     if form == "dotenv":
@@ -220,6 +221,20 @@ def _environment_text(variables: Sequence[Variable], form: str, *, reveal: bool)
             hint="use --format dotenv or shell",
         )
     return "\n".join(f"{v.name}={v.value}" for v in variables)
+
+
+_NAMES = {"shell": r"[A-Za-z_][A-Za-z0-9_]*", "dotenv": r"[\w.\-\[\]]+", "docker": r"[^\s#=\x00][^\s=\x00]*"}
+"""What a variable may be called in each format. Kubernetes and images take nearly any name: one such as `x;reboot`
+would be a command to `eval`."""
+
+
+def _nameable(variables: Sequence[Variable], form: str) -> list[Variable]:
+    """Those whose name this format has; the others are told."""
+    found = [each for each in variables if re.fullmatch(_NAMES[form], each.name)]
+    if len(found) < len(variables):
+        names = ", ".join(repr(each.name) for each in variables if not re.fullmatch(_NAMES[form], each.name))
+        print(f"devloop: left out, as no name for a variable in this format: {names}", file=sys.stderr)
+    return found
 
 
 def _dotenv(value: str) -> str:

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 import aiohttp
 
 from devloop.errors import RemoteError
+from devloop.remote import bounded
 
 from .kubeconfig import Kubeconfig
 from .websocket import WebSocket
@@ -27,6 +28,8 @@ CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 15.0
 WATCH_SECONDS = 300
 MERGE = "application/merge-patch+json"
+ERROR_CHARACTERS = 2000
+"""What is shown of an answer that is an error."""
 BUSY_TRIES = 4
 BUSY_SECONDS = 2.0
 """A server that has too much to do (429) has done nothing, whatever was asked, and says for how long to wait. So often
@@ -136,14 +139,14 @@ class Api:
     async def _error(self, response: aiohttp.ClientResponse, what: str) -> ApiError:
         """Read a `Status` object, or whatever a proxy has put in its place."""
         try:
-            text = (await response.text())[:2000]
+            text = (await bounded.beginning(response)).decode(errors="replace")
             status = json.loads(text)
             message, reason = str(status.get("message") or text), str(status.get("reason") or "")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             message, reason = text.strip() or str(response.reason), ""
         except (aiohttp.ClientError, OSError):
             message, reason = str(response.reason), ""
-        return ApiError(response.status, reason, f"{what}: {message}", where=self.where)
+        return ApiError(response.status, reason, f"{what}: {message[:ERROR_CHARACTERS]}", where=self.where)
 
     async def request(
         self,
@@ -171,10 +174,12 @@ class Api:
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise await self._error(response, f"{method} {path}")
             try:
-                answer = json.loads(await response.read())
+                answer = json.loads(await bounded.read(response))
             except (aiohttp.ClientError, OSError, TimeoutError) as problem:
                 raise self._unreachable(problem) from problem
-            except ValueError as problem:
+            except bounded.TooLongError as problem:
+                raise ApiUnreachableError(f"{path}: {problem}", where=self.where) from problem
+            except (ValueError, RecursionError) as problem:
                 raise ApiUnreachableError(f"{path}: the answer is no JSON", where=self.where) from problem
         return answer if isinstance(answer, dict) else {}
 
@@ -200,7 +205,7 @@ class Api:
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise await self._error(response, f"watch {path}")
             try:
-                async for line in response.content:
+                async for line in bounded.lines(response):
                     event = json.loads(line)
                     if event["type"] == "ERROR":  # 410 Gone: the list has to be read anew
                         return
@@ -208,7 +213,9 @@ class Api:
                         yield event["type"], event["object"]
             except (aiohttp.ClientError, OSError, TimeoutError) as problem:
                 raise self._unreachable(problem) from problem
-            except (ValueError, KeyError, TypeError) as problem:
+            except bounded.TooLongError as problem:
+                raise ApiUnreachableError(f"{path}: {problem}", where=self.where) from problem
+            except (ValueError, KeyError, TypeError, RecursionError) as problem:
                 raise ApiUnreachableError(f"{path}: the watch is no JSON", where=self.where) from problem
 
     async def stream(self, path: str, **query: str) -> AsyncIterator[bytes]:

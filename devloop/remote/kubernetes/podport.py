@@ -19,6 +19,8 @@ from .websocket import WebSocket
 
 P = TypeVar("P", bound=asyncio.Protocol)
 PROTOCOL = "v4.channel.k8s.io"
+SAID_BYTES = 4096
+"""So much of what the kubelet says on the error channel is kept."""
 DATA, ERROR = 0, 1
 
 
@@ -62,7 +64,7 @@ class PodTransport(asyncio.Transport):
         if channel == DATA:
             self._protocol.data_received(cast(bytes, data))
         else:
-            self._said += data
+            self._said += data[: SAID_BYTES - len(self._said)]
 
     def read(self) -> None:
         """SSH has its own way to take more at once."""

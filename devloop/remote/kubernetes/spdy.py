@@ -29,6 +29,11 @@ FIN = 1
 CANCEL = 5
 PAUSED_BYTES = 1024 * 1024
 """What is kept for a stream whose protocol does not read, before the whole websocket waits for it."""
+CONTROL_BYTES = 64 * 1024
+"""The longest control frame that is read, and the most that its headers may be once they are inflated. The kubelet's
+have some tens of bytes; SPDY lets a frame announce 16 MiB, and deflate makes a thousand bytes of one."""
+SAID_BYTES = 4096
+"""So much of what the kubelet says on an error stream is kept."""
 # moby/spdystream reads whole frames into memory; it is what kubectl's copies have.
 DATA_BYTES = 32 * 1024
 
@@ -397,6 +402,8 @@ class Connection:
                 return
             word, length = struct.unpack_from(">II", self._frame)
             flags, length = length >> 24, length & 0xFFFFFF
+            if word & 0x8000_0000 and length > CONTROL_BYTES:
+                raise ValueError(f"the server sent a control frame of {length} bytes")
             if word & 0x8000_0000 and self._need < 8 + length:
                 self._need = 8 + length
                 continue
@@ -427,12 +434,12 @@ class Connection:
             if fin:
                 stream.finished()
         elif (stream := self._errors.get(self._number)) and data:
-            stream.problem += data
+            stream.problem += data[: SAID_BYTES - len(stream.problem)]
 
     def _heard_control(self, kind: int, flags: int, body: bytes) -> None:
         number = int.from_bytes(body[:4], "big") & 0x7FFF_FFFF
         if kind == SYN_REPLY:
-            self._inflate.decompress(body[4:])  # nothing of interest, but the dictionary goes on with it
+            self._pass_over(body[4:])
             stream = self._streams.get(number)
             if stream is not None and not stream.replied.done():
                 stream.replied.set_result(None)
@@ -440,7 +447,7 @@ class Connection:
             if flags & FIN and stream is not None:
                 stream.finished()
         elif kind == HEADERS:
-            self._inflate.decompress(body[4:])
+            self._pass_over(body[4:])
         elif kind == RST_STREAM:
             if stream := self._streams.get(number):
                 said = stream.problem.decode(errors="replace")
@@ -450,10 +457,19 @@ class Connection:
                 waiting = self._pings.get(number)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(None)
-            else:
-                self._control(PING, 0, body)
+            elif not self._socket.full:
+                self._control(PING, 0, body[:4])
         elif kind == GOAWAY:
             self._leaving = True
+
+    def _pass_over(self, packed: bytes) -> None:
+        """Headers: nothing of interest, but the dictionary goes on with them. ValueError."""
+        try:
+            self._inflate.decompress(packed, CONTROL_BYTES)
+        except zlib.error as problem:
+            raise ValueError(f"the server sent headers that are none: {problem}") from None
+        if self._inflate.unconsumed_tail:
+            raise ValueError(f"the server sent headers of more than {CONTROL_BYTES} bytes")
 
     def lost(self, reason: str) -> None:
         """The websocket has ended, and every stream with it."""

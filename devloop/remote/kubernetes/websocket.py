@@ -18,6 +18,8 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 MESSAGE_BYTES = 64 * 1024
 READ_BYTES = 256 * 1024
 """So much is read in one turn of the event loop."""
+CONTROL_BYTES = 125
+"""The longest control frame (RFC 6455, 5.5). A server that announces a longer one is not believed."""
 HIGH_WATER = 512 * 1024
 """More than this in the socket's write buffer pauses writing, in bytes."""
 
@@ -60,6 +62,8 @@ class WebSocket(asyncio.BufferedProtocol):
         self._prefix = b""
         self._closed = False
         self._lost = False
+        self.full = False
+        """The socket takes no more for now."""
         # The parser: what is read into, and how much of a header that is not complete yet stands at its beginning.
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._head = 0
@@ -131,11 +135,13 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The socket takes no more for now."""
+        self.full = True
         if self._receiver is not None:
             self._receiver.pause_writing()
 
     def resume_writing(self) -> None:
         """It does again."""
+        self.full = False
         if self._receiver is not None:
             self._receiver.resume_writing()
 
@@ -172,7 +178,9 @@ class WebSocket(asyncio.BufferedProtocol):
         opcode, length = view[at], view[at + 1]
         if length & 0x80 or opcode & 0x70:
             raise ValueError("the server sent a masked frame or an extension's")
-        opcode &= 0x0F
+        whole, opcode = opcode & 0x80, opcode & 0x0F
+        if opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
+            raise ValueError(f"the server sent a frame of kind {opcode}")
         size = 2
         if length >= 126:
             size = 4 if length == 126 else 10
@@ -180,6 +188,8 @@ class WebSocket(asyncio.BufferedProtocol):
                 return 0
             length = int.from_bytes(view[at + 2 : at + size], "big")
         if opcode >= CLOSE:
+            if length > CONTROL_BYTES or not whole:
+                raise ValueError("the server sent a control frame that can't be")
             self._control = b""
         elif opcode != CONTINUATION:
             self._begins = True
@@ -188,7 +198,8 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def _frame_end(self) -> None:
         if self._opcode == PING:
-            self._frame(PONG, self._control)
+            if not self.full:  # a server that reads no answers has no use for more of them
+                self._frame(PONG, self._control)
         elif self._opcode == CLOSE:
             text = self._control[2:].decode(errors="replace")
             self._end(f"the API server ended the connection{': ' + text if text else ''}")

@@ -14,6 +14,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from devloop.errors import RemoteError
+from devloop.remote import bounded
 
 from . import references as kinds
 from .cluster import AbsentError, Event, ExecStream, ExpiredError, Listing, Ran, Token
@@ -30,6 +31,8 @@ PRINTED_BYTES = 8 << 20
 """A command in a pod prints no more: what is in an image is anybody's."""
 ERROR_BYTES = 64 << 10
 """So much of its standard error is kept."""
+ERROR_CHARACTERS = 2000
+"""What is shown of an answer that is an error."""
 
 
 class KubeCluster:
@@ -73,13 +76,15 @@ class KubeCluster:
         if name:
             query["fieldSelector"] = f"metadata.name={name}"
         items: list[Object] = []
+        left = bounded.ANSWER_BYTES
         while True:
             path = kind.path(self.namespace)
-            page = await self._json("GET", path, query=query, what=kind.plural)
-            items += page["items"]
-            if not (more := page["metadata"].get("continue")):
-                return Listing(tuple(items), str(page["metadata"].get("resourceVersion", "")))
-            query["continue"] = more
+            page, size = await self._sized("GET", path, query=query, what=kind.plural, limit=left)
+            items += page.get("items") or []
+            metadata = page.get("metadata") or {}
+            if not (more := metadata.get("continue")):
+                return Listing(tuple(items), str(metadata.get("resourceVersion", "")))
+            query["continue"], left = more, left - size
 
     async def watch(self, kind: Kind, name: str, version: str) -> AsyncGenerator[Event, None]:
         """See `Cluster`."""
@@ -98,15 +103,12 @@ class KubeCluster:
         try:
             response = await self._request("GET", kind.path(self.namespace), query=query, timeout=timeout)
             await _check(response, what, self.namespace)
-            # Not by lines of aiohttp's, which may be no longer than 64 KiB; an object may have 1.5 MiB.
-            rest = b""
-            async for chunk in response.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if line.strip():
-                        yield _event(json.loads(line), what)
-        except (aiohttp.ClientError, TimeoutError, OSError) as problem:
+            async for line in bounded.lines(response):
+                yield _event(json.loads(line), what)
+        except (aiohttp.ClientError, TimeoutError, OSError, bounded.TooLongError) as problem:
             raise RemoteError(f"watching {what}: {_words(problem)}") from problem
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+            raise RemoteError(f"watching {what}: the watch is no JSON") from problem
         finally:
             if response is not None:
                 response.close()
@@ -178,7 +180,20 @@ class KubeCluster:
         what: str,
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
-    ) -> Any:
+    ) -> Object:
+        return (await self._sized(method, path, what=what, query=query, body=body))[0]
+
+    async def _sized(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        limit: int = bounded.ANSWER_BYTES,
+    ) -> tuple[Object, int]:
+        """An object, and how many bytes it came in."""
         import aiohttp
 
         try:
@@ -186,9 +201,15 @@ class KubeCluster:
             response = await self._request(method, path, query=query, body=body, timeout=timeout)
             try:
                 await _check(response, what, self.namespace)
-                return json.loads(await response.read())
+                data = await bounded.read(response, limit)
+                if not isinstance(found := json.loads(data), dict):
+                    raise ValueError("no object")
+                return found, len(data)
             finally:
                 response.release()
+        except (ValueError, RecursionError) as problem:
+            why = problem if isinstance(problem, bounded.TooLongError) else "the answer is no JSON"
+            raise RemoteError(f"{what}: {why}", where=self._configuration.host) from problem
         except (aiohttp.ClientError, TimeoutError, OSError) as problem:
             raise RemoteError(
                 f"{what}: {_words(problem)}", where=self._configuration.host, hint="Is the cluster reachable?"
@@ -235,7 +256,7 @@ class _Exec:
     async def receive(self) -> bytes:
         while True:
             message = await self._socket.receive()
-            if not isinstance(message.data, bytes):
+            if not isinstance(message.data, bytes) or not message.data:
                 return b""
             channel, data = message.data[0], message.data[1:]
             if channel == 1 and data:
@@ -243,7 +264,10 @@ class _Exec:
             if channel == 2:
                 self.stderr += data[: ERROR_BYTES - len(self.stderr)]
             if channel == 3:
-                self._ended(json.loads(data))
+                try:
+                    self._ended(json.loads(data))
+                except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+                    self._end = "the API server does not say how it has ended"
 
     def errors(self) -> str:
         return f"{self.stderr.decode(errors='replace').strip()} {self._end}".strip()
@@ -289,8 +313,8 @@ async def _check(response: Any, what: str, namespace: str) -> None:
     if response.status < 400:
         return
     try:
-        message = json.loads(await response.read()).get("message", "")
-    except ValueError:
+        message = str(json.loads(await bounded.beginning(response)).get("message", ""))[:ERROR_CHARACTERS]
+    except (ValueError, AttributeError, RecursionError):
         message = ""
     text = f"{what} in namespace {namespace}: {message or response.reason}"
     if response.status in (403, 404):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import asyncssh
 
 START_SECONDS = 20
+GREETING_BYTES = 256 << 10
+"""The server's key is the first line, and what a stream gives at once may come with it."""
 
 
 @asynccontextmanager
@@ -42,6 +44,8 @@ async def connect(cluster: Cluster, pod: str, container: str) -> AsyncIterator[a
                     if not (data := await stream.receive()):
                         raise RemoteError(f"the SFTP server does not start: {stream.errors()}", where=f"pod {pod}")
                     first += data
+                    if len(first) > GREETING_BYTES:
+                        raise RemoteError("what answers is no SFTP server", where=f"pod {pod}")
         except TimeoutError:
             raise RemoteError("the SFTP server does not start in time", where=f"pod {pod}") from None
         host_key, _, rest = first.partition(b"\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,6 +103,7 @@ class FakeSocket:
         self.frames: list[tuple[int, int, bytes]] = []
         self.receiver: Any = None
         self.reading = True
+        self.full = False
         self.written = b""
 
     def start(self, receiver: Any) -> None:
@@ -308,11 +310,12 @@ class Answer:
     def release(self) -> None:
         self.released = True
 
-    async def text(self) -> str:
-        return '{"message": "too many"}'
+    @property
+    def content(self) -> Answer:
+        return self
 
-    async def read(self) -> bytes:
-        return b'{"kind": "Service"}'
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        yield b'{"message": "too many"}' if self.status == 429 else b'{"kind": "Service"}'
 
 
 @pytest.mark.parametrize("busy", [1, BUSY_TRIES - 1, BUSY_TRIES])

@@ -15,12 +15,16 @@ from typing import Protocol, cast
 
 from .door import BACK_PORT, DIAL_SECONDS
 from .splice import Inward, Onward
+from .strangers import Stranger, Strangers
 
 log = logging.getLogger("agent.back")
 
 KEY_CHARACTERS = 32
 SHOW_SECONDS = 3.0
 """How long a connection may take to show its key."""
+STRANGERS, STRANGERS_EACH = 1024, 512
+"""So many may not have shown it yet, in all and from one address; see `strangers.py`. A door brings as many at once as
+its pod's clients have connected, and each is a stranger for a round trip."""
 
 
 class Bringer(Protocol):
@@ -42,6 +46,7 @@ class Back:
         self._open: set[Inward] = set()
         self.waiting: dict[str, tuple[str, Onward, asyncio.Future[None]]] = {}
         """By key: the address that it has to come from, what it is for, and who waits."""
+        self.strangers = Strangers(total=STRANGERS, each=STRANGERS_EACH, seconds=SHOW_SECONDS)
 
     async def start(self) -> None:
         """Let doors bring what they are asked for. OSError."""
@@ -93,23 +98,26 @@ class _Arrival(asyncio.Protocol):
         self._back = back
         self._said = b""
         self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._stranger: Stranger | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._timer = asyncio.get_running_loop().call_later(SHOW_SECONDS, self._transport.abort)
+        peername = transport.get_extra_info("peername")
+        if peername is None:  # it has gone already
+            self._transport.abort()
+            return
+        self._stranger = self._back.strangers.arrived(plain(peername[0]), self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        assert self._transport is not None
+        if self._stranger is None or self._transport is None or self._transport.is_closing():
+            return
         self._said += data
         if len(self._said) < KEY_CHARACTERS:
             return
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stranger.known()
         key, rest = self._said[:KEY_CHARACTERS].decode(errors="replace"), self._said[KEY_CHARACTERS:]
         address, onward, arrived = self._back.waiting.get(key, ("", None, None))
-        peer = plain(self._transport.get_extra_info("peername")[0])
-        if onward is None or arrived is None or arrived.done() or peer != address:
+        if onward is None or arrived is None or arrived.done() or self._stranger.address != address:
             log.info("a connection that nobody has asked for")
             self._transport.abort()
             return
@@ -120,8 +128,8 @@ class _Arrival(asyncio.Protocol):
         arrived.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._stranger is not None:
+            self._stranger.known()
 
 
 def plain(address: str) -> str:

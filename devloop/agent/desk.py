@@ -39,7 +39,10 @@ BATCH_LINES = 500
 """Requests told in one batch, at most; the rest is only counted."""
 LINE_BYTES = 1 << 20
 MESSAGES = 256
-"""An engine that asks faster than it is answered, by more than so many, is hung up on."""
+QUEUED_BYTES = 8 << 20
+"""An engine that asks faster than it is answered, by more than so many or so much, is hung up on."""
+REACHES = 4
+"""So many questions of what can be reached are worked on at a time: each makes connections."""
 
 
 class Desk:
@@ -50,14 +53,20 @@ class Desk:
         self._connection = connection
         self._channel = channel
         self._rest = ""
-        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MESSAGES)
+        self._queue: asyncio.Queue[tuple[dict[str, Any], int]] = asyncio.Queue()
+        """Messages, and how many characters each has."""
+        self._unanswered = 0
+        self._characters = 0
+        """Of what is unanswered, be it in the queue or on its way aside."""
         self._lines: list[str] = []
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         """By Service, then by who answered (`records.answerer`)."""
         self._timer: asyncio.TimerHandle | None = None
         self._stuck = False
         self._ended = False
+        self._hung_up = False
         self._aside: set[asyncio.Task[None]] = set()
+        self._reaching = asyncio.Semaphore(REACHES)
         self._task = background(self._work(), name="desk")
 
     def begin(self) -> None:
@@ -66,34 +75,54 @@ class Desk:
 
     def received(self, text: str) -> None:
         """What the engine says."""
+        if self._hung_up:
+            return
         self._attachments.beat(self)  # anything is a sign of life
         *lines, self._rest = (self._rest + text).split("\n")
         if len(self._rest) > LINE_BYTES:
-            self._channel.close()
+            self._hang_up("a message without end")
         for line in lines:
             try:
                 message = json.loads(line)
-                if message.get("do") != "beat":
-                    self._queue.put_nowait(message)
+                if message.get("do") == "beat":
+                    continue
             except (ValueError, AttributeError, RecursionError):
                 log.warning("an unreadable message")
-            except asyncio.QueueFull:
-                log.warning("more messages than can be answered")
-                self._channel.close()
+                continue
+            if self._unanswered >= MESSAGES or self._characters + len(line) > QUEUED_BYTES:
+                self._hang_up("more messages than can be answered")
                 return
+            self._unanswered += 1
+            self._characters += len(line)
+            self._queue.put_nowait((message, len(line)))
+
+    def _hang_up(self, why: str) -> None:
+        log.warning("an engine is hung up on: %s", why)
+        self._hung_up, self._rest = True, ""
+        self._channel.close()
 
     async def _work(self) -> None:
         """One message after the other: what the engine asks for has an order."""
         with contextlib.suppress(OSError):  # then the first attachment says so
             await self._attachments.warm()
         while True:
-            message = await self._queue.get()
+            message, size = await self._queue.get()
             if message.get("do") == "reach":  # it can take seconds, and changes nothing that has an order
-                task = background(self._answer(message, self._reach), name="reach")
+                task = background(self._answer_aside(message, size), name="reach")
                 self._aside.add(task)
                 task.add_done_callback(self._aside.discard)
                 continue
             await self._answer(message, self._do)
+            self._answered(size)
+
+    async def _answer_aside(self, message: dict[str, Any], size: int) -> None:
+        async with self._reaching:
+            await self._answer(message, self._reach)
+        self._answered(size)
+
+    def _answered(self, size: int) -> None:
+        self._unanswered -= 1
+        self._characters -= size
 
     async def _answer(self, message: dict[str, Any], do: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
         answer: dict[str, Any] = {}
@@ -104,8 +133,8 @@ class Desk:
         except Exception as problem:  # of one message; the next ones are to be answered
             log.exception("a message of the engine's")
             answer = {"error": f"{type(problem).__name__}: {problem}"}
-        if "n" in message:
-            self._send({"answer": message["n"], **answer})
+        if isinstance(number := message.get("n"), int):
+            self._send({"answer": number, **answer})
 
     async def _reach(self, message: dict[str, Any]) -> dict[str, Any]:
         return {"unreached": await self._attachments.reach(str(message["id"]), self._connection)}

@@ -83,7 +83,7 @@ class Door:
                 places = {int(port): int(place) for port, place in answer["places"].items()}
                 if not all(0 < each < 65536 for each in places.values()):
                     raise ValueError("no port")
-            except (KeyError, TypeError, AttributeError, ValueError):
+            except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
                 # Of whoever is in that pod. Envoy would refuse it, and with it what is everybody's.
                 self.problem = "what the door says can't be read"
                 self.close()
@@ -125,7 +125,7 @@ class Door:
         answer = await self._ask(count=sorted(ports))
         try:
             clients = {each and plain(each): int(number) for each, number in answer["clients"].items()}
-        except (KeyError, TypeError, AttributeError, ValueError):  # of whoever is in that pod
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError):  # of whoever is in that pod
             raise DoorLostError("what the door says can't be read") from None
         return dict(list(clients.items())[:CLIENTS])
 

@@ -323,6 +323,9 @@ class Lane(asyncio.Protocol):
                 self.reached(self.end.received)
                 if self._waits:
                     self.transport.pause_reading()
+            elif self._over and number != CLOSE:
+                self.transport.abort()  # bytes after the end: who has the connection could not be given them
+                return
             elif number == CLOSE:
                 self._over = True
                 self.end.lane_closed()

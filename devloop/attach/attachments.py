@@ -38,7 +38,7 @@ from .hearers import Hearers
 from .moving import Moved, Mover
 from .reaching import BarredError, Reaching
 from .seam import AttachError, Holding, LocalEnd, Phase, Wanted
-from .session import Session, SessionLostError
+from .session import Session, SessionLostError, understood
 from .sizes import Sizes
 
 if TYPE_CHECKING:
@@ -203,8 +203,11 @@ class Attachments(Hearers):
 
     async def _past_doors(self, attachment: str) -> Mapping[str, Mapping[str, int]]:
         answer = await (await self._desk()).ask(do="earlier", id=attachment)
-        found: Mapping[str, Mapping[str, int]] = answer["pods"]
-        return found
+        with understood(self.api.where):
+            return {
+                str(pod): {str(client): int(number) for client, number in by.items()}
+                for pod, by in answer["pods"].items()
+            }
 
     async def _draft(self, wanted: Wanted) -> Spec:
         return await drafted(self._claims, wanted, self.user, self.host, self.instance)

@@ -26,7 +26,7 @@ from .attachment import Attachment
 from .claims import Claims, GoneError, gone
 from .scalers import selects
 from .seam import AttachError
-from .session import Session
+from .session import Session, understood
 
 log = logging.getLogger(__name__)
 
@@ -124,18 +124,20 @@ class Doors:
         items = (await self._api.get(self._path, labelSelector=query)).get("items") or []
         targets = pods.chosen(service, items, found.spec.ports, self._where(found), found.spec.datagrams)
         answer = await session.ask(do="doors", id=found.spec.id, pods=[each.document() for each in targets])
+        with understood(self._api.where):
+            said_of = {each.uid: str(answer["pods"].get(each.uid, "")) for each in targets}
+            agent, token = str(answer["agent"]), str(answer["token"])
         look = Look()
         absent = []
         documents = {each["metadata"]["uid"]: each for each in items}
         for each in targets:
-            said = str(answer["pods"].get(each.uid, ""))
+            said = said_of[each.uid]
             if said == "caught":
                 look.caught.append(each.name)
             elif said:
                 look.problems[each.name] = said
             else:
                 absent.append(each)
-        agent, token = str(answer["agent"]), str(answer["token"])
         empty = [each for each in absent if self._is_empty(documents[each.uid], each, agent, token, look)]
         if empty:
             await self._fill(empty, agent, token, look, self._where(found), unsupported(service)[0], new=new)

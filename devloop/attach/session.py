@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from devloop.agent.certificates import Termination
@@ -50,6 +50,15 @@ def _differs(theirs: int, where: str) -> AttachError:
         hint = "Update devloop: the agent of a namespace is shared by all who work in it."
     what = f"{what} (it speaks version {theirs} of their protocol, this one {PROTOCOL}), so nothing is attached"
     return AttachError(what, where=where, hint=hint)
+
+
+@contextlib.contextmanager
+def understood(where: str) -> Iterator[None]:
+    """For reading an answer of the agent's: what can't be read is an AttachError, whoever speaks in its place."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as problem:
+        raise AttachError("the agent's answer can't be read", where=where) from problem
 
 
 class Session:
@@ -139,8 +148,9 @@ class Session:
         for port, inner in spec.datagrams.items():
             (await self._datagrams()).serve(spec.id, port, local, inner, served)
         answer = await self.ask(do="attach", spec=spec.document(), probe=probe, tls=_documents(tls or {}))
-        listeners = {int(port): int(number) for port, number in answer.get("listeners", {}).items()}
-        return listeners, list(map(str, answer.get("unreached", ())))
+        with understood(self.carrier.where):
+            listeners = {int(port): int(number) for port, number in answer.get("listeners", {}).items()}
+            return listeners, list(map(str, answer.get("unreached", ())))
 
     async def _datagrams(self) -> Inbound:
         """The session for datagrams that doors have caught. AttachError if the agent has none; SessionLostError."""
@@ -199,7 +209,9 @@ class Session:
     async def reach(self, spec: Spec) -> list[str]:
         """The original pods that the agent can't connect to now. Where doors are, it takes another way if it must."""
         try:
-            return list(map(str, (await self.ask(do="reach", id=spec.id)).get("unreached", ())))
+            answer = await self.ask(do="reach", id=spec.id)
+            with understood(self.carrier.where):
+                return list(map(str, answer.get("unreached", ())))
         except SessionLostError:
             raise
         except AttachError:
@@ -209,7 +221,8 @@ class Session:
         """What the original says of itself in TLS. `ports`: where each is reached, if that is known."""
         where = {str(port): [list(each) for each in known] for port, known in ports.items()}
         answer = await self.ask(do="hello", service=spec.service, ports=where, server=server)
-        return {int(port): Hello.read(each) for port, each in answer["ports"].items()}
+        with understood(self.carrier.where):
+            return {int(port): Hello.read(each) for port, each in answer["ports"].items()}
 
     async def renew(self, spec: Spec, tls: Mapping[int, Termination]) -> None:
         """A certificate was rotated."""
@@ -253,7 +266,7 @@ class Session:
         for line in lines:
             try:
                 self._message(json.loads(line))
-            except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
                 log.warning("the agent says what can't be read")
 
     def _message(self, message: Any) -> None:
@@ -265,7 +278,11 @@ class Session:
             self.leaving = True
         elif "requests" in message:
             requests = [each for text in message["requests"] if (each := read(text))]
-            self._heard(requests, message["counts"], message.get("holders", {}))
+            counts = {
+                service: {who: int(number) for who, number in by.items()} for service, by in message["counts"].items()
+            }
+            holders = {str(each): str(user) for each, user in message.get("holders", {}).items()}
+            self._heard(requests, counts, holders)
 
     def ended(self) -> None:
         """The session is over."""

@@ -334,7 +334,9 @@ class ControlServer:
         number: Any = None
         try:
             message = wire.decode(line)
-            number, method, params = message.get("id"), message.get("method"), message.get("params", {})
+            method, params = message.get("method"), message.get("params", {})
+            if isinstance(said := message.get("id"), int | str):  # what else it may be, an answer need not repeat
+                number = said
             if not isinstance(method, str) or not isinstance(params, dict):
                 raise UsageError("a request has a method and an object of params", where="control socket")
             result: dict[str, Any] = {}

@@ -19,7 +19,7 @@ import pytest
 from devloop.agent import attachments, envoy, kube
 from devloop.agent.attachments import Attachments
 from devloop.agent.certificates import Termination
-from devloop.agent.desk import Desk
+from devloop.agent.desk import LINE_BYTES, MESSAGES, QUEUED_BYTES, REACHES, Desk
 from devloop.agent.doors import Door, DoorLostError
 from devloop.agent.gateway import Gateway, RejectedError
 from devloop.agent.member import Member
@@ -244,6 +244,51 @@ async def test_a_message_that_can_not_be_read_is_answered_and_so_is_the_next_one
     assert [each.get("again") for each in channel.said] == [None, False, True]
     desk.ended()
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("do", ["x", "reach"])
+async def test_an_engine_that_only_asks_is_hung_up_on(do: str) -> None:
+    """Questions that are worked on aside count until they are answered, and few of them are worked on at a time."""
+    closed: list[bool] = []
+    reaching: list[object] = []
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    async def stuck(*given: object) -> None:
+        reaching.append(given)
+        await asyncio.Event().wait()
+
+    given = SimpleNamespace(warm=nothing, beat=lambda _: None, left=nothing, reach=stuck)
+    channel = SimpleNamespace(write=lambda _: None, close=lambda: closed.append(True))
+    message = json.dumps({"do": do, "id": "x"})
+
+    async def ended(desk: Desk) -> None:
+        desk.ended()
+        await asyncio.gather(desk._task, *desk._aside, return_exceptions=True)
+
+    desk = Desk(cast(Any, given), cast(Any, None), channel)
+    desk.received(f"{message}\n" * MESSAGES)
+    assert not closed
+    for _ in range(20):
+        await asyncio.sleep(0)
+    if do == "reach":
+        assert len(reaching) == REACHES
+        desk.received(f"{message}\n")
+        assert closed.pop()
+    else:
+        await until(lambda: not desk._unanswered)
+        desk.received(f"{message}\n" * (MESSAGES + 1))
+        assert closed.pop()
+    desk.received("x" * (LINE_BYTES + 1))
+    assert not closed and not desk._rest, "nothing of it is kept, or heard, from then on"
+    await ended(desk)
+    long = json.dumps({"do": do, "id": "x" * (LINE_BYTES - 100)})
+    for said in (f"{long}\n" * (QUEUED_BYTES // LINE_BYTES + 1), "x" * (LINE_BYTES + 1)):
+        desk = Desk(cast(Any, given), cast(Any, None), channel)
+        desk.received(said)
+        assert closed.pop()
+        await ended(desk)
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -214,3 +214,30 @@ async def test_an_agent_that_is_kept_from_the_door_costs_one_connection_its_time
             server.close()
         for each in waiting:
             each.close()
+
+
+async def test_who_shows_no_key_makes_room_and_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one policy for strangers: a crowd that says nothing keeps nobody out, and does not stay."""
+    monkeypatch.setattr(back, "SHOW_SECONDS", 0.2)
+    monkeypatch.setattr(back, "STRANGERS_EACH", 8)
+    agent = back.Back(port := free())
+    await agent.start()
+    try:
+        crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(30)]
+        assert len(agent.strangers) <= 8
+        arrived, onward = asyncio.get_running_loop().create_future(), Onward()
+        agent.waiting["k" * 32] = ("127.0.0.1", onward, arrived)
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"k" * 32)
+        async with asyncio.timeout(5):
+            await arrived
+            for reader, _ in crowd:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+        assert len(agent.strangers) == 0
+        onward.transport.abort()
+        writer.close()
+        for _, each in crowd:
+            each.close()
+    finally:
+        agent.close()

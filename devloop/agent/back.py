@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import logging
 import secrets
+import weakref
 from typing import Protocol, cast
 
 from .door import BACK_PORT, DIAL_SECONDS
@@ -42,7 +43,8 @@ class Back:
     def __init__(self, port: int = BACK_PORT) -> None:
         self._port = port
         self._server: asyncio.Server | None = None
-        self._loopback: dict[Bringer, list[asyncio.Server]] = {}
+        self._loopback: dict[Bringer, dict[int, asyncio.Server]] = {}
+        self._forgotten: weakref.WeakSet[Bringer] = weakref.WeakSet()
         self._open: set[Inward] = set()
         self.waiting: dict[str, tuple[str, Onward, asyncio.Future[None]]] = {}
         """By key: the address that it has to come from, what it is for, and who waits."""
@@ -73,13 +75,21 @@ class Back:
             self._open.add(made)
             return made
 
-        server = await asyncio.get_running_loop().create_server(came, "127.0.0.1", 0)
-        self._loopback.setdefault(door, []).append(server)
-        return int(server.sockets[0].getsockname()[1])
+        if port not in self._loopback.get(door, {}):
+            server = await asyncio.get_running_loop().create_server(came, "127.0.0.1", 0)
+            kept = self._loopback.setdefault(door, {}).setdefault(port, server)
+            number = int(kept.sockets[0].getsockname()[1])
+            if kept is not server:  # somebody else was quicker
+                server.close()
+            if door in self._forgotten:  # meanwhile
+                self.forget(door)
+            return number
+        return int(self._loopback[door][port].sockets[0].getsockname()[1])
 
     def forget(self, door: Bringer) -> None:
         """A door is gone; what goes through it ends by itself."""
-        for each in self._loopback.pop(door, ()):
+        self._forgotten.add(door)
+        for each in self._loopback.pop(door, {}).values():
             each.close()
 
     def close(self) -> None:

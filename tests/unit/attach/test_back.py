@@ -84,6 +84,17 @@ async def test_an_original_that_is_down_ends_the_connection(agent: back.Back) ->
     writer.close()
 
 
+async def test_a_door_has_one_loopback_port_for_a_port_and_none_once_it_is_gone(agent: back.Back) -> None:
+    pod = Pod(8080)
+    numbers = await asyncio.gather(*(agent.listen(pod, 8080) for _ in range(3)))
+    assert {*numbers, await agent.listen(pod, 8080)} == {numbers[0]}
+    coming = asyncio.create_task(agent.listen(pod, 8081))
+    agent.forget(pod)
+    for number in (numbers[0], await coming):
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", number)
+
+
 async def test_a_port_that_was_not_opened_and_a_key_that_nobody_gave_lead_nowhere(
     agent: back.Back, monkeypatch: pytest.MonkeyPatch
 ) -> None:

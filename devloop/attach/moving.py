@@ -16,7 +16,7 @@ from http import HTTPStatus
 
 from devloop.agent.mover import PLAN, Plan
 from devloop.agent.objects import Document
-from devloop.agent.protocols import protocol_of
+from devloop.agent.protocols import Protocol, protocol_of
 from devloop.errors import RemoteError
 from devloop.remote.kubernetes.api import Api, ApiError
 from devloop.remote.kubernetes.install import SELECTOR, container_of, running
@@ -75,7 +75,7 @@ class Mover:
         if not image:
             raise RemoteError("the agent's pod is not there", where=where)
         agents = [str(each["ip"]) for pod in items for each in pod["status"].get("podIPs") or []]
-        speaks = {int(port["port"]): protocol_of(port) for port in service["spec"].get("ports") or []}
+        speaks = spoken(service)
         made = []
         # What is in use is moved by a container that stays until its last request is answered: it is read, then.
         take = not force and await self._prints(chosen[0])
@@ -178,6 +178,13 @@ class Mover:
                 return said
             await asyncio.sleep(LOOK_SECONDS)
         raise RemoteError(f"pod {pod.name}: what ends connections there has not ended itself in time", where=where)
+
+
+def spoken(service: Document) -> dict[int, Protocol]:
+    """What each TCP port of a Service speaks. UDP may have the same number."""
+    ports = [each for each in service["spec"].get("ports") or [] if each.get("protocol", "TCP") == "TCP"]
+    annotations = service["metadata"].get("annotations")
+    return {int(each["port"]): protocol_of(each, annotations) for each in ports}
 
 
 def container(suffix: str, image: str, plan: Plan) -> Document:

@@ -16,6 +16,8 @@ import pytest
 from devloop.agent import diag, order, packetlog
 from devloop.agent.diag import Connection
 from devloop.agent.mover import Plan, due
+from devloop.agent.protocols import OPAQUE
+from devloop.attach.moving import spoken
 
 
 def quiet(sent: int, received: int, *, queued: bool = False, more: bool = False) -> Connection:
@@ -152,3 +154,13 @@ def test_more_than_can_be_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
     found._log, found._ports, found.asked = cast(Any, Flood()), frozenset({8080}), {(8080, "a", 1): True}
     assert not found.read()
     assert not found.asked
+
+
+def test_what_a_port_speaks_is_what_the_agent_takes_it_for() -> None:
+    ports = [
+        {"port": 53, "name": "http-dns", "protocol": "TCP"},
+        {"port": 53, "name": "dns", "protocol": "UDP"},
+        {"port": 25, "name": "mail"},
+    ]
+    service = {"metadata": {"annotations": {OPAQUE: "25"}}, "spec": {"ports": ports}}
+    assert spoken(service) == {53: "http", 25: "tcp"}

@@ -7,17 +7,19 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from devloop.net import forward
+from devloop.net import forward, peers
 from devloop.net.forward import Forwards
 from devloop.net.peers import user_of
 from devloop.places import LINUX
 from devloop.relay import Target
 
 pytestmark = pytest.mark.skipif(not LINUX, reason="other systems do not tell whose a connection is")
+
+Way = Callable[[tuple[str, int], tuple[str, int]], int | None]
 
 
 @pytest.fixture
@@ -28,7 +30,8 @@ def listener() -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("mapped", [False, True], ids=["IPv4", "IPv4 from a socket of IPv6"])
-def test_whose_a_connection_is(listener: socket.socket, mapped: bool) -> None:
+@pytest.mark.parametrize("way", [peers._by_netlink, peers._by_tables])
+def test_whose_a_connection_is(listener: socket.socket, mapped: bool, way: Way) -> None:
     host, port = listener.getsockname()
     try:
         client = socket.create_connection((f"::ffff:{host}" if mapped else host, port))
@@ -37,8 +40,26 @@ def test_whose_a_connection_is(listener: socket.socket, mapped: bool) -> None:
     with client:
         taken, peer = listener.accept()
         with taken:
+            assert way(peer, taken.getsockname()) == os.geteuid()
+            assert way((host, port), taken.getpeername()) == os.geteuid()  # beside the socket that listens there
+            assert way((host, port), (host, 1)) is None
+    assert way(("127.0.0.1", 1), (host, port)) is None
+
+
+def test_it_takes_no_longer_where_there_are_many(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "_by_tables", None)  # they have each socket of the machine
+    with socket.create_connection(listener.getsockname()):
+        taken, peer = listener.accept()
+        with taken:
             assert user_of(peer, taken.getsockname()) == os.geteuid()
-    assert user_of(("127.0.0.1", 1), (host, port)) is None
+
+
+def test_without_sock_diag_the_tables_tell(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "_SOCK_DIAG", 4711)
+    with socket.create_connection(listener.getsockname()):
+        taken, peer = listener.accept()
+        with taken:
+            assert user_of(peer, taken.getsockname()) == os.geteuid()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user: run this as root")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from devloop.errors import DevloopError, ServiceError
-from devloop.net.peers import user_of
+from devloop.net.peers import user_of, works_here
 from devloop.net.publish import loopback_listeners
 from devloop.places import mine, user_name
 from devloop.relay import Relay, Relays, Target
@@ -116,7 +117,7 @@ def _refuse_strangers(relay: Relay) -> None:
     transport = relay.client.transport
     client, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
     uid = user_of(client[:2], own[:2]) if client and own else None
-    if uid is not None and uid not in mine():
+    if uid is not None and uid not in mine() and not (os.geteuid() == 0 and works_here(uid)):
         raise ServiceError(f"{user_name(uid)} has connected to it, and may not: this port is for its user alone")
 
 

@@ -30,6 +30,30 @@ def user_of(client: tuple[str, int], own: tuple[str, int]) -> int | None:
         return _by_tables(client, own)
 
 
+def works_here(uid: int) -> bool:
+    """Whether a process of this user comes from this one: a service that root has started drops its rights, as nginx
+    and PostgreSQL do."""
+    me = os.getpid()
+    parents: dict[int, int] = {}
+    theirs: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(process.name)
+            parents[pid] = int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            if process.stat().st_uid == uid:
+                theirs.append(pid)
+        except (OSError, ValueError, IndexError):
+            continue  # it has ended
+    for pid in theirs:
+        seen: set[int] = set()
+        while pid in parents and pid not in seen:
+            seen.add(pid)
+            pid = parents[pid]
+            if pid == me:
+                return True
+    return False
+
+
 def _by_netlink(client: tuple[str, int], own: tuple[str, int]) -> int | None:
     """Asks for this one socket (sock_diag(7)): the tables have all of the machine's, tens of thousands after a load."""
     family = socket.AF_INET6 if ":" in client[0] else socket.AF_INET

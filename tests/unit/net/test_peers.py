@@ -101,3 +101,28 @@ async def test_a_forward_breaks_the_connection_of_another_user(monkeypatch: pyte
         assert "may not" in said[0] and "no route" in said[1]
     finally:
         await forwards.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user: run this as root")
+async def test_a_service_of_root_s_that_has_dropped_its_rights_is_no_stranger() -> None:
+    """nginx's workers in a container where all is root's."""
+    said: list[str] = []
+    asked = asyncio.Event()
+
+    async def route() -> Target:
+        asked.set()
+        raise OSError("no route")
+
+    code = "import os,socket,sys; ''.encode('idna'); os.setuid(65534); "
+    code += "s=socket.socket(); s.connect(('127.0.0.1', int(sys.argv[1]))); s.recv(1)"
+    forwards = Forwards(said.append)
+    assert not peers.works_here(65534)
+    try:
+        port = await forwards.add("db", 0, route)
+        service = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(port))
+        async with asyncio.timeout(30):
+            await asked.wait()
+            await service.wait()
+    finally:
+        await forwards.close()
+    assert not any("may not" in each for each in said)

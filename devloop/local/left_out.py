@@ -57,6 +57,10 @@ REASONS: Mapping[str, tuple[str, ...]] = {
         "GIT_SEQUENCE_EDITOR", "GIT_PAGER", "GIT_ASKPASS", "GIT_TEMPLATE_DIR", "GIT_PROXY_COMMAND",
     ),
     "programs read their configuration from there": ("XDG_*",),
+    "clients run a credential helper that the file there names": ("KUBECONFIG", "AWS_CONFIG_FILE", "DOCKER_CONFIG"),
+    "Google's clients may run a program for credentials because of it": (
+        "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES", "CLOUDSDK_PYTHON*",
+    ),
     "it is a setting of devloop's own": ("DEVLOOP_*",),
 }  # fmt: skip
 """Why → the names, as fnmatch takes them."""
@@ -83,6 +87,8 @@ def reason(name: str, value: str) -> str:
         return ""
     if _LINK.fullmatch(name):
         return ""
+    if name.lower().startswith("npm_config_"):
+        name = name.lower()  # as npm takes them
     for why, patterns in REASONS.items():
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             return why

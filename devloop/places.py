@@ -94,7 +94,10 @@ def private_folder(
         if found.st_mode & 0o077 and looks is not Looks.LEFT:
             if looks is Looks.REFUSED:
                 raise DevloopError(f"others may look into {what}", where=str(path), hint=or_else)
-            os.fchmod(descriptor, 0o700)
+            try:
+                os.fchmod(descriptor, 0o700)
+            except PermissionError:  # FAT and the like have one mode for all
+                raise DevloopError(f"others may look into {what}", where=str(path), hint=or_else) from None
     finally:
         os.close(descriptor)
 

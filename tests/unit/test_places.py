@@ -157,6 +157,17 @@ def test_a_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert {refused(each) for each in Looks} == {"it belongs to another user"}
 
 
+def test_a_file_system_that_keeps_no_modes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refused)  # FAT
+    tmp_path.chmod(0o755)
+    with pytest.raises(DevloopError, match="others may look into the state folder") as told:
+        private_folder(tmp_path, "the state folder", hint="use another", looks=Looks.CLOSED)
+    assert "use another" in (told.value.hint or "")
+
+
 def test_the_runtime_folder_is_used_if_it_is_this_user_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     tmp_path.chmod(0o700)

@@ -17,7 +17,7 @@ def trust(args: argparse.Namespace) -> int:
     from devloop.remote.reach import reach
 
     file = project_file(args, anybodys=True)
-    owners = {uid for path in (file.parent, *files(file)) if (uid := stranger(path)) is not None}
+    owners = {uid for path in (file.parent, file.parent / ".env", *files(file)) if (uid := stranger(path)) is not None}
     agreements.agree(file, owners=owners)
     for uid in sorted(owners):
         print(f"{file} may belong to {user_name(uid)}")

@@ -66,7 +66,10 @@ def read(file: Path, environ: Mapping[str, str], findings: Findings) -> Sources:
     env_file = file.parent / ".env"
     variables = dict(environ)
     has_env_file = env_file.is_file()
-    if has_env_file:
+    if has_env_file and (uid := other_owner(env_file, file)) is not None:
+        what = f"this belongs to {user_name(uid)}, whose variables could run commands as you"
+        findings.add(Spot(env_file, 1, 1), what, "look through it, then allow it with `devloop trust`")
+    elif has_env_file:
         try:
             variables = {**read_env_file(env_file, environ, findings), **variables}
         except OSError as error:

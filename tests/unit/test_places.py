@@ -85,6 +85,23 @@ def test_a_file_of_somebody_else_is_not_included(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away: run this as root")
+def test_an_env_file_of_somebody_else_gives_no_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One's own project in /tmp, where anybody can put a file beside it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    (tmp_path / "devloop.toml").write_text('[services.api]\ncommand = "${RUNNER:-true}"\n')
+    (tmp_path / ".env").write_text("RUNNER=evil\n")
+    os.chown(tmp_path / ".env", 4711, 4711)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check"]) == 2
+    told = capsys.readouterr().err
+    assert ".env:1:1: this belongs to the user with number 4711" in told and "devloop trust" in told
+    assert main(["trust"]) == 0 and main(["check"]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away: run this as root")
 def test_trust_allows_whoever_owns_what_is_included_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

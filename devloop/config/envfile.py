@@ -7,6 +7,7 @@ text, so that a quoted password loses its dollars. Where this module is stricter
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +21,9 @@ from devloop.config.words import quoted
 
 LONGEST = 128 * 1024
 """Bytes of NAME=value with the NUL behind it (execve(2), MAX_ARG_STRLEN). So lines that double each other end, too."""
+
+LARGEST = 8 << 20
+"""Bytes of an env file: an execve takes 2 MiB of variables, as a rule."""
 
 _SPACES = " \t\v\f\r\u0085\u00a0"
 _BLANK = re.compile(rf"(?:[{_SPACES}\n]|#[^\n]*)*")
@@ -49,7 +53,11 @@ def read_env_file(file: Path, environ: Mapping[str, str], findings: Findings) ->
     A name without `=` has `environ`'s value, and is left out if that has none. A line that can't be read is a
     finding. Raises OSError.
     """
-    return read_env_text(file.read_bytes(), file, environ, findings)
+    with file.open("rb") as opened:
+        content = opened.read(LARGEST + 1)  # a device may have no end
+    if len(content) > LARGEST:
+        raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
+    return read_env_text(content, file, environ, findings)
 
 
 def read_env_text(content: bytes, file: Path, environ: Mapping[str, str], findings: Findings) -> dict[str, str]:

@@ -171,3 +171,8 @@ def test_places_are_counted_for_problems_alone(monkeypatch: pytest.MonkeyPatch) 
     """Counting the lines before each line makes a long file quadratic."""
     monkeypatch.setattr(envfile, "Spot", lambda *_: pytest.fail("a place was counted"))
     assert len(read("".join(f"N{n}=x\n" for n in range(100)))) == 100
+
+
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(OSError, match="larger than 8 MiB"):
+        envfile.read_env_file(Path("/dev/zero"), {}, Findings())

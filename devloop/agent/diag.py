@@ -128,14 +128,24 @@ def opened() -> socket.socket:
 
 def connections(sock: socket.socket, ports: Collection[int]) -> list[Connection]:
     """All that lead to one of these ports: not to a socket that was put between, nor by way of one. OSError."""
+    found = _established(sock)
+    between = {(each.client_port, each.address, each.port) for each in found if each.transparent}
+    return [each for each in found if each.port in ports and not each.transparent and each.ends not in between]
+
+
+def caught(sock: socket.socket, ports: Collection[int]) -> list[Connection]:
+    """Those to one of these ports that end at a socket which was put between: a door's, or one taken over. OSError."""
+    return [each for each in _established(sock) if each.port in ports and each.transparent]
+
+
+def _established(sock: socket.socket) -> list[Connection]:
     found: list[Connection] = []
     for family in (socket.AF_INET, socket.AF_INET6):
         query = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 1 << _ESTABLISHED)
         query += struct.pack(">HH", 0, 0) + bytes(32) + struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             found += map(parsed, _ask(sock, _BY_FAMILY, _DUMP, query))
-    between = {(each.client_port, each.address, each.port) for each in found if each.transparent}
-    return [each for each in found if each.port in ports and not each.transparent and each.ends not in between]
+    return found
 
 
 def destroy(sock: socket.socket, found: Connection) -> bool:

@@ -132,7 +132,12 @@ def ports_of(service: Document, wanted: Mapping[int | str, int]) -> tuple[dict[i
     out: dict[str, dict[int, int]] = {"TCP": {}, "UDP": {}}
     for port, local in wanted.items():
         if port not in known:
-            has = ", ".join(str(each) for each in known if "/tcp" not in str(each))
+            has = ", ".join(
+                str(word)
+                for each in service["spec"].get("ports", [])
+                for word in (each["port"], each.get("name"))
+                if word is not None
+            )
             raise AttachError(f"it has no port {port}; it has {has}", where=where)
         number, protocol = known[port]
         if protocol not in out:

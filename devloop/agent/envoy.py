@@ -329,6 +329,8 @@ def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: s
         generate_request_id=False,
         preserve_external_request_id=True,
         skip_xff_append=True,
+        # By default Envoy takes away what a mesh's proxies have said of the client.
+        forward_client_cert_details="ALWAYS_FORWARD_ONLY",
         # Else Envoy says "100 Continue" by itself, and a service can't refuse a body before it is sent.
         proxy_100_continue=True,
         server_header_transformation="PASS_THROUGH",

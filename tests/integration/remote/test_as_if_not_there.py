@@ -150,6 +150,7 @@ FORWARDED = (
     b"",
     b"X-Forwarded-Proto: https\r\n",
     b"X-Forwarded-Proto: HTTPS,http\r\nX-Forwarded-For: 192.0.2.7\r\nForwarded: for=192.0.2.7;proto=https\r\n",
+    b"X-Forwarded-Client-Cert: By=spiffe://mesh/web;URI=spiffe://mesh/ann\r\nX-Real-Ip: 192.0.2.7\r\n",
 )
 """What proxies before have said of the client."""
 

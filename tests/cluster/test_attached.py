@@ -244,7 +244,8 @@ async def test_no_request_fails_in_a_minute_of_load_and_edits(
             answered_here = max(answered_here, *(each.local_rate for each in running.services["web"].attachments))
         result = await load.stop()
     assert result["failed"] == 0, str(result)
-    assert result["answered"] > 60 * 300 / 2, str(result)  # a machine that is busy may be slower, but not that slow
+    # Two clusters share two cores in CI: how many a second is for the benchmarks, that they never stop is this test's.
+    assert result["answered"] > 60 * 300 / 10, str(result)
     assert answered_here > 0
 
 

@@ -97,7 +97,7 @@ async def test_the_api_server_is_cut_for_as_long_as_asked(
     through = behind_gate(namespace.developer)
     async with kit.forward(through, namespace.name, "echo", 8080) as stream:
         assert await echoes(stream)
-        seconds = 1.5
+        seconds = 5.0
         started = time.monotonic()
         with gate.closed(seconds, "refuse" if mode == "refuse" else "silent"):
             # What was open: reset, or silent with what is sent meanwhile kept.
@@ -108,11 +108,11 @@ async def test_the_api_server_is_cut_for_as_long_as_asked(
                 waiting = await nothing_heard(stream, b"meanwhile", 0.3)
             # What is new: refused at once, or never answered.
             asked = time.monotonic()
-            assert not await answers(through, seconds=0.5)
+            assert not await answers(through, seconds=2.0)
             if mode == "refuse":
-                assert time.monotonic() - asked < 0.4
+                assert time.monotonic() - asked < 1.9
             else:
-                assert time.monotonic() - asked >= 0.5
+                assert time.monotonic() - asked >= 2.0
             # Somebody else's connections are not touched.
             assert await answers(namespace.other_developer)
             await kit.eventually(lambda: answers(through), True)

@@ -162,8 +162,10 @@ class Mover:
                 raise AttachError(f"pod {pod.name}: what ends connections there does not start: {why}", where=where)
             now = pods.state(document, name)
             if reads and "running" in now:
-                async with asyncio.timeout(max(0.1, until - time.monotonic())):
-                    said = await self._printed(pod, name)
+                said: Document = {}
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.1, until - time.monotonic())):
+                        said = await self._printed(pod, name)
                 if said and "error" not in said:
                     return said
             over = now.get("terminated")

@@ -66,4 +66,6 @@ cluster-down: setup ## Stop it, and leave nothing of it behind
 	$(BIN)/python -m tests.cluster.kube down
 
 test-cluster: setup ## The tests that need a cluster: this one, or that of DEVLOOP_TEST_KUBECONFIG
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m cluster tests/cluster
+	$(BIN)/python -m pytest -m cluster tests/cluster/test_lifecycle.py; alone=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m cluster tests/cluster \
+	  --ignore tests/cluster/test_lifecycle.py && exit $$alone

@@ -37,19 +37,26 @@ from .kube.settings import Settings
 HERE = Path(__file__).parent
 RUN = secrets.token_hex(4)  # on every namespace of this session, so that two sessions do not mix
 LABEL = "devloop.test/run"
-LONG = ("test_trial.py", "test_endurance.py")
+ENGINES = (
+    *("test_trial.py", "test_attached.py", "test_dual_stack.py", "test_endurance.py", "test_network_ways.py"),
+    *("test_shop.py", "test_tools.py", "test_udp.py", "test_up.py", "test_world.py", "test_agent_command.py"),
+)
+"""Their services listen on this machine, at the ports that their projects name: one worker has all of them."""
 NEXT = "Run `make cluster`, or set DEVLOOP_TEST_KUBECONFIG; docs/cluster-tests.md has more."
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what lies in this folder. It gets more time than others: pods start and stop in it."""
     for each in items:
         if each.path.is_relative_to(HERE):
             each.add_marker(pytest.mark.cluster)
             each.add_marker(pytest.mark.slow)
             each.add_marker(pytest.mark.timeout(300))
-    # Two workers take file by file: what takes minutes for one test comes first, so that neither waits at the end.
-    items.sort(key=lambda each: each.path.name not in LONG)
+            if config.pluginmanager.hasplugin("xdist"):
+                group = "engines" if each.path.name in ENGINES else each.path.name
+                each.add_marker(pytest.mark.xdist_group(group))
+    # What takes longest comes first, so that neither of two workers waits for the other at the end.
+    items.sort(key=lambda each: each.path.name not in ENGINES)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,7 @@
-"""Up, down and up again, with nothing left on the machine: on a second cluster beside the suite's own."""
+"""Up, down and up again, with nothing left on the machine: on a second cluster beside the suite's own.
+
+`make test-cluster` runs this file alone: it looks at the whole machine, where a second worker has a cluster as well.
+"""
 
 from __future__ import annotations
 

@@ -177,10 +177,16 @@ async def test_somebody_else_who_answers_gets_nothing(rig: Rig, way: Way) -> Non
         await until(lambda: len(heard) == KEY_BYTES + NUMBER_BYTES)
 
 
-@pytest.mark.parametrize("said", [b"", bytes(36), b"x" * 100])
-async def test_a_stranger_is_sent_away(link: LiveLink, way: Way, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
-    """No key, a wrong one, or too much."""
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers have little time at an agent that is made after this."""
     monkeypatch.setattr(agent_lanes, "GREETING_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("said", [b"", bytes(36), b"x" * 100])
+async def test_a_stranger_is_sent_away(link: LiveLink, way: Way, said: bytes) -> None:
+    """No key, a wrong one, or too much."""
     carrier: Any = link._carrier
     ran = await carrier.connection.run(agent_lanes.COMMAND, check=True)
     port = int(str(ran.stdout).split('"port": ')[1].split(",")[0])

@@ -62,7 +62,7 @@ def test_the_same_engine_has_the_same_ids_and_others_have_others() -> None:
 
 def test_ports_by_name_and_number() -> None:
     assert fitting(service(), Wanted("intercept", "api", {"http": 1, 81: 2})) == ({80: 1, 81: 2}, {}, "service")
-    with pytest.raises(AttachError, match="it has no port grpc; it has http, 80, admin, 81"):
+    with pytest.raises(AttachError, match="it has no port grpc; it has 80, http, 81, admin"):
         fitting(service(), Wanted("intercept", "api", {"grpc": 1}))
     with pytest.raises(AttachError, match="no port"):
         fitting(service(), Wanted("intercept", "api"))

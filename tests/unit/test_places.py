@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_a_project_of_somebody_else_is_not_used(
 ) -> None:
     assert main(command) in (1, 2)
     told = capsys.readouterr().err
-    assert "belongs to" in told and f"devloop trust -f {project}/devloop.toml" in told
+    assert "belongs to" in told and f"devloop trust -f {shlex.quote(f'{project}/devloop.toml')}" in told
 
 
 def test_it_has_no_names_for_a_shell(project: Path, stranger: int, capsys: pytest.CaptureFixture[str]) -> None:

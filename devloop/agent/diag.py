@@ -128,14 +128,16 @@ def opened() -> socket.socket:
 
 def connections(sock: socket.socket, ports: Collection[int]) -> list[Connection]:
     """All that lead to one of these ports: not to a socket that was put between, nor by way of one. OSError."""
+    return told_apart(sock, ports)[0]
+
+
+def told_apart(sock: socket.socket, ports: Collection[int]) -> tuple[list[Connection], list[Connection]]:
+    """`connections`, and those that end at a socket which was put between: a door's, or one taken over. OSError."""
     found = _established(sock)
     between = {(each.client_port, each.address, each.port) for each in found if each.transparent}
-    return [each for each in found if each.port in ports and not each.transparent and each.ends not in between]
-
-
-def caught(sock: socket.socket, ports: Collection[int]) -> list[Connection]:
-    """Those to one of these ports that end at a socket which was put between: a door's, or one taken over. OSError."""
-    return [each for each in _established(sock) if each.port in ports and each.transparent]
+    led = [each for each in found if each.port in ports]
+    straight = [each for each in led if not each.transparent and each.ends not in between]
+    return straight, [each for each in led if each.transparent]
 
 
 def _established(sock: socket.socket) -> list[Connection]:

@@ -14,7 +14,7 @@ from devloop.attach import AttachError, Phase, personal
 
 from . import kit
 from .attaching import PORT, SERVICE, Engine, Here, Load, ask, client_pod, engine, objects_of, run_service
-from .conftest import Namespace, Target
+from .conftest import Namespace, Target, unavailable
 from .kit import ApiClient, client
 
 MINE = ("-H", "baggage: devloop=ada")
@@ -64,7 +64,7 @@ async def original(admin: ApiClient, space: Namespace) -> str:
 @pytest.fixture
 def enforced(cluster: Target) -> None:
     if cluster.own is not None and "policies" not in cluster.own.sandbox.running():
-        pytest.skip(f"nothing enforces NetworkPolicies here: {cluster.own.log_tail('policies', 3)}")
+        unavailable(f"nothing enforces NetworkPolicies here: {cluster.own.log_tail('policies', 3)}")
 
 
 @asynccontextmanager

@@ -114,8 +114,9 @@ def children(pid: int) -> list[int]:
 def _parents() -> dict[int, int]:
     """pid → parent's pid, for every process that there is."""
     if not LINUX:
-        text = subprocess.run(["/bin/ps", "-axo", "pid=,ppid="], capture_output=True, text=True).stdout
-        return {int(pid): int(parent) for pid, parent in (line.split() for line in text.splitlines())}
+        ps = subprocess.Popen(["/bin/ps", "-axo", "pid=,ppid="], stdout=subprocess.PIPE, text=True)
+        pairs = [line.split() for line in ps.communicate()[0].splitlines()]
+        return {int(pid): int(parent) for pid, parent in pairs if int(pid) != ps.pid}
     parents = {}
     for entry in os.listdir("/proc"):  # noqa: PTH208 - names are enough, and this is the quick way
         if entry.isdigit():
@@ -607,16 +608,16 @@ class Root:
             self.reap()
 
     def reap(self) -> None:
-        """Take note of holders that have ended; end what one that was killed has left."""
-        killed = False
+        """Take note of holders that have ended; end what one that was killed has left.
+
+        Looked for each time: what forks while it is found and killed leaves a child that was not seen, and that
+        falls to this process as its parent ends.
+        """
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] in self.holders:
-                    self.holders.discard(ended[0])
-                    killed = killed or ended[1] != 0
-        if killed:
-            for pid in tree([p for p in children(os.getpid()) if p not in self.holders]):
-                _kill(pid, signal.SIGKILL)
+                self.holders.discard(ended[0])
+        for pid in tree([p for p in children(os.getpid()) if p not in self.holders]):
+            _kill(pid, signal.SIGKILL)
 
 
 def become_holder(service: str, engine: socket.socket) -> None:

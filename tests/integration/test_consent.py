@@ -43,6 +43,7 @@ class Repository:
         self.plugin.write_text(f"#!/bin/sh\ntouch {shlex.quote(str(self.mark))}\nexit 1\n")
         self.plugin.chmod(0o755)
         self.environ = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
+        self.environ.pop("CI", None)  # its terminals are not asked
         self.kubeconfig("one")
         self.config('kubeconfig = "kube.yaml"')
 

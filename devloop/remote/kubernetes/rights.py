@@ -15,7 +15,7 @@ REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 AT_ONCE = 16
 READ = ("get", "list", "watch")
 AGENT = "devloop-agent"
-"""The agent's Secret."""
+"""The ConfigMap with the agent's host key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ NEEDS = (
     ),
     Need(
         "Read Secrets",
-        "environment variables and files from them are missing, and the agent can't be used",
+        "environment variables and files from them are missing",
         (("", "secrets", READ, ""),),
     ),
     Need(
@@ -75,7 +75,11 @@ NEEDS = (
     Need(
         "Join an agent",
         "the link is plain port-forwards: slower, and to Services and pods of this namespace only",
-        (("", "secrets", ("update", "patch"), AGENT),),
+        (
+            ("", "configmaps", ("create",), ""),
+            ("", "configmaps", ("get",), AGENT),
+            ("", "secrets", ("update", "patch"), AGENT),
+        ),
         agent=True,
     ),
     Need(

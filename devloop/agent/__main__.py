@@ -8,6 +8,8 @@ Configured by the environment, which the pod's manifest sets:
     DEVLOOP_AGENT_LINGER how many seconds without a client until the agent removes itself; 0, the default:
                          it stays, as an administrator's does
     DEVLOOP_AGENT_READY  a file that exists while the server takes connections; the startup probe's
+    DEVLOOP_AGENT_ALLOW  addresses and networks that developers' connections may lead to although the agent denies
+                         them (`destinations.py`): "169.254.169.254, fd00:ec2::/32"
     DEVLOOP_AGENT_STATE  a folder for Envoy's configuration and sockets (/tmp/devloop)
     ENVOY                Envoy's program, set by the image; without it nothing can be attached
 """
@@ -22,6 +24,8 @@ import signal
 import sys
 from pathlib import Path
 
+from .destinations import VARIABLE as ALLOW
+from .destinations import Destinations
 from .loops import new_event_loop
 from .server import AgentError, serve
 
@@ -34,6 +38,14 @@ async def run() -> None:
     linger = os.environ.get("DEVLOOP_AGENT_LINGER", "0")
     if not linger.isdecimal():
         raise AgentError(f"DEVLOOP_AGENT_LINGER is {linger!r}, and it is a number of seconds")
+    try:
+        resolv_conf = await asyncio.to_thread(Path("/etc/resolv.conf").read_text)
+    except OSError:
+        resolv_conf = ""  # then there is no resolver to be reached
+    try:
+        destinations = Destinations.of(os.environ.get(ALLOW, ""), resolv_conf)
+    except ValueError as problem:
+        raise AgentError(f"{ALLOW}: {problem}") from problem
     stopped = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, stopped.set)
@@ -42,7 +54,9 @@ async def run() -> None:
     state = Path(os.environ.get("DEVLOOP_AGENT_STATE", "/tmp/devloop"))
     try:
         envoy = os.environ.get("ENVOY", "")
-        async with serve(keys, port, int(linger), direct=direct or None, state=state, envoy=envoy):
+        async with serve(
+            keys, port, int(linger), direct=direct or None, state=state, envoy=envoy, destinations=destinations
+        ):
             await asyncio.to_thread(ready.touch)
             await stopped.wait()
     finally:

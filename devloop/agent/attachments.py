@@ -26,6 +26,7 @@ from typing import Protocol as Seam
 
 from . import entitled, envoy, hello, kube, reach
 from .certificates import Termination, memory_folder
+from .destinations import EVERYWHERE, DeniedError, Destinations
 from .expiry import Expiry
 from .forward import Connection
 from .gateway import Gateway, GatewayError, RejectedError
@@ -87,15 +88,18 @@ class Engine(Seam):
 class Attachments:
     """See the module."""
 
-    def __init__(self, api: ClusterApi | None, folder: Path, binary: str) -> None:
+    def __init__(
+        self, api: ClusterApi | None, folder: Path, binary: str, destinations: Destinations = EVERYWHERE
+    ) -> None:
         self.folder = folder
         self._api = api
+        self._destinations = destinations
         # A name of its own for each process: on a developer's machine there may be others.
         memory = memory_folder()
         self._memory = memory / f"devloop-agent-{os.getpid()}-{id(self):x}" if memory is not None else None
         self._gateway = Gateway(folder, binary, self._lines, self._memory)
         self._members: dict[str, Member] = {}
-        self._pods = PodWay(folder, self._members.values, self._changed)
+        self._pods = PodWay(folder, self._members.values, self._changed, destinations)
         self._claimed: dict[str, dict[int, int]] = {}
         """Listeners by port, of Services that a developer is about to lead here."""
         self._leaving = Leaving(self._original)
@@ -108,7 +112,7 @@ class Attachments:
         self._trying: Member | None = None
         self._expiry = Expiry()
         self._tasks: list[asyncio.Task[None]] = []
-        self._view = View(None, self._changed)
+        self._view = View(None, self._changed, destinations)
         self._leases: kube.Watched | None = None
         self._woken = asyncio.Event()
         self._ending = False
@@ -116,7 +120,7 @@ class Attachments:
     async def start(self) -> None:
         """Look at what the namespace holds. Envoy is started when there is something for it to do."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._view = View(self._api, self._changed)
+        self._view = View(self._api, self._changed, self._destinations)
         if self._api is not None:
             path = leases(self._api.namespace)
             self._leases = kube.Watched(self._api, path, self._woken.set, f"labelSelector={LEASE_LABEL}")
@@ -268,7 +272,12 @@ class Attachments:
 
     async def look(self, name: str, ports: Mapping[int, tuple[tuple[str, int], ...]], server: str) -> Document:
         """What the original says of itself in TLS, by port: see `hello.Hello`. `ports`: where it is known to be
-        reached; else as this agent sees it. RefusedError."""
+        reached, by its developer; else as this agent sees it. RefusedError."""
+        for address, port in (each for known in ports.values() for each in known):
+            try:
+                self._destinations.check(address, port)
+            except DeniedError as problem:
+                raise RefusedError(str(problem)) from None
         await self._view.service(name)
         await self._view.endpoints(name)
         looked = {port: hello.look(known or self._endpoints(name, port), server) for port, known in ports.items()}

@@ -24,6 +24,8 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from .destinations import EVERYWHERE, Destinations
+
 log = logging.getLogger("agent")
 
 COMMAND = "datagrams 1"
@@ -153,9 +155,10 @@ class DatagramSocket:
 class Datagrams:
     """The agent's end of one session."""
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, destinations: Destinations = EVERYWHERE) -> None:
         """`channel`: asyncssh's, which writes bytes."""
         self._channel = channel
+        self._destinations = destinations
         self._records = Records()
         self._flows: dict[int, DatagramSocket] = {}
         self._stuck = False
@@ -197,6 +200,7 @@ class Datagrams:
             address, port = destination_of(record.body)
             if len(self._flows) >= MAX_FLOWS:
                 raise RecordError(f"there are {MAX_FLOWS} flows")
+            self._destinations.check(address, port)
             self._flows[number] = DatagramSocket(
                 address, port, lambda data: self._tell(DATA, number, data), lambda: self._tell(REFUSED, number)
             )

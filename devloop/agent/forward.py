@@ -19,6 +19,7 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.packet import SSHPacket, String, UInt32
 
+from .destinations import EVERYWHERE, DeniedError, Destinations
 from .lane import READ_BYTES, Laned
 from .packets import PACKET_BYTES, Buffers, send_data
 from .quick import quicken
@@ -137,8 +138,9 @@ class TcpChannel(asyncssh.SSHTCPChannel[bytes]):
 class Connection:
     """The part of one SSH connection that its channels share: whether its socket takes more."""
 
-    def __init__(self, connection: asyncssh.SSHServerConnection) -> None:
+    def __init__(self, connection: asyncssh.SSHServerConnection, destinations: Destinations = EVERYWHERE) -> None:
         self.ssh = connection
+        self.destinations = destinations
         self.key = ""
         """The fingerprint of the key that it was opened with, once that is proven."""
         self.full = False
@@ -168,7 +170,9 @@ class Connection:
 
     async def _connect(self, host: str, port: int, number: int) -> Near:
         try:
-            near = Near(self, await dial(host, port))
+            near = Near(self, await dial(host, port, self.destinations))
+        except DeniedError as problem:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, str(problem)) from problem
         except OSError as problem:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, str(problem)) from problem
         near.number = number
@@ -187,11 +191,15 @@ class Connection:
         return Near(self, far)
 
 
-async def dial(host: str, port: int) -> Far:
-    """A connection to a name or an address. Raises OSError."""
+async def dial(host: str, port: int, destinations: Destinations = EVERYWHERE) -> Far:
+    """A connection to a name or an address. Raises OSError; DeniedError, if it leads where nobody is connected to."""
     if _is_address(host):
+        destinations.check(host, port)
         return await _connected(host, port)  # the rule: the developer's side has resolved the name
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # What is connected to are these addresses, and nobody resolves the name once more.
+    for *_, address in found:
+        destinations.check(str(address[0]), port)
     # RFC 8305: a name with an IPv6 address that leads nowhere costs a quarter of a second. uvloop does not do that.
     tries = [partial(_connected, str(address[0]), port) for *_, address in found]
     far, _, problems = await staggered_race(tries, 0.25)

@@ -16,6 +16,7 @@ from typing import Any
 from .addresses import host_port
 from .back import plain
 from .certificates import Termination
+from .destinations import EVERYWHERE, DeniedError, Destinations
 from .doors import PORT, Door, DoorLostError, Doors, own_address
 from .inbound import Inbound, Taker
 from .member import Member, Target
@@ -35,8 +36,15 @@ Speaks = Callable[[str, int], tuple[Protocol, Termination | None]]
 class PodWay:
     """See the module. `members` gives all attachments; `changed` is called when a door has come or gone."""
 
-    def __init__(self, folder: Path, members: Callable[[], Iterable[Member]], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        members: Callable[[], Iterable[Member]],
+        changed: Callable[[], None],
+        destinations: Destinations = EVERYWHERE,
+    ) -> None:
         self._folder = folder
+        self._destinations = destinations
         self._all = members
         self.inbound = Inbound(self._taker)
         self._doors = Doors(self._expected, changed, self.inbound.carry)
@@ -77,6 +85,11 @@ class PodWay:
         return True
 
     def _check(self, member: Member, target: Target) -> None:
+        for address in target.addresses:
+            try:  # Envoy connects there, at a port that whoever is in the pod has chosen
+                self._destinations.check(address, 0)
+            except DeniedError as problem:
+                raise RefusedError(f"pod {target.name}: {problem}") from None
         for other in self._members():
             if other.spec.service == member.spec.service or target.uid not in other.targets:
                 continue

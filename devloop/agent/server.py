@@ -26,6 +26,7 @@ from .attachments import Attachments
 from .datagrams import COMMAND as DATAGRAMS
 from .datagrams import Datagrams
 from .desk import Desk
+from .destinations import EVERYWHERE, Destinations
 from .direct import COMMAND as DIRECT
 from .direct import Direct
 from .forward import Connection
@@ -66,6 +67,7 @@ class Parts:
     attachments: Attachments | None
     strangers: Strangers
     """Who has come to the loopback's port and not logged in yet."""
+    destinations: Destinations
 
 
 class Developer(asyncssh.SSHServer):
@@ -84,7 +86,7 @@ class Developer(asyncssh.SSHServer):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         """Keep the connection, for what the authentication has to tell it."""
-        self.connection = Connection(conn)
+        self.connection = Connection(conn, self.parts.destinations)
         self._stranger = self.parts.strangers.arrived("", conn.abort)
 
     def begin_auth(self, username: str) -> bool:
@@ -136,7 +138,7 @@ class Developer(asyncssh.SSHServer):
         return Question(self.parts, self.seat, self.connection)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
-        """Forward anything: what this pod may reach is for network policies to say."""
+        """Forward to whatever this pod may reach, by network policies, but for what `destinations.py` denies."""
         assert self.connection is not None
         return self.connection.forward(dest_host, dest_port, orig_port)
 
@@ -194,7 +196,7 @@ class Question(asyncssh.SSHServerSession[str]):
             self.desk = Desk(parts.attachments, self.connection, self.channel)
         elif command == DATAGRAMS and self.channel is not None:
             self.channel.set_encoding(None)
-            self.datagrams = Datagrams(self.channel)
+            self.datagrams = Datagrams(self.channel, parts.destinations)
         elif command == INBOUND and parts.attachments is not None and self.channel is not None:
             self.channel.set_encoding(None)
             self.datagrams = parts.attachments.inbound.session(self.connection, self.channel)
@@ -290,14 +292,21 @@ def _settings(key: asyncssh.SSHKey) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serve(
-    keys: Path, port: int, linger: float = 0, *, direct: int | None = None, state: Path | None = None, envoy: str = ""
+    keys: Path,
+    port: int,
+    linger: float = 0,
+    *,
+    direct: int | None = None,
+    state: Path | None = None,
+    envoy: str = "",
+    destinations: Destinations = EVERYWHERE,
 ) -> AsyncIterator[int]:
     """Listen on the loopback while the context lasts; gives the port, which matters when `port` is 0.
 
     `keys` holds `host_key`, in any private key format of OpenSSH's, and the developers' public keys:
     `authorized_keys`, or a file `*.pub` for each. `linger`: see Presence. `direct`: the port for direct connections;
     None: there are none. With `envoy`, its program, developers can attach services; `state` is a folder for its files.
-    Raises AgentError.
+    `destinations`: where connections may lead. Raises AgentError.
     """
     host_key = keys / "host_key"
     try:
@@ -310,7 +319,7 @@ async def serve(
         stack.callback(presence.close)
         attachments: Attachments | None = None
         if envoy and state is not None:
-            attachments = Attachments(api, state, envoy)
+            attachments = Attachments(api, state, envoy, destinations)
             presence.busy = lambda: attachments.busy
             await attachments.start()
             stack.push_async_callback(attachments.close)
@@ -325,7 +334,7 @@ async def serve(
         ways = Direct(direct, login)
         stack.push_async_callback(ways.close)
         strangers = Strangers(total=STRANGERS, each=STRANGERS, seconds=LOGIN_SECONDS)
-        parts = Parts(keys, presence, lanes, ways, attachments, strangers)
+        parts = Parts(keys, presence, lanes, ways, attachments, strangers, destinations)
         try:
             listener = await asyncssh.listen(LOOPBACK, port, server_factory=lambda: Developer(parts), **settings)
             await stack.enter_async_context(listener)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from .destinations import EVERYWHERE, Destinations
 from .kube import Watched
 from .objects import SHADOW_OF, shadow_name
 from .paths import services, slices
@@ -29,7 +30,10 @@ class NotNowError(RefusedError):
 class View:
     """Kept in step by watches; `changed` is called after each change. Without an API it is empty."""
 
-    def __init__(self, api: ClusterApi | None, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, api: ClusterApi | None, changed: Callable[[], None], destinations: Destinations = EVERYWHERE
+    ) -> None:
+        self._destinations = destinations
         self._services: Watched | None = None
         self._slices: Watched | None = None
         if api is not None:
@@ -103,7 +107,9 @@ class View:
             return [(address, port)] if address else []
         first = next(iter(service["spec"].get("ipFamilies") or ()), "")
         found = (addresses(self._about(name), each, first) for each in self._called(name, port))
-        return next(filter(None, found), [])
+        # EndpointSlices may be anybody's who may write them; the API server refuses some addresses in them, not all.
+        known = ([each for each in several if not self._destinations.denial(*each)] for several in found)
+        return next(filter(None, known), [])
 
     def also(self, name: str) -> dict[str, str]:
         """An address that `pods` gives to the same pod's of the other family, where there is one."""
@@ -113,7 +119,8 @@ class View:
         if self._slices.forbidden:
             shadow = self.services.get(shadow_name(name))
             return own_pair(shadow) if shadow is not None else {}
-        return pairs(self._about(name), next(iter(service["spec"].get("ipFamilies") or ()), ""))
+        found = pairs(self._about(name), next(iter(service["spec"].get("ipFamilies") or ()), ""))
+        return {one: other for one, other in found.items() if not self._destinations.denial(other, 0)}
 
     def close(self) -> None:
         """Watch no more."""

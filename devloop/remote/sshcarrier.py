@@ -292,7 +292,7 @@ class SshCarrier:
         except asyncssh.ChannelOpenError as problem:
             if self.over or problem.reason == "SSH connection closed":
                 raise CarrierLostError(problem.reason) from problem
-            raise refused(problem, host, port) from problem
+            raise refused(problem, host, port, agent=self.kind == "agent") from problem
         except (asyncssh.Error, OSError) as problem:
             raise CarrierLostError(str(problem)) from problem
         return session, protocol
@@ -420,8 +420,8 @@ _SAYS = {
 }
 
 
-def refused(problem: asyncssh.ChannelOpenError, host: str, port: int) -> OpenError:
-    """What a refused channel means."""
+def refused(problem: asyncssh.ChannelOpenError, host: str, port: int, *, agent: bool = False) -> OpenError:
+    """What a refused channel means; `agent`: it is devloop's agent that has refused it, and no SSH server."""
     refusal = Refusal.UNREACHABLE
     if problem.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
         refusal = Refusal.PROHIBITED
@@ -432,5 +432,8 @@ def refused(problem: asyncssh.ChannelOpenError, host: str, port: int) -> OpenErr
                 break
     hint = None
     if refusal is Refusal.PROHIBITED:
+        if agent:
+            hint = "docs/links.md, Where the agent does not connect to, says how an administrator allows it."
+            return OpenError(refusal, host, port, problem.reason, hint=hint)
         hint = "In sshd_config: AllowTcpForwarding, PermitOpen; in authorized_keys: permitopen, no-port-forwarding."
     return OpenError(refusal, host, port, f"{_SAYS[refusal]} ({problem.reason})", hint=hint)

@@ -1,8 +1,8 @@
 """Where the agent connects to, and where it does not, whoever asks.
 
-A developer names destinations freely, and the agent's pod stands where they do not: on a node of the cluster. So it keeps
-from them what is meant for that node or for the agent alone: metadata services of clouds, which give out the node's
-credentials; other link-local addresses; the agent's own loopback and ports. The check is on the address that is
+A developer names destinations freely, and the agent's pod stands where they do not: on a node of the cluster. So it
+keeps from them what is meant for that node or for the agent alone: metadata services of clouds, which give out the
+node's credentials; other link-local addresses; the agent's own loopback and ports. The check is on the address that is
 connected to, after names are resolved, so that a name that leads there is no way around it.
 
 What an administrator allows (DEVLOOP_AGENT_ALLOW in the agent's manifest), and the resolvers of the agent's own

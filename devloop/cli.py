@@ -216,6 +216,12 @@ def parser() -> Parser:
             )
         if name == "manifest":
             action.add_argument("--role-only", action="store_true", help="the Roles alone, with what each right is for")
+            action.add_argument(
+                "--role",
+                choices=["link", "ingest", "attach", "self-service"],
+                default="link",
+                help="what developers may do, each with those before it (default: link)",
+            )
 
     add("trust", "trust", "agree to what the project reaches outside of its folder, and to whose it is")
     add("check", "project", "check devloop.toml")

@@ -50,7 +50,7 @@ async def lease(api: ClusterApi | None, name: str) -> Document | None:
         if problem.code == HTTPStatus.NOT_FOUND:
             return None
         if problem.code == HTTPStatus.FORBIDDEN:
-            raise RefusedError("the agent may not see leases (role.yaml)") from problem
+            raise RefusedError("the agent may not see leases: its Role devloop-agent-attach is missing") from problem
         raise NotNowError(f"the agent can't see the lease: {problem}") from problem
     except (OSError, HTTPException, ValueError) as problem:
         raise NotNowError(f"the agent can't see the lease: {problem}") from problem

@@ -58,7 +58,7 @@ class View:
         found = self.services.get(name)
         if found is None:
             if self._services.forbidden:
-                raise RefusedError("the agent may not see Services (role.yaml)")
+                raise RefusedError("the agent may not see Services: its Role devloop-agent-attach is missing")
             raise NotNowError(f"the agent sees no Service {name}")
         return found
 

@@ -22,6 +22,7 @@ from devloop.agent.overlap import conflicts
 from devloop.agent.paths import STEPS, leases, scale, services
 from devloop.agent.spec import Spec
 from devloop.errors import RemoteError
+from devloop.remote import roles
 from devloop.remote.kubernetes.api import MERGE, Api, ApiError
 
 from .seam import AttachError, HeldError
@@ -317,5 +318,5 @@ def refused(problem: ApiError, doing: str, where: str) -> RemoteError:
         return ApiError(problem.status, problem.reason, f"{doing}: {problem.what}", where=where)
     hint = None
     if problem.status == HTTPStatus.FORBIDDEN:
-        hint = "`devloop doctor` names the rights; devloop/remote/manifests/role.yaml has them all."
+        hint = roles.hint(problem.what) or "`devloop doctor` names the Roles that are missing."
     return AttachError(f"{doing}: {problem.what}", where=where, hint=hint)

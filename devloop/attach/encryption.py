@@ -264,7 +264,8 @@ class Encryption:
         except ApiError as problem:
             if problem.status != 403:
                 raise
-            raise AttachError(f"the Secret {name} may not be read", where=where, hint=INSTEAD) from problem
+            what = f"the Secret {name} may not be read (the Role devloop-ingest: get secrets)"
+            raise AttachError(what, where=where, hint=INSTEAD) from problem
         if found is None:
             raise AttachError(f"there is no Secret {name}", where=where)
         out = {}

@@ -92,7 +92,9 @@ class Mover:
         found.look_again.set()
         notes = dict.fromkeys(str(each["why"]) for each in results if each.get("why"))
         if not take and not force:
-            notes[f"nothing printed in its pods can be read here (the right: get pods/log), {_UNTAKEN}"] = None
+            notes[
+                f"nothing printed in its pods can be read here (the Role devloop-ingest: get pods/log), {_UNTAKEN}"
+            ] = None
         return Moved(sum(int(each.get("ended", 0)) for each in results), named, tuple(notes))
 
     async def _prints(self, chosen: tuple[Document, pods.Pod]) -> bool:
@@ -121,7 +123,7 @@ class Mover:
                     where=where,
                     hint=again,
                 ) from problem
-            right = " (the right: patch pods/ephemeralcontainers)" if problem.status == 403 else ""
+            right = " (the Role devloop-ingest: patch pods/ephemeralcontainers)" if problem.status == 403 else ""
             raise AttachError(
                 f"connections are ended from within the pod's network, and nothing can be put into it{right}: "
                 f"{problem.what}",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from devloop.agent.objects import Document
+from devloop.remote import roles
 from devloop.remote.kubernetes.api import ApiError
 
 from .seam import AttachError
@@ -182,7 +183,7 @@ def refused(problem: ApiError, pod: str, where: str, why: str) -> AttachError:
         )
     hint = None
     if problem.status == 403:
-        hint = "Ask for the right (patch pods/ephemeralcontainers); devloop/remote/manifests/role.yaml has it."
+        hint = roles.hint(problem.what) or roles.ask_for(roles.Role.INGEST)
     return AttachError(f"{reason}; and nothing can be put into {pod}: {problem.what}", where=where, hint=hint)
 
 

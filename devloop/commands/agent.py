@@ -20,12 +20,14 @@ def manifest(args: argparse.Namespace) -> int:
     """`devloop agent manifest`: for `kubectl apply -f -`. Asks no cluster."""
     from devloop.remote.kubernetes import kept
     from devloop.remote.open import agent_image
+    from devloop.remote.roles import Role
 
     remote = cluster(args, project(args), asks=False)
+    role = Role(args.role)
     if args.role_only:
-        sys.stdout.write(kept.roles(remote.namespace))
+        sys.stdout.write(kept.roles(remote.namespace, role))
     else:
-        sys.stdout.write(kept.manifests(args.image or agent_image(remote), remote.namespace))
+        sys.stdout.write(kept.manifests(args.image or agent_image(remote), remote.namespace, role))
     return 0
 
 

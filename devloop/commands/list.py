@@ -101,9 +101,17 @@ async def survey(connected: Cluster) -> Found:
     return Found(found, holdings(leases or []), lost, unseen)
 
 
+def _with_role(kind: str) -> str:
+    """A kind in the plural, and the Role that lists it."""
+    from devloop.remote.kubernetes.rights import role_listing
+
+    role = role_listing(kind)
+    return f"{kind} (the Role {role.object_name})" if role is not None else kind
+
+
 def notes(found: Found) -> list[str]:
     """What the table has no place for."""
-    said = [f"you may not list: {', '.join(found.unseen)}"] if found.unseen else []
+    said = [f"you may not list: {', '.join(map(_with_role, found.unseen))}"] if found.unseen else []
     said += [f"{each.sentence()}, and no workload here stands behind it" for each in found.elsewhere]
     dead = [each for each in found.held if each.over > 0]
     if dead:

@@ -111,7 +111,8 @@ async def _kubernetes(remote: Remote) -> list[Finding]:
 async def _at(api: Api, chosen: Kubeconfig, remote: Remote) -> list[Finding]:
     from devloop.remote.kubernetes.api import ApiError
     from devloop.remote.kubernetes.kept import standing
-    from devloop.remote.kubernetes.rights import review
+    from devloop.remote.kubernetes.rights import Roles, review
+    from devloop.remote.roles import Role, ask_for
 
     # Not at the same time as the rest: an exec plugin may ask for a login, once.
     version = await api.get("/version")
@@ -127,11 +128,14 @@ async def _at(api: Api, chosen: Kubeconfig, remote: Remote) -> list[Finding]:
             findings.append(Finding("agent", "warning", f"it can't be looked for: {problem.what}", remote=True))
         else:
             findings.append(_agent(agent))
-    findings += [_right(each, remote, agent) for each in rights]
-    if all(each.granted for each in rights):
-        return findings
-    hint = "an administrator can apply what `devloop agent manifest --role-only` prints"
-    return [*findings, Finding("rights", "warning", "some are missing", hint, remote=True)]
+    # Who has no need to make an agent is not told that they can't.
+    made = (agent is not None and agent.installed) or remote.link is LinkWay.PORTFORWARD
+    but = (Role.SELF_SERVICE,) if made else ()
+    roles = Roles.of(rights)
+    lacking = [each for each in (*roles.part, *roles.missing) if each not in but]
+    hint = ask_for(lacking[-1]) if lacking else ""
+    findings.append(Finding("roles", "warning" if lacking else "ok", roles.sentence(but), hint, remote=True))
+    return findings + [_right(each, remote, agent) for each in rights]
 
 
 async def _user(api: Api) -> str:
@@ -162,7 +166,7 @@ def _right(right: Right, remote: Remote, agent: Standing | None) -> Finding:
     need = right.need
     if right.granted:
         return Finding("right", "ok", need.purpose, remote=True)
-    text = f"{need.purpose}: not allowed: {_shortly(right.missing)}"
+    text = f"{need.purpose}: not allowed: {_shortly(right.missing)} ({need.role.object_name})"
     if need.agent and remote.link is LinkWay.PORTFORWARD:
         return Finding("right", "ok", text, "not needed: the project's link is portforward", right.missing, remote=True)
     if need.maker and agent is not None and agent.installed:

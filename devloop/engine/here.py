@@ -237,9 +237,14 @@ class Here:
         if spec.place.none or namespace not in parts.clusters or spec.name in self._unmatched:
             return
         self._unmatched.add(spec.name)
+        from devloop.remote.roles import Role, ask_for
         from devloop.remote.workload.references import nearest
 
         catalog = self._side.standings().catalogs.get(namespace)
+        if catalog is not None and not catalog.may_read(spec.place.workload or spec.name):
+            what = f"{spec.name} has no environment and no files of the cluster: you may not read its workloads"
+            self._outside.notice("warning", what, ask_for(Role.INGEST))
+            return
         there = {each.partition("/")[2]: each for each in catalog.workloads} if catalog is not None else {}
         close = nearest(spec.name, there)
         meant = f"did you mean {there[close]}? " if close is not None else ""
@@ -255,7 +260,12 @@ class Here:
         standing = await self._side.until_standing(spec.name)
         parts = await self._side.until_prepared()
         cluster = parts.clusters.get(spec.place.namespace or next(iter(parts.clusters), ""))
-        if cluster is None or spec.place.none or not (spec.place.workload or standing.workload):
+        if cluster is None or spec.place.none:
+            return parts, None
+        catalog = self._side.standings().catalogs.get(cluster.namespace)
+        if catalog is not None and not catalog.may_read(spec.place.workload or spec.name):
+            return parts, None
+        if not (spec.place.workload or standing.workload):
             return parts, None
         reference = spec.place.workload or (standing.workload.reference if standing.workload else "")
         return parts, Source(cluster, reference, parts.agent_image, self._side._remote.secrets_on_disk)

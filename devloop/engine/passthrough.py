@@ -311,7 +311,8 @@ class Passthrough:
             return (await next(iter(clusters.values())).run(pod, container, command)).stdout
         except AbsentError as absent:
             if absent.absence is Absence.FORBIDDEN:
-                raise RemoteError("no command may be run in pods (the right: create and get pods/exec)") from absent
+                what = "no command may be run in pods (the Role devloop-ingest: create and get pods/exec)"
+                raise RemoteError(what, hint=absent.hint) from absent
             raise
 
     async def _attach_by_itself(self, service: str) -> None:

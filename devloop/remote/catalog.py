@@ -10,7 +10,7 @@ from typing import Any
 from devloop.agent import objects
 from devloop.remote.workload import references as kinds
 from devloop.remote.workload.cluster import AbsentError, Cluster
-from devloop.remote.workload.model import Object
+from devloop.remote.workload.model import Absence, Object
 from devloop.remote.workload.references import Kind
 
 _KINDS = (
@@ -82,6 +82,14 @@ class Catalog:
     services: tuple[ClusterService, ...] = ()
     workloads: Mapping[str, ListedWorkload] = field(default_factory=dict)
     """By reference."""
+    refused: frozenset[str] = frozenset()
+    """What may not be listed, in the plural: "deployments"."""
+
+    def may_read(self, reference: str) -> bool:
+        """Whether what "deploy/web" means may be looked up; for a name alone, whether any workload may."""
+        kind, _ = kinds.parse(reference)
+        kinds_of = (kind,) if kind is not None else _KINDS
+        return not all(each.plural in self.refused for each in kinds_of if each is not kinds.ROLLOUT)
 
     def by_name(self, name: str) -> ListedWorkload | None:
         """The workload of this name; of several, the first kind of those that people mean most often."""
@@ -106,8 +114,9 @@ class Catalog:
 
 async def survey(cluster: Cluster) -> Catalog:
     """Look at the namespace. What may not be listed is missing. Raises RemoteError where nothing can be asked."""
+    refused: set[str] = set()
     services, *listings = await asyncio.gather(
-        _listed(cluster, kinds.SERVICE), *(_listed(cluster, kind) for kind in _KINDS)
+        _listed(cluster, kinds.SERVICE, refused), *(_listed(cluster, kind, refused) for kind in _KINDS)
     )
     workloads = {}
     deployments = {each["metadata"]["name"]: each for each in listings[_KINDS.index(kinds.DEPLOYMENT)]}
@@ -119,13 +128,15 @@ async def survey(cluster: Cluster) -> Catalog:
                 workloads[found.reference] = found
     # An intercepted Service leads to the agent; what counts is what it is without that.
     own = [objects.owners(dict(item)) for item in services if not objects.shadows(dict(item))]
-    return Catalog(cluster.namespace, tuple(map(_service, own)), workloads)
+    return Catalog(cluster.namespace, tuple(map(_service, own)), workloads, frozenset(refused))
 
 
-async def _listed(cluster: Cluster, kind: Kind) -> Iterable[Object]:
+async def _listed(cluster: Cluster, kind: Kind, refused: set[str]) -> Iterable[Object]:
     try:
         return (await cluster.listing(kind)).items
-    except AbsentError:
+    except AbsentError as absent:
+        if absent.absence is Absence.FORBIDDEN:
+            refused.add(kind.plural)
         return ()
 
 

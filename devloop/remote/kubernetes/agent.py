@@ -92,7 +92,7 @@ class KubernetesLink(LiveLink):
             return await dial(installation, tell, self._direct, self.refresh)
         except AgentRefusedError as problem:
             if self._way == "agent":
-                rights = "`devloop doctor` names the rights; `devloop agent manifest` is for an administrator."
+                rights = "`devloop doctor` names the Roles; `devloop agent manifest` is for an administrator."
                 raise PermanentError(problem.what, where=problem.where, hint=problem.hint or rights) from problem
             return await self._portforward((f"plain port-forwards, as the agent can't be used: {problem.what}",))
 

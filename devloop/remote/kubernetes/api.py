@@ -146,7 +146,12 @@ class Api:
             message, reason = text.strip() or str(response.reason), ""
         except (aiohttp.ClientError, OSError):
             message, reason = str(response.reason), ""
-        return ApiError(response.status, reason, f"{what}: {message[:ERROR_CHARACTERS]}", where=self.where)
+        hint = None
+        if response.status == HTTPStatus.FORBIDDEN:
+            from devloop.remote import roles
+
+            hint = roles.hint(message)
+        return ApiError(response.status, reason, f"{what}: {message[:ERROR_CHARACTERS]}", where=self.where, hint=hint)
 
     async def request(
         self,

@@ -202,7 +202,7 @@ async def allowed(api: Api, doing: str, method: str, path: str, body: object = N
     except ApiError as problem:
         if problem.status in (HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY):
             # RBAC, Pod Security, a quota or an admission webhook: the message says which.
-            raise AgentRefusedError(f"{doing}: {problem.what}", where=api.where) from problem
+            raise AgentRefusedError(f"{doing}: {problem.what}", where=api.where, hint=problem.hint) from problem
         raise
 
 

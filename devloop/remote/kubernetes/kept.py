@@ -21,6 +21,7 @@ from typing import Any
 
 from devloop.agent.objects import KEPT, kept
 from devloop.errors import DevloopError, RemoteError
+from devloop.remote.roles import SMALLEST, Role
 
 from .api import Api, ApiError
 from .install import (
@@ -43,9 +44,9 @@ from .install import (
     user_name,
 )
 
-ROLE = MANIFEST.with_name("role.yaml")
 DEPLOYMENT = MANIFEST.with_name("agent-deployment.yaml")
-FOR_ADMINISTRATORS = "`devloop doctor` names the rights; `devloop agent manifest` is for an administrator."
+POLICY = MANIFEST.with_name("network-policy.yaml")
+FOR_ADMINISTRATORS = "`devloop doctor` names the Roles; `devloop agent manifest` is for an administrator."
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,9 @@ async def install(api: Api, image: str, tell: Tell) -> bool:
             if secret is not None:
                 await delete(api, f"{path}/{NAME}", uid=secret["metadata"]["uid"])
         if isinstance(problem, AgentRefusedError):
-            raise AgentRefusedError(problem.what, where=problem.where, hint=FOR_ADMINISTRATORS) from problem
+            raise AgentRefusedError(
+                problem.what, where=problem.where, hint=problem.hint or FOR_ADMINISTRATORS
+            ) from problem
         if isinstance(problem, AgentStuckError):
             hint = f"The image is {image}: another one is named by --image, or by `[remote] agent_image`."
             raise AgentStuckError(f"{problem.what}; it was removed again", where=problem.where, hint=hint) from problem
@@ -225,16 +228,26 @@ def _fingerprint(blob: str) -> str:
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
-def manifests(image: str, namespace: str | None = None) -> str:
-    """What an administrator applies beforehand: the Roles, the service account, the Secret and the Deployment."""
+def manifests(image: str, namespace: str | None = None, role: Role = SMALLEST) -> str:
+    """What an administrator applies beforehand: the Roles, the service account, the NetworkPolicy, and an agent; none
+    for who makes it themselves.
+    """
+    shared = [roles(namespace, role), _within(POLICY.read_text(), namespace)]
+    if role is Role.SELF_SERVICE:
+        return "---\n".join(shared)
     head, _, deployment = DEPLOYMENT.read_text().rpartition("\n---\n")
     comment = "".join(line for line in deployment.splitlines(keepends=True) if line.startswith("#"))
-    return "---\n".join([roles(namespace), _within(head + "\n", namespace), comment + _deployment(image, namespace)])
+    return "---\n".join([*shared, _within(head + "\n", namespace), comment + _deployment(image, namespace)])
 
 
-def roles(namespace: str | None = None) -> str:
-    """role.yaml: what a developer and the agent may do, each with what its lack costs."""
-    return _within(ROLE.read_text(), namespace)
+def roles(namespace: str | None = None, role: Role = SMALLEST) -> str:
+    """A Role of developers' with those that it adds to, and the agent's own: each line with its reason, what its lack
+    costs, and what it lets somebody do who is malicious.
+    """
+    files = [f"role-{each}.yaml" for each in (*role.smaller, role)] + ["role-agent.yaml"]
+    if role in (Role.ATTACH, Role.SELF_SERVICE):
+        files.append("role-agent-attach.yaml")
+    return "---\n".join(_within(MANIFEST.with_name(each).read_text(), namespace) for each in files)
 
 
 def _within(text: str, namespace: str | None) -> str:

@@ -65,7 +65,7 @@ class PortForwardCarrier:
             await self.names.refresh()
         except ApiError as problem:
             if problem.status == HTTPStatus.FORBIDDEN:
-                hint = "`devloop doctor` names the rights that are missing."
+                hint = problem.hint or "`devloop doctor` names the Roles that are missing."
                 raise PermanentError(problem.what, where=self.api.where, hint=hint) from problem
             raise
         self._watching = background(self._watch(), name="port-forwards")
@@ -111,7 +111,7 @@ class PortForwardCarrier:
             self.abort(str(problem))
             raise CarrierLostError(str(problem)) from problem
         except ApiError as problem:
-            raise OpenError(Refusal.PROHIBITED, host, port, problem.what) from problem
+            raise OpenError(Refusal.PROHIBITED, host, port, problem.what, hint=problem.hint) from problem
         if not targets:
             raise OpenError(Refusal.REFUSED, host, port, "no ready pod stands behind it")
         self._turn += 1
@@ -148,7 +148,7 @@ class PortForwardCarrier:
             refusal = Refusal.UNREACHABLE
             if problem.status in (HTTPStatus.FORBIDDEN, HTTPStatus.UNAUTHORIZED):
                 refusal = Refusal.PROHIBITED
-            raise OpenError(refusal, host, port, problem.what) from problem
+            raise OpenError(refusal, host, port, problem.what, hint=problem.hint) from problem
         except ApiUnreachableError as problem:
             self.abort(str(problem))
             raise CarrierLostError(str(problem)) from problem

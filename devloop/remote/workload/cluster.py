@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from devloop.errors import RemoteError
+from devloop.remote import roles
 
 from .model import Absence, Object
 from .references import Kind
@@ -15,8 +16,10 @@ from .references import Kind
 class AbsentError(RemoteError):
     """One object is not there, or may not be read."""
 
-    def __init__(self, absence: Absence, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, absence: Absence, what: str, *, hint: str | None = None) -> None:
+        if absence is Absence.FORBIDDEN and hint is None:
+            hint = roles.hint(what)
+        super().__init__(what, hint=hint)
         self.absence = absence
 
 

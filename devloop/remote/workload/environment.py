@@ -273,7 +273,7 @@ def _add_key(kind: str, name: str) -> str:
 
 
 def _forbidden(kind: str, name: str) -> str:
-    return f"{kind} {name} may not be read; what comes from it is missing (the right: get {kind}s)"
+    return f"{kind} {name} may not be read; what comes from it is missing (the Role devloop-ingest: get {kind}s)"
 
 
 def _created(service: Object) -> str:

@@ -86,7 +86,7 @@ async def start(cluster: Cluster, workload: Workload, image: str, volumes: Itera
         raise RemoteError(
             f"no ephemeral container can be added: {absent.what}",
             where=where,
-            hint='Ask for the right (patch pods/ephemeralcontainers), or set these volumes to "ignore".',
+            hint=f'{absent.hint or ""} Or set these volumes to "ignore".'.strip(),
         ) from absent
     await _until_running(cluster, workload, str(wanted["name"]), pod, where)
     _made[(str(pod["metadata"].get("uid")), str(wanted["name"]))] = wanted

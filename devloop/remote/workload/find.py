@@ -117,7 +117,8 @@ async def _with_template(cluster: Cluster, rollout: Object) -> Object:
 
 async def _kind_of(cluster: Cluster, name: str) -> Kind:
     """The kind of the one workload of this name. Raises UsageError if there is none, or several."""
-    there = await _there(cluster)
+    refused: list[AbsentError] = []
+    there = await _there(cluster, refused)
     found = [each for each in there if name in there[each]]
     if len(found) == 1:
         return found[0]
@@ -126,16 +127,24 @@ async def _kind_of(cluster: Cluster, name: str) -> Kind:
         raise UsageError(f"several workloads are called {name} in namespace {cluster.namespace}", hint=several)
     by_name = {each: f"{kind.name.lower()}/{each}" for kind in reversed(there) for each in there[kind]}
     close = nearest(name, by_name)
-    hint = f"Did you mean {by_name[close]}?" if close else _listed(there) or "No workload can be seen there."
+    hint = f"Did you mean {by_name[close]}?" if close else _listed(there)
+    if not hint and refused:
+        raise refused[0]
+    hint = hint or "No workload can be seen there."
     raise UsageError(f"no workload is called {name} in namespace {cluster.namespace}", hint=hint)
 
 
-async def _there(cluster: Cluster) -> dict[Kind, list[str]]:
-    """The names of all workloads that may be listed, those that people mean most often first."""
+async def _there(cluster: Cluster, refused: list[AbsentError] | None = None) -> dict[Kind, list[str]]:
+    """The names of all workloads that may be listed, those that people mean most often first. `refused` gets why the
+    others may not.
+    """
     found = {}
     for each in kinds.NAMED:
         try:
             found[each] = [str(item["metadata"]["name"]) for item in (await cluster.listing(each)).items]
+        except AbsentError as absent:
+            if refused is not None and absent.absence is Absence.FORBIDDEN:
+                refused.append(absent)
         except RemoteError:
             continue
     return found

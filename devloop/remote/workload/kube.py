@@ -14,7 +14,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from devloop.errors import RemoteError
-from devloop.remote import bounded
+from devloop.remote import bounded, roles
 
 from . import references as kinds
 from .cluster import AbsentError, Event, ExecStream, ExpiredError, Listing, Ran, Token
@@ -167,7 +167,8 @@ class KubeCluster:
         except aiohttp.WSServerHandshakeError as problem:
             absence = {403: Absence.FORBIDDEN, 404: Absence.MISSING}.get(problem.status)
             what = f"exec in pod {pod}: the API server answers {problem.status}"
-            raise AbsentError(absence, what) if absence else RemoteError(what) from problem
+            hint = roles.ask_for(roles.Role.INGEST) if absence is Absence.FORBIDDEN else None
+            raise AbsentError(absence, what, hint=hint) if absence else RemoteError(what) from problem
         except (aiohttp.ClientError, TimeoutError, OSError) as problem:
             raise RemoteError(f"exec in pod {pod}: {_words(problem)}") from problem
         return _Exec(socket)

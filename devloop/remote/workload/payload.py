@@ -170,7 +170,7 @@ class _Maker:
         objects = self.sources.secrets if kind == "secret" else self.sources.config_maps
         found = objects.get(name, Absence.MISSING)
         if found is Absence.FORBIDDEN:
-            text = f"{kind} {name} may not be read; its files are missing (the right: get {kind}s)"
+            text = f"{kind} {name} may not be read; its files are missing (the Role devloop-ingest: get {kind}s)"
             self.notes.append(Note(self.subject, text))
             return
         optional = bool(source.get("optional"))
@@ -211,7 +211,7 @@ class _Maker:
         if isinstance(token, Absence):
             account = downward.service_account(self.workload.pod)
             text = f"no token may be asked for service account {account}; {source['path']} is missing"
-            self.notes.append(Note(self.subject, f"{text} (the right: create serviceaccounts/token)"))
+            self.notes.append(Note(self.subject, f"{text} (the Role devloop-ingest: create serviceaccounts/token)"))
             return
         self.put(source["path"], token.encode(), self.private(mode))
 

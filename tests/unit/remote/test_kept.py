@@ -25,7 +25,8 @@ def objects(text: str) -> dict[tuple[str, str], Any]:
 def test_the_manifest_has_all_that_an_agent_needs_and_no_secret() -> None:
     text = manifests("registry/agent:2")
     made = objects(text)
-    assert {kind for kind, _ in made} == {"Role", "RoleBinding", "ServiceAccount", "Secret", "Deployment"}
+    kinds = {"Role", "RoleBinding", "ServiceAccount", "Secret", "NetworkPolicy", "Deployment"}
+    assert {kind for kind, _ in made} == kinds
     assert "PRIVATE" not in text
     secret = made["Secret", "devloop-agent"]
     # `kubectl apply` anew leaves alone what the manifest does not speak of.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 import zlib
 from collections.abc import AsyncIterator
@@ -26,15 +27,18 @@ from devloop.remote.kubernetes.install import (
 )
 from devloop.remote.kubernetes.rights import NEEDS
 from devloop.remote.kubernetes.spdy import DICTIONARY, Connection, StreamResetError
+from devloop.remote.roles import Role
 
-ROLE = Path(__file__).parents[3] / "devloop" / "remote" / "manifests" / "role.yaml"
+MANIFESTS = Path(__file__).parents[3] / "devloop" / "remote" / "manifests"
 
 
-def test_the_rights_that_are_asked_for_are_those_of_the_role() -> None:
-    role = next(iter(yaml.safe_load_all(ROLE.read_text())))
+@pytest.mark.parametrize("role", Role)
+def test_the_rights_that_are_asked_for_are_those_of_the_role(role: Role) -> None:
+    made, binding = yaml.safe_load_all((MANIFESTS / f"role-{role}.yaml").read_text())
+    assert made["metadata"]["name"] == binding["metadata"]["name"] == binding["roleRef"]["name"] == role.object_name
     granted = {
         (group, resource, verb, name)
-        for rule in role["rules"]
+        for rule in made["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -43,10 +47,16 @@ def test_the_rights_that_are_asked_for_are_those_of_the_role() -> None:
     asked = {
         (group, resource, verb, name)
         for need in NEEDS
+        if need.role is role
         for group, resource, verbs, name in need.rights
         for verb in verbs
     }
     assert asked == granted
+    # Each line has its reason, what its lack costs and what it lets somebody do; a comment stands before it.
+    text = (MANIFESTS / f"role-{role}.yaml").read_text().partition("\nrules:\n")[2].partition("\n---\n")[0]
+    reasons = [each for each in re.split(r"(?m)^(?!#).*\n?", text) if each.strip()]
+    told = [each for each in reasons if "To be removed" not in each]
+    assert told and all("Without:" in each and "Who is malicious:" in each for each in told), told
 
 
 def test_a_developers_key_is_made_once_and_is_theirs_alone(tmp_path: Path) -> None:

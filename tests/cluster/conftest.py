@@ -25,6 +25,8 @@ from typing import Any
 import pytest
 import yaml
 
+from devloop.remote.roles import Role
+
 from . import kit
 from .kit import ApiClient, client
 from .kube import access, binaries
@@ -158,9 +160,18 @@ class Namespace:
     other_developer: Path
 
 
+@pytest.fixture
+def role(request: pytest.FixtureRequest) -> Role:
+    """The Role that this test's developers have: DEVLOOP_TEST_ROLE, or that of its mark, or the largest."""
+    mark = request.node.get_closest_marker("role")
+    return Role(os.environ.get("DEVLOOP_TEST_ROLE") or (mark.args[0] if mark is not None else Role.SELF_SERVICE))
+
+
 @asynccontextmanager
-async def a_namespace(cluster: Target, admin: ApiClient, level: str) -> AsyncIterator[Namespace]:
-    """Make a namespace that enforces a Pod Security level, with role.yaml applied; delete it at the end."""
+async def a_namespace(
+    cluster: Target, admin: ApiClient, level: str, role: Role = Role.SELF_SERVICE
+) -> AsyncIterator[Namespace]:
+    """Make a namespace that enforces a Pod Security level, in which developers have a Role; delete it at the end."""
     core = client.CoreV1Api(admin)
     name = f"test-{secrets.token_hex(4)}"
     labels = {"pod-security.kubernetes.io/enforce": level, LABEL: RUN}
@@ -168,7 +179,7 @@ async def a_namespace(cluster: Target, admin: ApiClient, level: str) -> AsyncIte
     try:
         people = [f"ada-{name}", f"ben-{name}"]
         token = cluster.own is None
-        await access.grant(admin, name, [access.subject(each, name, token=token) for each in people])
+        await access.grant(admin, name, [access.subject(each, name, token=token) for each in people], role)
         configs = []
         for each in people:
             if cluster.own:
@@ -191,22 +202,22 @@ async def a_namespace(cluster: Target, admin: ApiClient, level: str) -> AsyncIte
 
 
 @pytest.fixture
-async def namespace(cluster: Target, admin: ApiClient) -> AsyncIterator[Namespace]:
+async def namespace(cluster: Target, admin: ApiClient, role: Role) -> AsyncIterator[Namespace]:
     """A namespace for one test, which enforces the `restricted` Pod Security Standard."""
-    async with a_namespace(cluster, admin, "restricted") as made:
+    async with a_namespace(cluster, admin, "restricted", role) as made:
         yield made
 
 
 @pytest.fixture
-async def open_namespace(cluster: Target, admin: ApiClient) -> AsyncIterator[Namespace]:
+async def open_namespace(cluster: Target, admin: ApiClient, role: Role) -> AsyncIterator[Namespace]:
     """A namespace for one test that lets any pod in (`privileged`)."""
-    async with a_namespace(cluster, admin, "privileged") as made:
+    async with a_namespace(cluster, admin, "privileged", role) as made:
         yield made
 
 
 @pytest.fixture
 def developer(namespace: Namespace) -> Path:
-    """The kubeconfig of a developer who may do what role.yaml allows in `namespace`, and nothing else."""
+    """The kubeconfig of a developer who may do what the test's Role allows in `namespace`, and nothing else."""
     return namespace.developer
 
 

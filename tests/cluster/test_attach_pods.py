@@ -15,6 +15,7 @@ import pytest
 
 from devloop.agent import rules
 from devloop.attach import ALL, AttachError, HeldError, Phase, Route, personal
+from devloop.remote.roles import Role
 
 from . import kit
 from .attaching import Engine, Here, Load, ask, client_pod, engine, objects_of, plain, run_stateful
@@ -425,17 +426,17 @@ async def test_without_the_right_and_with_the_nodes_network_it_is_refused(
 ) -> None:
     space = open_namespace
     rbac = client.RbacAuthorizationV1Api(admin)
-    role = await rbac.read_namespaced_role("devloop-developer", space.name)
+    role = await rbac.read_namespaced_role(Role.INGEST.object_name, space.name)
     async with prepared(admin, space, tmp_path) as (ada, here):
         before = await everything(admin, space)
         rules = [each for each in role.rules if "pods/ephemeralcontainers" not in each.resources]
-        await rbac.patch_namespaced_role("devloop-developer", space.name, {"rules": rules})
+        await rbac.patch_namespaced_role(Role.INGEST.object_name, space.name, {"rules": rules})
 
         async def refused() -> bool:
             try:
                 await ada.attachments.attach(wanted(ada, here), here)
             except AttachError as problem:
-                return "ephemeralcontainers" in problem.what and "role.yaml" in str(problem.hint)
+                return "ephemeralcontainers" in problem.what and "--role ingest" in str(problem.hint)
             await ada.attachments.close()
             return False
 

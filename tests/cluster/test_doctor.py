@@ -40,6 +40,11 @@ async def test_with_the_role_all_is_well(namespace: Namespace, devloop: Cli) -> 
     assert "none is there" in of(findings, "agent")[0]["text"]
     rights = of(findings, "right")
     assert len(rights) > 8
+    [roles] = of(findings, "roles")
+    assert (roles["level"], roles["text"]) == (
+        "ok",
+        "you have devloop-link, devloop-ingest, devloop-attach and devloop-self-service",
+    )
     assert {each["level"] for each in rights} == {"ok"}
     text = (await devloop("doctor")).stdout
     assert "✓ right" in text and "Connect to pods" in text
@@ -56,7 +61,9 @@ async def test_a_namespace_without_rights_names_each_and_what_it_costs(devloop: 
     assert "create pods/portforward" in by_text["Connect to pods"]["missing"]
     assert by_text["Stop a workload"]["level"] == "warning"
     assert "forbidden" in of(findings, "agent")[0]["text"]
-    assert "devloop agent manifest --role-only" in of(findings, "rights")[0]["hint"]
+    [roles] = of(findings, "roles")
+    assert "attach needs devloop-attach; " in roles["text"] and "you have none of devloop's Roles" in roles["text"]
+    assert "devloop agent manifest --role self-service --role-only" in roles["hint"]
     text = (await devloop("doctor", code=3)).stdout
     assert "✗ right" in text and "get, create pods/portforward" in text
 

@@ -17,6 +17,7 @@ from devloop.remote.kubernetes.api import Api
 from devloop.remote.kubernetes.kubeconfig import Kubeconfig
 from devloop.remote.kubernetes.rights import review
 from devloop.remote.link import LinkState, Phase
+from devloop.remote.roles import Role
 
 from ..integration.remote import target
 from ..integration.remote.contract import ended, until
@@ -171,14 +172,15 @@ async def test_another_host_key_than_the_secrets_is_refused(
 
 
 async def take_away(admin: ApiClient, namespace: str, resource: str, *verbs: str) -> None:
-    """Edit the developers' Role."""
+    """Edit the developers' Roles."""
     rbac = client.RbacAuthorizationV1Api(admin)
-    role = await rbac.read_namespaced_role("devloop-developer", namespace)
-    for rule in role.rules:
-        if resource in rule.resources:
-            rule.verbs = [each for each in rule.verbs if each not in verbs]
-    role.rules = [each for each in role.rules if each.verbs]
-    await rbac.replace_namespaced_role("devloop-developer", namespace, role)
+    for each in Role:
+        role = await rbac.read_namespaced_role(each.object_name, namespace)
+        for rule in role.rules:
+            if resource in rule.resources:
+                rule.verbs = [verb for verb in rule.verbs if verb not in verbs]
+        role.rules = [rule for rule in role.rules if rule.verbs]
+        await rbac.replace_namespaced_role(each.object_name, namespace, role)
 
 
 async def test_who_may_not_create_pods_gets_port_forwards_and_is_told(

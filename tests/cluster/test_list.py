@@ -127,5 +127,8 @@ async def test_what_may_not_be_listed_is_named(admin: ApiClient, namespace: Name
 
     # Both are in one rule of the Role.
     await kit.eventually(unseen, ["cronjobs", "jobs"])
-    assert "you may not list: cronjobs, jobs" in (await devloop("list")).stderr
+    assert (
+        "you may not list: cronjobs (the Role devloop-ingest), jobs (the Role devloop-ingest)"
+        in (await devloop("list")).stderr
+    )
     assert "forbidden" in (await devloop("list", "-n", "default", code=3)).stderr

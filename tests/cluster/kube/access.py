@@ -1,4 +1,4 @@
-"""Developers: users of the cluster who may do what devloop's documented minimal Role allows, and no more."""
+"""Developers: users of the cluster who may do what one of devloop's documented Roles allows, and no more."""
 
 from __future__ import annotations
 
@@ -10,29 +10,39 @@ import yaml
 from kubernetes.aio import client as generated
 from kubernetes.aio import utils as creating
 
+from devloop.remote.kubernetes import kept
+from devloop.remote.roles import Role
+
 from .pki import Authority, kubeconfig, kubeconfig_for
-from .settings import CHECKOUT, Settings
+from .settings import Settings
 
 # The package has no types but for its models, and those call every field optional.
 client: Any = generated
 utils: Any = creating
 
-ROLE = CHECKOUT / "devloop" / "remote" / "manifests" / "role.yaml"
 TOKEN_SECONDS = 3600
+AGENT_IMAGE = "devloop.test/agent:1"
 
 
-def role_manifests(users: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The objects of role.yaml, bound to these subjects in place of its group; the Role's rules untouched."""
-    found: list[dict[str, Any]] = list(yaml.safe_load_all(ROLE.read_text()))
+def manifests(users: list[dict[str, str]], role: Role) -> list[dict[str, Any]]:
+    """What an administrator applies for a Role: the objects of `devloop agent manifest --role`, bound to these subjects
+    in place of the group; the Roles' rules untouched. With an agent, where developers may not make one.
+    """
+    found: list[dict[str, Any]] = list(yaml.safe_load_all(kept.manifests(AGENT_IMAGE, role=role)))
     for each in found:
-        if each["kind"] == "RoleBinding" and each["metadata"]["name"] == "devloop-developer":
+        if each["kind"] == "RoleBinding" and each["subjects"][0]["kind"] == "Group":
             each["subjects"] = users
+    if role is Role.SELF_SERVICE:
+        # The agents that tests make have the policies that they ask for; see `test_roles.py` for this one.
+        found = [each for each in found if each["kind"] != "NetworkPolicy"]
     return found
 
 
-async def grant(api: generated.ApiClient, namespace: str, users: list[dict[str, str]]) -> None:
-    """Apply role.yaml in a namespace, as an administrator would."""
-    for each in role_manifests(users):
+async def grant(
+    api: generated.ApiClient, namespace: str, users: list[dict[str, str]], role: Role = Role.SELF_SERVICE
+) -> None:
+    """Give a Role in a namespace, as an administrator would."""
+    for each in manifests(users, role):
         await utils.create_from_dict(api, each, namespace=namespace)
 
 

@@ -126,7 +126,7 @@ async def test_leases_that_may_not_be_listed_are_named(cluster: FakeCluster) -> 
     await attach(cluster, spec("one"))
     cluster.forbidden.add(("list", "leases"))
     found = await survey(cluster)
-    assert notes(found) == ["you may not list: leases"]
+    assert notes(found) == ["you may not list: leases (the Role devloop-attach)"]
     assert document(found, {}, {})["unseen"] == ["leases"]
     assert found.nobodys == {}, "it is not known"
 

@@ -59,6 +59,7 @@ from .view import NotNowError, RefusedError, View, own_pair, until
 log = logging.getLogger("agent")
 
 Document = dict[str, Any]
+_NOTHING: Document = {"metadata": {}, "spec": {}}
 SILENCE_SECONDS = 2.0
 CHECK_SECONDS = 0.25
 ENDPOINT_SECONDS = 2.0
@@ -112,6 +113,7 @@ class Attachments:
         self._trying: Member | None = None
         self._expiry = Expiry()
         self._tasks: list[asyncio.Task[None]] = []
+        self._hurrying: asyncio.Task[None] | None = None
         self._view = View(None, self._changed, destinations)
         self._leases: kube.Watched | None = None
         self._woken = asyncio.Event()
@@ -269,6 +271,18 @@ class Attachments:
             await self._pods.look_again(member)
             await self._apply_or_later()
         return await self.unreached(member.spec)
+
+    async def barred(self, attachment: str, connection: Connection) -> None:
+        """Its Service was led back, as the agent can't reach the original, or clients not the agent. Connections that
+        are open here would lose their next request, since it would have to go by a new one to the original: those at
+        rest are ended, between two requests, and their clients connect to the original. RefusedError."""
+        member = self._own(attachment, connection)
+        name = member.spec.service if member is not None else ""
+        if name not in self._view.services or (self._hurrying is not None and not self._hurrying.done()):
+            return
+        await until(lambda: not is_marked(self._view.services.get(name, _NOTHING)))
+        if not is_marked(self._view.services.get(name, _NOTHING)):  # who may do that, may have clients connect anew
+            self._hurrying = background(self._gateway.hurry(), name="hurry")
 
     async def look(self, name: str, ports: Mapping[int, tuple[tuple[str, int], ...]], server: str) -> Document:
         """What the original says of itself in TLS, by port: see `hello.Hello`. `ports`: where it is known to be
@@ -763,9 +777,10 @@ class Attachments:
 
     async def close(self) -> None:
         """End Envoy and the watches."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._hurrying] if self._hurrying is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._view.close()
         if self._leases is not None:
             self._leases.close()

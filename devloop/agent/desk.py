@@ -5,7 +5,8 @@ From the engine: `{"do": "attach", "n": 1, "spec": {…}, "tls": {…}}` (certif
 `{"do": "local", "n": 3, "id": …, "up": false}`,
 `{"do": "hello", "n": 5, "service": …, "ports": {…}, "server": …}`, `{"do": "renew", "n": 6, "id": …, "tls": {…}}`,
 `{"do": "doors", "n": 4, "id": …, "pods": […]}`, `{"do": "reach", "n": 7, "id": …}`,
-`{"do": "earlier", "n": 8, "id": …}`, `{"do": "beat"}`.
+`{"do": "earlier", "n": 8, "id": …}`, `{"do": "barred", "n": 9, "id": …}`, when it has led the Service back as somebody
+would wait in vain here, `{"do": "beat"}`.
 From the agent: `{"answer": 1, "listeners": {…}}`, `{"answer": 4, "agent": …, "token": …, "pods": {…}}` or
 `{"answer": 1, "error": "…", "again": false}`, where `again` says that it is a moment's trouble;
 `{"requests": ["…", …], "counts": {"api": {"original": 12}}, "holders": {…}}`, ten times a second at most; and
@@ -154,6 +155,8 @@ class Desk:
                 return await self._attachments.doors(str(message["id"]), message["pods"], self._connection)
             case "led":
                 await self._attachments.led(str(message["id"]), self._connection)
+            case "barred":
+                await self._attachments.barred(str(message["id"]), self._connection)
             case "earlier":
                 return {"pods": await self._attachments.earlier(str(message["id"]), self._connection)}
             case "hello":

@@ -71,8 +71,14 @@ HEAP_BYTES = 256 << 20
 DATA_BYTES = HEAP_BYTES + (96 << 20)
 """The kernel gives it no more (RLIMIT_DATA). The container has 512 MiB, and its other process is the SSH server: it is
 Envoy that ends, and is started again, and nobody else."""
+DRAIN_SECONDS = 0.5
+"""HTTP/2: from the GOAWAY that tells of another one to that one, after which calls are refused. Many round trips."""
 CONNECTIONS = 8192
 """Clients of all Services together, at most."""
+PRESSURE = "pressure"
+"""The file by which Envoy is told to end connections at rest: 0, or 1."""
+REST = "0.3s"
+"""So long is a connection at rest before it is ended then."""
 STREAM_WINDOW, CONNECTION_WINDOW, STREAMS = 1 << 20, 8 << 20, 1024
 """HTTP/2: what one call, and all calls of a connection, may send ahead of who reads it."""
 
@@ -90,12 +96,15 @@ def bootstrap(folder: str) -> Document:
             "cds_config": _from_file(f"{folder}/cds.json"),
         },
         "layered_runtime": {"layers": [{"name": "static", "static_layer": RUNTIME}]},
-        "overload_manager": _overload(),
+        "overload_manager": _overload(folder),
     }
 
 
-def _overload() -> Document:
-    """What Envoy gives up when it has much memory, the least important first: timeouts, then calls that hold much."""
+def _overload(folder: str) -> Document:
+    """What Envoy gives up when it has much memory, the least important first: timeouts, then calls that hold much.
+
+    And what it gives up when it is told to: connections at rest (`PRESSURE`).
+    """
 
     def when(name: str, pressure: float, **config: Any) -> Document:
         return {"name": f"envoy.overload_actions.{name}", "triggers": [_at(pressure)], **config}
@@ -107,6 +116,13 @@ def _overload() -> Document:
                 "name": _HEAP,
                 "typed_config": typed(
                     "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig", max_heap_size_bytes=HEAP_BYTES
+                ),
+            },
+            {
+                "name": _TOLD,
+                "typed_config": typed(
+                    "envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig",
+                    filename=f"{folder}/{PRESSURE}",
                 ),
             },
             {
@@ -122,12 +138,21 @@ def _overload() -> Document:
             when("disable_http_keepalive", 0.9),
             {"name": "envoy.overload_actions.reset_high_memory_stream", "triggers": [_between(0.85, 0.95)]},
             when("stop_accepting_connections", 0.97),
+            {
+                "name": "envoy.overload_actions.reduce_timeouts",
+                "triggers": [{"name": _TOLD, "threshold": {"value": 0.5}}],
+                "typed_config": typed(
+                    "envoy.config.overload.v3.ScaleTimersOverloadActionConfig",
+                    timer_scale_factors=[{"timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE", "min_timeout": REST}],
+                ),
+            },
         ],
         "buffer_factory_config": {"minimum_account_to_track_power_of_two": 20},
     }
 
 
 _HEAP = "envoy.resource_monitors.fixed_heap"
+_TOLD = "envoy.resource_monitors.injected_resource"
 
 
 def _at(pressure: float) -> Document:
@@ -354,6 +379,7 @@ def _http(plan: ServicePlan, port: PortPlan, folder: str, version: int, codec: s
         },
         common_http_protocol_options={"idle_timeout": "3600s", "max_headers_count": HEADERS},
         delayed_close_timeout="0.1s",
+        drain_timeout=f"{DRAIN_SECONDS}s",
     )
     if port.tls is not None and port.tls.client_ca:
         # Who has asked is said to the local service and the original alike; a client can't say it of itself.

@@ -190,6 +190,7 @@ class Attachments(Hearers):
         self._hold(background(self._earlier.watching(found), name=f"connections from before of {began.id}"))
         if began.service:
             self._hold(background(self._reaching.keeping(found), name=f"who reaches {began.id}"))
+            self._hold(background(self._reaching.foreseeing(found), name=f"who will reach {began.id}"))
         if found.ended is not None and found.ended.secrets:
             work = self._encryption.watching(found, lambda: None if self._lost() else self._session)
             self._hold(background(work, name=f"certificates of {began.id}"))
@@ -250,7 +251,7 @@ class Attachments(Hearers):
                 if not swapped and found.task is None:
                     await self._reaching.check_doors(found, owned)
                 elif swapped and not led:
-                    await self._reaching.check(found, owned, listeners)
+                    await self._reaching.check(found, owned, listeners, probed=True)
                 found.barred = ""
                 found.told = (session, True, (), ())
                 await self._told(found, session)
@@ -317,6 +318,9 @@ class Attachments(Hearers):
             found.barred, found.version = why, 0
             if found.spec.way == "service":
                 await self._claims.unlead(found.spec.service)
+                if (session := self._good_session()) is not None:
+                    with contextlib.suppress(RemoteError):  # an agent from before, which does not know this
+                        await session.barred(found.spec)
         self._stands(found)
 
     def _clear(self, found: Attachment) -> None:

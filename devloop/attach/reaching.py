@@ -6,7 +6,8 @@ client from then on. What a policy keeps apart is dropped in silence: nobody wou
 - The agent opens a connection to the original pods (`agent/reach.py`).
 - What the namespace's policies say of each of its pods is worked out (`policies.py`). A pod that could connect to the
   original, and to the agent may not, tries both from within: no cluster has to enforce policies.
-- It is all looked at again when a policy has changed. Who is in the way then gets the Service back.
+- It is all looked at again when a policy has changed. Who is in the way then gets the Service back. Where a policy says
+  that it keeps the agent from the original, nobody waits until that shows: see `foreseeing`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from devloop.agent import objects
 from devloop.agent.objects import Document
@@ -27,6 +27,19 @@ from . import pods
 from .attachment import Attachment
 from .policies import Peer, Policies, Verdict, described
 from .scalers import selects
+from .scene import (
+    LABEL,
+    PEER,
+    Scene,
+    Suspect,
+    address_of,
+    admitting,
+    kept_out,
+    kinds,
+    labels_of,
+    original_of,
+    suspect_of,
+)
 from .seam import AttachError
 from .session import Session
 from .trying import Run, Target, tried
@@ -46,15 +59,12 @@ BARRED_SECONDS = 5.0
 one of them is in the way."""
 DOOR_PORTS = (19999, 19998, 30000)
 """Where doors connect to at the agent: see `agent/doors.py`, `agent/back.py` and `agent/pods.py`."""
-_OWN_LABELS = ("pod-template-hash", "controller-revision-hash", "statefulset.kubernetes.io/pod-name")
-_LABEL = ", ".join(f'{key}: "{value}"' for key, value in objects.AGENT_SELECTOR.items())
-_PEER = f"{{podSelector: {{matchLabels: {{{_LABEL}}}}}}}"
-_PEER_HINT = f"Let the agent in: add {_PEER} to the policy's `from`, for these pods."
+_PEER_HINT = f"Let the agent in: add {PEER} to the policy's `from`, for these pods."
 _BY_PODS = (
     '`--way pods` (`way = "pods"`) works under these policies as they are: clients go on connecting to the pods '
     "themselves, each of which gets a container with NET_ADMIN."
 )
-_LET_OUT = f"Let the agent out: make a NetworkPolicy for the pods {{{_LABEL}}} (docs/attachments.md has one)."
+_LET_OUT = f"Let the agent out: make a NetworkPolicy for the pods {{{LABEL}}} (docs/attachments.md has one)."
 
 
 class BarredError(AttachError):
@@ -64,33 +74,6 @@ class BarredError(AttachError):
         super().__init__(what, where=where, hint=hint)
         self.known = known
         """A policy is why. Otherwise it may be the pods' own trouble."""
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """A pod that could connect to the original, and to the agent perhaps not."""
-
-    pod: Document
-    verdict: Verdict
-    sure: bool
-    targets: tuple[Target, ...]
-    """The agent, and what answers if it is only the agent that does not."""
-
-    @property
-    def name(self) -> str:
-        """The pod's."""
-        return str(self.pod["metadata"]["name"])
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What stands in the namespace at one moment."""
-
-    policies: Policies
-    agent: Document
-    originals: list[Document]
-    others: list[Document]
-    selector: Mapping[str, str]
 
 
 class Reaching:
@@ -113,23 +96,34 @@ class Reaching:
         """By name, as long as they are watched: an attach where there are none asks nothing for it."""
         self._any = True
         """There are policies, or they may not be read."""
+        self._enforced: bool | None = None
+        """Policies are in force in this cluster, as far as it has shown between the agent and an original."""
+        self._foreseen: set[str] = set()
+        """Attachments that give way to a policy whose force has not shown yet."""
         self._reached: set[tuple[str, tuple[Target, ...]]] = set()
         """Who has reached the agent, by their uids, since policies were last changed."""
 
     # --- Before it is attached ------------------------------------------------------------------------------------
 
-    async def check(self, found: Attachment, service: Document, listeners: Mapping[int, int]) -> None:
-        """Whether the Service's clients reach the agent. BarredError. `listeners`: where the agent listens, by port."""
+    async def check(
+        self, found: Attachment, service: Document, listeners: Mapping[int, int], *, probed: bool = False
+    ) -> None:
+        """Whether the Service's clients reach the agent. BarredError. `listeners`: where the agent listens, by port.
+        `probed`: it has just connected to the original."""
         scene = await self._scene(service)
         if scene is None:
             return
+        if probed and kept_out(scene, service):
+            self._enforced = False
         agent = Peer.of(scene.agent)
         ports = [each["port"] for each in service["spec"].get("ports") or [] if each.get("protocol", "TCP") == "TCP"]
         suspects = [
             suspect
-            for pod in _kinds(scene.others + scene.originals)
+            for pod in kinds(scene.others + scene.originals)
             if (
-                suspect := _suspect(scene, service, pod, {each: listeners[each] for each in ports if each in listeners})
+                suspect := suspect_of(
+                    scene, service, pod, {each: listeners[each] for each in ports if each in listeners}
+                )
             )
         ]
         enforced = await self._try(scene, service, suspects)
@@ -138,12 +132,12 @@ class Reaching:
         for port in ports:
             if port not in listeners:
                 continue
-            original, own = _original(scene, service, port)
+            original, own = original_of(scene, service, port)
             if uncovered := scene.policies.outsiders(original, own, agent, listeners[port]):
                 who = ", ".join(dict.fromkeys(map(described, uncovered)))
                 names = " or ".join(scene.policies.selecting(agent, "Ingress"))
                 what = f"{who} may connect to its pods, and the NetworkPolicy {names} admits them to the agent's not"
-                raise self._barred(scene, service, f"{what}, so they would wait in vain", _admit(Verdict(False)))
+                raise self._barred(scene, service, f"{what}, so they would wait in vain", admitting(Verdict(False)))
 
     async def check_doors(self, found: Attachment, service: Document) -> None:
         """Whether the pods of a Service reach the agent, to which their doors lead. BarredError."""
@@ -151,19 +145,19 @@ class Reaching:
         if scene is None:
             return
         agent = Peer.of(scene.agent)
-        for pod in _kinds(scene.originals):
+        for pod in kinds(scene.originals):
             verdicts = [scene.policies.connects(Peer.of(pod), agent, port) for port in DOOR_PORTS]
             barred = next((each for each in verdicts if each.may is False), None)
             if barred is None:
                 continue
             own = next((o for p in found.spec.ports if (o := pods.own_port(service, pod, p))), 0)
-            targets: tuple[Target, ...] = ((_address(scene.agent), DOOR_PORTS[0]), ("127.0.0.1", own))
+            targets: tuple[Target, ...] = ((address_of(scene.agent), DOOR_PORTS[0]), ("127.0.0.1", own))
             result = await self._ask(Suspect(pod, barred, True, targets))
             if isinstance(result, str) or result[0] is False:
                 raise BarredError(
                     f"its pods can't connect to the agent, where their doors lead to: {barred}",
                     where=f"Service {found.spec.service}",
-                    hint=f"{_admit(barred, min(DOOR_PORTS))} Nothing was changed.",
+                    hint=f"{admitting(barred, min(DOOR_PORTS))} Nothing was changed.",
                 )
 
     async def refusal(self, service: Document, unreached: Iterable[str]) -> BarredError:
@@ -227,25 +221,60 @@ class Reaching:
     async def keeping(self, found: Attachment) -> None:
         """Look again whenever a policy has changed, and now and then, until the attachment is over."""
         pauses: list[float] = []
+        news = self._news
         while not found.over:
             usual = BARRED_SECONDS if found.barred else SOON_SECONDS if self._any else LATER_SECONDS
             told = bool(pauses)
             try:
                 async with asyncio.timeout(pauses.pop(0) if pauses else usual):
-                    await self._news.wait()
-                pauses = list(SETTLE_SECONDS)
+                    await news.wait()
+                news, pauses = self._news, list(SETTLE_SECONDS)  # also of what came while it was looked
                 continue
             except TimeoutError:
                 pass
             try:
                 # The agent's own connections are seen by the pods: they are opened when there is a reason to.
-                await self._look(found, agent=told or bool(found.barred))
+                await self._look(found, agent=told or bool(found.barred), settled=not pauses)
             except (RemoteError, OSError, TimeoutError) as problem:
                 log.info("who reaches %s: %s", found.spec.service, problem)
             except Exception as problem:  # of one Service; it is looked at again
                 contained(problem, f"who reaches {found.spec.service} can't be looked at")
 
-    async def _look(self, found: Attachment, *, agent: bool) -> None:
+    async def foreseeing(self, found: Attachment) -> None:
+        """Give the Service back as soon as a policy says that the agent is kept from the original.
+
+        Whoever asks between the moment when that is in force and the one when the Service leads back waits in vain at
+        the agent, and it takes seconds to see that by trying. So where a cluster is not known to enforce none, what the
+        policy says is believed for as long as it may take until it shows.
+        """
+        news = self._news
+        while not found.over:
+            try:
+                async with asyncio.timeout(LATER_SECONDS):
+                    await news.wait()
+            except TimeoutError:
+                continue
+            news = self._news
+            try:
+                await self._foresee(found)
+            except (RemoteError, OSError, TimeoutError) as problem:
+                log.info("who reaches %s: %s", found.spec.service, problem)
+            except Exception as problem:  # of one Service; the next policy is to be seen
+                contained(problem, f"who will reach {found.spec.service} can't be told")
+
+    async def _foresee(self, found: Attachment) -> None:
+        if self._enforced is False or found.spec.way != "service" or found.spec.kind == "replace":
+            return
+        service = await self._service(found.spec.service)
+        scene = await self._scene(objects.owners(service)) if service is not None else None
+        why = kept_out(scene, objects.owners(service)) if scene is not None and service is not None else ""
+        if not why:
+            self._foreseen.discard(found.spec.id)
+        elif not found.barred and not found.over and found.task is not None:
+            self._foreseen.add(found.spec.id)
+            await self._bar(found, f"the agent is kept from its pods: {why}")
+
+    async def _look(self, found: Attachment, *, agent: bool, settled: bool) -> None:
         session = self._session()
         service = await self._service(found.spec.service)
         if session is None or service is None or found.over:
@@ -253,7 +282,11 @@ class Reaching:
         owned = objects.owners(service)
         try:
             if agent and (unreached := await session.reach(found.spec)):
-                raise await self.refusal(owned, unreached)
+                refusal = await self.refusal(owned, unreached)
+                if refusal.known:
+                    self._enforced = True
+                    self._foreseen.discard(found.spec.id)
+                raise refusal
             if found.spec.way == "pods":
                 await self.check_doors(found, owned)
             else:
@@ -262,6 +295,11 @@ class Reaching:
             if problem.known and found.barred != problem.what and not found.over:
                 await self._bar(found, problem.what)
             return
+        if found.spec.id in self._foreseen:
+            if not settled:  # it may be in force in a moment
+                return
+            self._foreseen.discard(found.spec.id)
+            self._enforced = False
         if found.barred:
             self._clear(found)
 
@@ -287,13 +325,15 @@ class Reaching:
         listed = await self._api.get(f"/api/v1/namespaces/{self._api.namespace}/pods", limit=str(PODS))
         found = [each for each in listed.get("items") or [] if pods.runs(each)]
         agents = [
-            each for each in found if selects({"matchLabels": objects.AGENT_SELECTOR}, _labels(each)) and running(each)
+            each
+            for each in found
+            if selects({"matchLabels": objects.AGENT_SELECTOR}, labels_of(each)) and running(each)
         ]
         if not agents:
             return None
         selector = objects.owners(service)["spec"].get("selector") or {}
         rest = [each for each in found if each not in agents and not each["spec"].get("hostNetwork")]
-        originals = [each for each in rest if selects({"matchLabels": selector}, _labels(each))]
+        originals = [each for each in rest if selects({"matchLabels": selector}, labels_of(each))]
         others = [each for each in rest if each not in originals]
         return Scene(policies, agents[0], originals, others, selector)
 
@@ -311,7 +351,7 @@ class Reaching:
                 enforced = False if suspect.verdict.may is False else enforced
             elif original:
                 what = f"pod {suspect.name} can't connect to the agent ({suspect.verdict}), and would wait in vain"
-                raise self._barred(scene, service, what, _admit(suspect.verdict))
+                raise self._barred(scene, service, what, admitting(suspect.verdict))
             elif original is None and suspect.sure:  # the original's pods are away
                 untried.append((suspect, ""))
         sure = [each for each in untried if each[0].sure]
@@ -321,7 +361,7 @@ class Reaching:
             what = (
                 f"pod {suspect.name} can't connect to the agent ({suspect.verdict}), and would wait in vain{tried_out}"
             )
-            raise self._barred(scene, service, what, _admit(suspect.verdict))
+            raise self._barred(scene, service, what, admitting(suspect.verdict))
         return enforced
 
     async def _ask(self, suspect: Suspect) -> tuple[bool, bool | None] | str:
@@ -352,61 +392,3 @@ class Reaching:
             hint += f" {_BY_PODS}"
         name = service["metadata"]["name"]
         return BarredError(what, where=f"Service {name}", hint=f"{hint} Nothing was changed.", known=known)
-
-
-def _suspect(scene: Scene, service: Document, pod: Document, listeners: Mapping[int, int]) -> Suspect | None:
-    """The pod, if at one of the ports it could connect to the original and to the agent perhaps not."""
-    me, agent = Peer.of(pod), Peer.of(scene.agent)
-    worst: Suspect | None = None
-    for port, listener in listeners.items():
-        to_agent = scene.policies.connects(me, agent, listener)
-        if to_agent.may is True:
-            continue
-        original, own = _original(scene, service, port)
-        before = scene.policies.connects(me, original, own)
-        if before.may is False:
-            continue
-        sure = to_agent.may is False and before.may is True
-        control = ((original.addresses[0], own),) if original.addresses and own else ()
-        if worst is None or (sure and not worst.sure):
-            worst = Suspect(pod, to_agent, sure, ((_address(scene.agent), listener), *control))
-    return worst
-
-
-def _original(scene: Scene, service: Document, port: int) -> tuple[Peer, int | None]:
-    """A pod that the Service leads to, with its own port for the Service's. Without a pod, its labels."""
-    for each in scene.originals:
-        own = pods.own_port(service, each, port)
-        if own is not None:
-            return Peer.of(each), own
-    targets = [each.get("targetPort") or port for each in service["spec"].get("ports") or [] if each["port"] == port]
-    return Peer(scene.selector), next((each for each in targets if isinstance(each, int)), None)
-
-
-def _kinds(found: Iterable[Document]) -> list[Document]:
-    """One pod of each kind: policies tell pods apart by their labels alone."""
-    seen: dict[frozenset[tuple[str, str]], Document] = {}
-    for each in found:
-        labels = frozenset((key, value) for key, value in _labels(each).items() if key not in _OWN_LABELS)
-        seen.setdefault(labels, each)
-    return list(seen.values())
-
-
-def _labels(pod: Document) -> dict[str, str]:
-    return dict(pod["metadata"].get("labels") or {})
-
-
-def _address(pod: Document) -> str:
-    return str(pod["status"]["podIPs"][0]["ip"])
-
-
-def _admit(verdict: Verdict, first: int = 20000) -> str:
-    """What to change in the policies that keep clients from the agent."""
-    said = []
-    if verdict.out:
-        said.append(f"add {_PEER} to the `to` of {' and '.join(verdict.out)}, for ports from {first}")
-    if verdict.into or not said:
-        said.append(
-            f"make a NetworkPolicy that admits its clients to the pods {{{_LABEL}}} (docs/attachments.md has one)"
-        )
-    return f"Let them reach the agent: {'; '.join(said)}."

@@ -232,6 +232,10 @@ class Session:
         """The Service names it among its holders: when this returns, its traffic comes here."""
         await self.ask(do="led", id=spec.id)
 
+    async def barred(self, spec: Spec) -> None:
+        """Its Service was led back because somebody would wait in vain at the agent."""
+        await self.ask(do="barred", id=spec.id)
+
     async def detach(self, spec: Spec) -> None:
         """The original has its traffic when this returns."""
         await self.ask(do="detach", id=spec.id)

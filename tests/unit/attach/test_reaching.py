@@ -19,6 +19,7 @@ from devloop.attach.seam import Wanted
 from devloop.attach.trying import _WAYS, tried
 from devloop.errors import RemoteError
 from devloop.remote.kubernetes.api import ApiError
+from tests.waiting import until
 
 from .fake_api import service
 from .test_policies import CLIENTS, DENY, FROM_SHOP, INGRESS, OUT, admits, policy
@@ -220,6 +221,118 @@ async def test_a_policy_that_comes_and_goes_is_told_of(monkeypatch: pytest.Monke
         assert await told.get() == ""
     for each in tasks:
         each.cancel()
+
+
+class Watched:
+    """An attachment that is watched, in a cluster where policies come; `reaches`: the agent does, the original."""
+
+    def __init__(self, *policies: dict[str, Any], **more: Any) -> None:
+        self.api, self.found = Api(*policies), attachment(**more)
+        self.found.listeners, self.found.task = LISTENERS, cast(Any, object())
+        self.reaches, self.tried = True, 0
+        self.states = asyncio.Queue[str]()
+        self.api.watch = self.watch  # type: ignore[attr-defined]
+        self.changes = asyncio.Queue[tuple[str, dict[str, Any]]]()
+        self.work = reaching(
+            self.api, Pods(), service=self.service, session=lambda: self, bar=self.bar, clear=self.clear
+        )
+
+    async def reach(self, _: Spec) -> list[str]:
+        self.tried += 1
+        return [] if self.reaches else ["10.0.1.0:8080"]
+
+    async def watch(self, path: str, **_: str) -> Any:
+        while True:
+            yield await self.changes.get()
+
+    async def service(self, _: str) -> Any:
+        return service()
+
+    async def bar(self, _: Attachment, why: str) -> None:
+        self.found.barred = why
+        self.states.put_nowait(why)
+
+    def clear(self, _: Attachment) -> None:
+        self.found.barred = ""
+        self.states.put_nowait("")
+
+    async def __aenter__(self) -> Watched:
+        works = (self.work.watching(), self.work.keeping(self.found), self.work.foreseeing(self.found))
+        self.tasks = [asyncio.ensure_future(each) for each in works]
+        await asyncio.sleep(0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for each in self.tasks:
+            each.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def test_a_policy_that_keeps_the_agent_out_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devloop.attach.reaching.SETTLE_SECONDS", (60.0,))
+    async with Watched() as here, asyncio.timeout(5):
+        here.changes.put_nowait(("ADDED", CLIENTS))
+        assert "kept from its pods: the NetworkPolicy only does not admit it" in await here.states.get()
+        assert here.tried == 0
+
+
+@pytest.mark.parametrize("more", [{"way": "pods"}, {"kind": "replace"}], ids=str)
+async def test_what_does_not_lead_through_the_agent_gives_way_to_what_shows_alone(more: Any) -> None:
+    async with Watched(CLIENTS, **more) as here:
+        await here.work._foresee(here.found)
+        assert here.states.empty()
+
+
+async def test_where_nothing_is_enforced_it_comes_back_and_the_next_policy_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("devloop.attach.reaching.SETTLE_SECONDS", (0.0, 0.0, 0.0))
+    async with Watched() as here, asyncio.timeout(5):
+        here.changes.put_nowait(("ADDED", CLIENTS))
+        assert await here.states.get()
+        assert await here.states.get() == "" and here.tried == 3, "it may be in force a moment later"
+        await here.work._foresee(here.found)
+        assert here.states.empty()
+
+
+async def test_what_shows_counts_for_more_than_what_was_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devloop.attach.reaching.SETTLE_SECONDS", (0.0,))
+    async with Watched() as here, asyncio.timeout(5):
+        here.reaches = False
+        here.changes.put_nowait(("ADDED", CLIENTS))
+        assert "is kept from its pods" in await here.states.get()
+        assert "can't connect to its pods (10.0.1.0:8080)" in await here.states.get()
+        here.reaches = True
+        here.changes.put_nowait(("DELETED", CLIENTS))
+        assert await here.states.get() == ""
+        here.changes.put_nowait(("ADDED", CLIENTS))
+        assert "is kept from its pods" in await here.states.get()
+
+
+async def test_an_attach_shows_whether_policies_are_in_force() -> None:
+    work = reaching(Api(CLIENTS), Pods())
+    await work.check(attachment(), service(), LISTENERS, probed=True)
+    assert work._enforced is False
+
+
+async def test_a_policy_that_comes_while_another_one_is_looked_at_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devloop.attach.reaching.SETTLE_SECONDS", (0.0,))
+    async with Watched(way="pods") as here, asyncio.timeout(5):
+        looks = asyncio.Queue[asyncio.Event]()
+
+        async def reach(_: Spec) -> list[str]:
+            ends = asyncio.Event()
+            looks.put_nowait(ends)
+            await ends.wait()
+            return []
+
+        monkeypatch.setattr(here, "reach", reach)
+        here.changes.put_nowait(("ADDED", CLIENTS))
+        first = await looks.get()
+        here.changes.put_nowait(("ADDED", OUT))
+        await until(lambda: here.work._cache is not None and len(here.work._cache) == 2)
+        first.set()
+        await looks.get()
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ _LUA = "envoy.extensions.filters.http.lua.v3"
 
 
 def leave_filter() -> Document:
-    """For a listener's filters. `connection: close` on HTTP/1.1; GOAWAY, and another one half a second later, on HTTP/2.
+    """For a listener's filters. `connection: close` on HTTP/1.1; a GOAWAY, and soon another one, on HTTP/2.
 
     A listener that Envoy removes does the same, but it ends what is still connected after a time, and takes nobody who
     comes late.

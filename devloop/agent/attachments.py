@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from typing import Protocol as Seam
 
-from . import entitled, envoy, hello, kube, reach
+from . import entitled, envoy, hello, kube, memory, reach
 from .certificates import Termination, memory_folder
 from .destinations import EVERYWHERE, DeniedError, Destinations
 from .expiry import Expiry
@@ -96,8 +96,8 @@ class Attachments:
         self._api = api
         self._destinations = destinations
         # A name of its own for each process: on a developer's machine there may be others.
-        memory = memory_folder()
-        self._memory = memory / f"devloop-agent-{os.getpid()}-{id(self):x}" if memory is not None else None
+        base = memory_folder()
+        self._memory = base / f"{memory.PREFIX}{os.getpid()}-{id(self):x}" if base is not None else None
         self._gateway = Gateway(folder, binary, self._lines, self._memory)
         self._members: dict[str, Member] = {}
         self._pods = PodWay(folder, self._members.values, self._changed, destinations)
@@ -532,7 +532,7 @@ class Attachments:
             else Local(replace(each.spec, fail="open"), False, each.deaf)
             for each in members
         )
-        return ServicePlan(name, tuple(ports), live, service["spec"].get("sessionAffinity") == "ClientIP")
+        return ServicePlan(name, tuple(ports), live, service["spec"].get("sessionAffinity") == "ClientIP", led=led)
 
     def _speaks(self, name: str, port: int, *, pods: bool = False) -> tuple[Protocol, Termination | None]:
         """What a port speaks, and with what TLS is ended there; by the pods' way, or at the Service.
@@ -540,7 +540,7 @@ class Attachments:
         A Service that leads here is asked about those alone whom its record names: what the others bring would be
         shown to everybody's clients.
         Where it is ended, it stays so while anybody is connected, whoever has brought the certificate: else connections
-        that have begun so would have nobody to lead them on.
+        that have begun so would have nobody to lead them on. Before a Service is led here, none has begun.
         """
         service = self._view.services.get(name)
         led = service is not None and is_swapped(service) and not pods
@@ -555,7 +555,7 @@ class Attachments:
         before = [
             each
             for plan in (*self._last.values(), *self._leaving.plans)
-            if plan.name == name and bool(plan.pod) is pods
+            if plan.name == name and bool(plan.pod) is pods and plan.led
             for each in plan.ports
         ]
         protocol = self._view.protocol(name, port)
@@ -626,8 +626,9 @@ class Attachments:
         plans = self._plans()
         if plans or self._gateway.started:  # datagrams alone don't pass Envoy
             await self._pods.link(plans)
-            address, memory = "::" if _ipv6() else "0.0.0.0", str(self._memory or "")
-            await self._gateway.apply(envoy.files(plans, str(self.folder), address=address, memory=memory))
+            address = "::" if _ipv6() else "0.0.0.0"
+            files = envoy.files(plans, str(self.folder), address=address, memory=str(self._memory or ""))
+            await self._gateway.apply(files)
         await self._pods.catch(self._leaving.pods)
 
     async def _configure(self) -> None:

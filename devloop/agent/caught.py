@@ -192,6 +192,7 @@ class Caught(asyncio.Protocol):
             asyncio.get_running_loop().remove_reader(sock.fileno())
             sock.close()
         self._socks.clear()
+        self.places.clear()
 
 
 def _answer(flow: _Flow, data: bytes) -> None:

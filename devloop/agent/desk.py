@@ -23,6 +23,7 @@ import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from .attachments import Attachments
@@ -42,8 +43,10 @@ LINE_BYTES = 1 << 20
 MESSAGES = 256
 QUEUED_BYTES = 8 << 20
 """An engine that asks faster than it is answered, by more than so many or so much, is hung up on."""
-REACHES = 4
-"""So many questions of what can be reached are worked on at a time: each makes connections."""
+Do = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+ASIDE = 8
+"""So many questions of what can be reached, and of what speaks TLS how, are worked on at a time: each makes
+connections."""
 
 
 class Desk:
@@ -67,7 +70,7 @@ class Desk:
         self._ended = False
         self._hung_up = False
         self._aside: set[asyncio.Task[None]] = set()
-        self._reaching = asyncio.Semaphore(REACHES)
+        self._slots = asyncio.Semaphore(ASIDE)
         self._task = background(self._work(), name="desk")
 
     def begin(self) -> None:
@@ -108,37 +111,56 @@ class Desk:
             await self._attachments.warm()
         while True:
             message, size = await self._queue.get()
-            if message.get("do") == "reach":  # it can take seconds, and changes nothing that has an order
-                task = background(self._answer_aside(message, size), name="reach")
-                self._aside.add(task)
-                task.add_done_callback(self._aside.discard)
+            if message.get("do") in ("reach", "hello"):
+                self._answer_aside(message, size, self._look)
                 continue
-            await self._answer(message, self._do)
+            answer = await self._found(message, self._do)
+            if message.get("do") == "attach" and message.get("probe") and "error" not in answer:
+                self._answer_aside(message, size, partial(self._probed, answer))
+                continue
+            self._tell(message, answer)
             self._answered(size)
 
-    async def _answer_aside(self, message: dict[str, Any], size: int) -> None:
-        async with self._reaching:
-            await self._answer(message, self._reach)
-        self._answered(size)
+    def _answer_aside(self, message: dict[str, Any], size: int, do: Do) -> None:
+        """It can take seconds, and changes nothing that has an order: others wait for no pod that is silent."""
+
+        async def answer() -> None:
+            async with self._slots:
+                self._tell(message, await self._found(message, do))
+            self._answered(size)
+
+        task = background(answer(), name=str(message.get("do")))
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
 
     def _answered(self, size: int) -> None:
         self._unanswered -= 1
         self._characters -= size
 
-    async def _answer(self, message: dict[str, Any], do: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
-        answer: dict[str, Any] = {}
+    async def _found(self, message: dict[str, Any], do: Do) -> dict[str, Any]:
         try:
-            answer = await do(message)
+            return await do(message)
         except (RefusedError, SpecError, CertificateError) as problem:
-            answer = {"error": str(problem), "again": isinstance(problem, NotNowError)}
+            return {"error": str(problem), "again": isinstance(problem, NotNowError)}
         except Exception as problem:  # of one message; the next ones are to be answered
             log.exception("a message of the engine's")
-            answer = {"error": f"{type(problem).__name__}: {problem}"}
+            return {"error": f"{type(problem).__name__}: {problem}"}
+
+    def _tell(self, message: dict[str, Any], answer: dict[str, Any]) -> None:
         if isinstance(number := message.get("n"), int):
             self._send({"answer": number, **answer})
 
-    async def _reach(self, message: dict[str, Any]) -> dict[str, Any]:
-        return {"unreached": await self._attachments.reach(str(message["id"]), self._connection)}
+    async def _look(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["do"] == "reach":
+            return {"unreached": await self._attachments.reach(str(message["id"]), self._connection)}
+        ports = {
+            int(port): tuple((str(host), int(number)) for host, number in known)
+            for port, known in message["ports"].items()
+        }
+        return {"ports": await self._attachments.look(str(message["service"]), ports, str(message["server"]))}
+
+    async def _probed(self, answer: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+        return {**answer, "unreached": await self._attachments.unreached(Spec.read(message["spec"]))}
 
     async def _do(self, message: dict[str, Any]) -> dict[str, Any]:
         match message.get("do"):
@@ -146,11 +168,7 @@ class Desk:
                 spec = Spec.read(message["spec"])
                 tls = {int(port): each and Termination.read(each) for port, each in message.get("tls", {}).items()}
                 listeners = await self._attachments.attach(spec, self._connection, self, tls)
-                unreached = await self._attachments.unreached(spec) if message.get("probe") else []
-                return {
-                    "listeners": {str(port): number for port, number in listeners.items()},
-                    "unreached": unreached,
-                }
+                return {"listeners": {str(port): number for port, number in listeners.items()}}
             case "doors":
                 return await self._attachments.doors(str(message["id"]), message["pods"], self._connection)
             case "led":
@@ -159,12 +177,6 @@ class Desk:
                 await self._attachments.barred(str(message["id"]), self._connection)
             case "earlier":
                 return {"pods": await self._attachments.earlier(str(message["id"]), self._connection)}
-            case "hello":
-                ports = {
-                    int(port): tuple((str(host), int(number)) for host, number in known)
-                    for port, known in message["ports"].items()
-                }
-                return {"ports": await self._attachments.look(str(message["service"]), ports, str(message["server"]))}
             case "renew":
                 tls = {int(port): Termination.read(each) for port, each in message["tls"].items()}
                 await self._attachments.renew(str(message["id"]), self._connection, tls)

@@ -68,6 +68,7 @@ LINGER_SECONDS = (10.0, 60.0)
 STOP_SECONDS = (0.5, 25.0)
 """The same when the pod itself ends; the original's own end is what most of them wait for."""
 NFT_SECONDS = 5.0
+NO_DATAGRAMS = "UDP takes TPROXY for nftables, nft_tproxy"
 
 
 class DoorError(Exception):
@@ -91,7 +92,8 @@ class Door:
         self._token, self._pod = token, pod
         self._table = rules.checked(table)
         self._passed = sorted(set(passed))
-        self._transparent = True
+        self._transparent: bool | None = None
+        """Whether the kernel has TPROXY for nftables; None: it has not been asked for it yet."""
         self._places: dict[int, Place] = {}
         self._caught: dict[int, int] = {}
         """Ports of the original to the agent's listeners."""
@@ -187,6 +189,8 @@ class Door:
             for port in message["open"]:
                 if int(port) not in self._places:
                     self._places[int(port)] = await self._place(int(port))
+            if message.get("udp") and self._transparent is False:
+                raise DoorError(NO_DATAGRAMS)
             for port in message.get("udp", ()):
                 self._datagrams.place(int(port))
             if self._datagrams.places and not self._datagrams.connected:
@@ -296,18 +300,23 @@ class Door:
     async def _tell_rules(self) -> None:
         places = {each.port: each.number for each in self._places.values()}
         udp = self._datagrams.places
+        transparent = self._transparent is not False
         try:
             await self._tell_kernel(
-                rules.rules(self._table, places, self._passed, transparent=self._transparent, datagrams=udp)
+                rules.rules(self._table, places, self._passed, transparent=transparent, datagrams=udp)
             )
         except DoorError as problem:
-            if not self._transparent:
+            if self._transparent is not None:
                 raise
-            if udp:
-                raise DoorError(f"{problem} (UDP takes TPROXY for nftables, nft_tproxy)") from problem
             log.info("this kernel has no TPROXY for nftables, and takes `redirect`: %s", problem)
-            self._transparent = False
             await self._tell_kernel(rules.rules(self._table, places, self._passed, transparent=False))
+            self._transparent = False
+            if udp:
+                self._datagrams.close()  # what comes to other ports goes on
+                raise DoorError(f"{problem} ({NO_DATAGRAMS})") from problem
+        else:
+            if places or udp:
+                self._transparent = transparent
 
     async def _say_alive(self) -> None:
         """The ports that are caught now, and those of the door's that lead to the original."""

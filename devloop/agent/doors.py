@@ -70,15 +70,20 @@ class Door:
         self.back: dict[int, int] = {}
         """The original's ports that the agent can't connect to: a NetworkPolicy is in the way. To the loopback ports at
         which connections are taken that the door then makes from within."""
+        self.cut_off: dict[int, str] = {}
+        """The original's ports to which there is no way at all, and why."""
+        self.no_datagrams = ""
+        """Why it takes none; TCP goes on."""
         self._looked: frozenset[int] = frozenset()
         self._reader, self._writer = reader, writer
         self._number = 0
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def open(self, ports: Collection[int], datagrams: Collection[int] = ()) -> None:
-        """Let it make places for these ports, and these of UDP. DoorLostError."""
-        if ports - self.places.keys() or set(datagrams) - self.datagram_places:
-            answer = await self._ask(open=sorted(ports), udp=sorted(datagrams))
+        """Let it make places for these ports, and these of UDP. DoorLostError. What it can't do for datagrams alone is
+        in `no_datagrams`: its kernel may have no TPROXY."""
+        if ports - self.places.keys():
+            answer = await self._ask(open=sorted(ports), udp=sorted(self.datagram_places))
             try:
                 places = {int(port): int(place) for port, place in answer["places"].items()}
                 if not all(0 < each < 65536 for each in places.values()):
@@ -89,26 +94,41 @@ class Door:
                 self.close()
                 raise DoorLostError(self.problem) from None
             self.places = places
-            self.datagram_places = frozenset(datagrams)
+        if not set(datagrams) - self.datagram_places:
+            return
+        try:
+            await self._ask(open=sorted(self.places), udp=sorted(datagrams))
+        except DoorLostError as problem:
+            if self._writer.is_closing():
+                raise
+            self.no_datagrams, self.problem = str(problem), ""
+        else:
+            self.no_datagrams, self.datagram_places = "", frozenset(datagrams)
 
     def endpoint(self, port: int) -> tuple[str, int] | None:
         """Where the agent gets to the original's port, past the door's catching; None if there is no such way (yet)."""
+        if port in self.cut_off:
+            return None
         if port in self.back:
             return "127.0.0.1", self.back[port]
         return (self.address, self.places[port]) if port in self.places else None
 
     async def reach(self, back: Back, *, again: bool = False) -> None:
-        """Find out which ports the agent can connect to, and take the way back for the others."""
+        """Find out which ports the agent can connect to, and take the way back for the others. Where the agent can't
+        listen for that way, the port is in `cut_off`, and asked for again the next time."""
         ports = frozenset(self.places)
-        if again or ports != self._looked:
+        if again or self.cut_off or ports != self._looked:
             direct = await asyncio.gather(*(reach.reached(self.address, self.places[each]) for each in ports))
-            self._looked = ports
+            self._looked, self.cut_off = ports, {}
             for port, there in zip(ports, direct, strict=True):
                 if there:
                     self.back.pop(port, None)
                 elif port not in self.back:
                     log.info("port %d of %s can't be connected to: its door brings connections", port, self.address)
-                    self.back[port] = await back.listen(self, port)
+                    try:
+                        self.back[port] = await back.listen(self, port)
+                    except OSError as problem:
+                        self.cut_off[port] = f"the agent can't listen for what the door brings: {problem}"
 
     def bring(self, port: int, key: str) -> None:
         """Ask it for a connection to one of the original's ports."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import envoy
+from . import envoy, memory
 from .tasks import background
 
 log = logging.getLogger("agent.envoy")
@@ -71,11 +71,13 @@ class Gateway:
     """Runs Envoy while there is something for it to do. `lines` hears its access log."""
 
     def __init__(
-        self, folder: Path, binary: str, lines: Callable[[list[str]], None], memory: Path | None = None
+        self, folder: Path, binary: str, lines: Callable[[list[str]], None], folder_in_memory: Path | None = None
     ) -> None:
-        """`memory`: a folder of this process alone for files that must not be on a disk, each for a moment."""
+        """`folder_in_memory`: one of this process alone for files that must not be on a disk, each for a moment."""
         self.folder = folder
-        self._memory = memory
+        self._memory = folder_in_memory
+        self._memory_held: int | None = None
+        """See `memory.make`."""
         self._binary = binary
         self._lines = lines
         self._files: dict[str, str] = {}
@@ -98,8 +100,7 @@ class Gateway:
                 shutil.rmtree(self.folder / each, ignore_errors=True)
                 (self.folder / each).mkdir(parents=True)
             if self._memory is not None:
-                shutil.rmtree(self._memory, ignore_errors=True)  # of one that was killed
-                self._memory.mkdir(mode=0o700)
+                self._memory_held = memory.make(self._memory)
                 (self._memory / "sds").mkdir()
             self._write(envoy.PRESSURE, "0\n")
             self._write("bootstrap.json", json.dumps(envoy.bootstrap(str(self.folder))))
@@ -311,6 +312,9 @@ class Gateway:
                 await asyncio.wait([self._ended], timeout=END_SECONDS)
             if self._memory is not None:
                 shutil.rmtree(self._memory, ignore_errors=True)
+            if self._memory_held is not None:
+                os.close(self._memory_held)
+                self._memory_held = None
 
 
 def unchunked(body: bytes) -> bytes:

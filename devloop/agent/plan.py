@@ -51,6 +51,8 @@ class ServicePlan:
     """The pod's tag (`doors.tag_of`), if this is about one pod's traffic: its original is that pod and no other."""
     clients: tuple[str, ...] = ()
     """Who may connect: the addresses of that pod, from which its door comes. Empty: everybody."""
+    led: bool = True
+    """Clients come here. False: a developer is about to lead the Service here, and nobody has said so in its record."""
     leaving: bool = False
     """Nobody new comes: who is connected is served by the original, and asked to connect anew with each answer."""
     listening: bool = True

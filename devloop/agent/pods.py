@@ -118,11 +118,13 @@ class PodWay:
             door = self._doors.known.get(uid)
             if door is None:
                 pods[uid] = ""
-            elif not door.problem:
-                caught = door.catches(target.ports.values(), target.datagrams.values())
-                pods[uid] = "caught" if caught else ""
+            elif door.catches(target.ports.values(), target.datagrams.values()) and not door.problem:
+                pods[uid] = "caught"
             else:
-                pods[uid] = door.problem
+                cut_off = [door.cut_off[own] for own in target.ports.values() if own in door.cut_off]
+                pods[uid] = next(
+                    filter(None, [door.problem, *cut_off, door.no_datagrams if target.datagrams else ""]), ""
+                )
         try:
             address = own_address()
         except OSError as problem:
@@ -245,7 +247,11 @@ class PodWay:
                     )
                     target = listen_path(spec.id, port.number)
                     uplink = Uplink(member.connection, path, target, original, encrypted=encrypted)
-                    await uplink.listen()
+                    try:
+                        await uplink.listen()
+                    except OSError as problem:  # the others go on; Envoy finds nobody there, as where it is down
+                        log.warning("%s of %s: nothing listens for it: %s", spec.who, spec.service, problem)
+                        continue
                     member.uplinks.append(uplink)
 
     def _also(self, door: Door) -> dict[str, str]:
@@ -273,7 +279,7 @@ class PodWay:
                 own: self._listener(door, service, port)
                 for service, ports in wanted.items()
                 for port, own in ports.items()
-                if own in door.places
+                if door.endpoint(own) is not None
             }
             try:
                 await door.catch(caught, self._datagrams(door, taken=True) & door.datagram_places)

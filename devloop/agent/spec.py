@@ -203,7 +203,8 @@ class Spec:
             raise SpecError(f"{found.service[:80]!r} is no name of a Service")
         if found.workload and not re.fullmatch(f"[a-z]{{1,63}}/{_NAME}", found.workload):  # a part of the API's paths
             raise SpecError(f"{found.workload[:80]!r} is no workload")
-        if not all(0 < port < 65536 > local >= 0 for port, local in found.ports.items()):
+        pairs = (*found.ports.items(), *found.datagrams.items())
+        if not all(0 < port < 65536 > local >= 0 for port, local in pairs):
             raise SpecError("a port is a number up to 65535")
         if not 0 <= found.hold <= MAX_HOLD_SECONDS:  # NaN is neither
             raise SpecError(f"a request waits for {MAX_HOLD_SECONDS:g} s at most")

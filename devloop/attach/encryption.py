@@ -99,12 +99,8 @@ class Encryption:
 
     def _take(self, found: Attachment, ended: Ended) -> None:
         found.ended = ended
-        one = next((each for each in ended.tls.values() if each is not None), None)
-        server = next(iter(_servers(one.certificate)), "") if one is not None else ""
-        shown = (one.client_certificate, one.client_key) if one is not None else ("", "")
-        identity = Identity(server, *shown)
         speaks = found.spec.ports if found.spec.local == "tls" else {}
-        found.end.ports = {here: identity for port, here in speaks.items() if port in ended.tls}
+        found.end.ports = {here: _identity(ended.tls[port]) for port, here in speaks.items() if port in ended.tls}
 
     async def _prepared(self, found: Attachment, session: Session, owned: Document) -> Ended:
         spec, wanted = found.spec, found.wanted.tls
@@ -408,6 +404,13 @@ def _notes(port: str, said: Hello, found: Attachment) -> Iterator[str]:
             f"port {port}: the original and the local service see the client certificate of the Secret "
             f"{found.wanted.tls.client}; who has asked is in the header x-forwarded-client-cert"
         )
+
+
+def _identity(one: Termination | None) -> Identity:
+    """Who a port's local service is told that it is asked by: each port has a certificate of its own."""
+    if one is None:
+        return Identity()
+    return Identity(next(iter(_servers(one.certificate)), ""), one.client_certificate, one.client_key)
 
 
 def _servers(certificate: str) -> tuple[str, ...]:

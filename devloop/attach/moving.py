@@ -145,7 +145,7 @@ class Mover:
     async def _printed(self, pod: pods.Pod, name: str) -> Document:
         """What it has said, which it prints when it has moved what it could; nothing if that can't be read yet."""
         text = b""
-        with contextlib.suppress(ApiError, ValueError):
+        with contextlib.suppress(RemoteError, ValueError):  # it is asked for again
             async for part in self._api.stream(f"{self._path}/{pod.name}/log", container=name, follow="true"):
                 text += part
                 if b"\n" in text:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.5
 ANSWER_SECONDS = 10.0
+LOOK_SECONDS = 60.0
+"""The same where it is looked what pods say: a silent one takes the agent 10 s, and it looks at some at a time."""
 LINE_BYTES = 16 << 20
 """The longest message of the agent's: a batch of requests is the longest of an honest one."""
 Heard = Callable[[list[Request], Mapping[str, Mapping[str, int]], Mapping[str, str]], None]
@@ -110,8 +112,10 @@ class Session:
             with contextlib.suppress(OSError):
                 self._channel.write(json.dumps(message) + "\n")
 
-    async def ask(self, **message: Any) -> dict[str, Any]:
-        """Ask the agent. AttachError is its refusal; RemoteError, that it can't now."""
+    async def ask(self, seconds: float | None = None, /, **message: Any) -> dict[str, Any]:
+        """Ask the agent. AttachError is its refusal; RemoteError, that it can't now. `seconds`: until when it has to
+        answer."""
+        seconds = ANSWER_SECONDS if seconds is None else seconds
         if self._over:
             raise SessionLostError("the connection to the agent is lost")
         self._number += 1
@@ -119,10 +123,10 @@ class Session:
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         self._send({"n": number, **message})
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(seconds):
                 found: dict[str, Any] = await answer
         except TimeoutError:
-            raise SessionLostError(f"the agent has not answered in {ANSWER_SECONDS:g} s") from None
+            raise SessionLostError(f"the agent has not answered in {seconds:g} s") from None
         finally:
             self._answers.pop(number, None)
         if found.get("again"):
@@ -147,7 +151,8 @@ class Session:
             await self._listen(listen_path(spec.id, port), spec, local, inner, served)
         for port, inner in spec.datagrams.items():
             (await self._datagrams()).serve(spec.id, port, local, inner, served)
-        answer = await self.ask(do="attach", spec=spec.document(), probe=probe, tls=_documents(tls or {}))
+        seconds = LOOK_SECONDS if probe else None
+        answer = await self.ask(seconds, do="attach", spec=spec.document(), probe=probe, tls=_documents(tls or {}))
         with understood(self.carrier.where):
             listeners = {int(port): int(number) for port, number in answer.get("listeners", {}).items()}
             return listeners, list(map(str, answer.get("unreached", ())))
@@ -209,7 +214,7 @@ class Session:
     async def reach(self, spec: Spec) -> list[str]:
         """The original pods that the agent can't connect to now. Where doors are, it takes another way if it must."""
         try:
-            answer = await self.ask(do="reach", id=spec.id)
+            answer = await self.ask(LOOK_SECONDS, do="reach", id=spec.id)
             with understood(self.carrier.where):
                 return list(map(str, answer.get("unreached", ())))
         except SessionLostError:
@@ -220,7 +225,7 @@ class Session:
     async def hello(self, spec: Spec, ports: Mapping[int, Iterable[tuple[str, int]]], server: str) -> dict[int, Hello]:
         """What the original says of itself in TLS. `ports`: where each is reached, if that is known."""
         where = {str(port): [list(each) for each in known] for port, known in ports.items()}
-        answer = await self.ask(do="hello", service=spec.service, ports=where, server=server)
+        answer = await self.ask(LOOK_SECONDS, do="hello", service=spec.service, ports=where, server=server)
         with understood(self.carrier.where):
             return {int(port): Hello.read(each) for port, each in answer["ports"].items()}
 

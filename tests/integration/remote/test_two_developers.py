@@ -206,6 +206,8 @@ async def test_the_agent_refuses_what_overlaps_too(monkeypatch: pytest.MonkeyPat
         {"hold": 1e9},
         {"ports": {"0": 1}},
         {"ports": {"80": 99999}},
+        {"udp": {"0": 1}},
+        {"udp": {"53": 99999}},
         {"user": "x" * 10_000},
         {"routes": [{}] * 10_000},
     ],

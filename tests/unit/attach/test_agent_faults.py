@@ -19,7 +19,7 @@ import pytest
 from devloop.agent import attachments, envoy, kube
 from devloop.agent.attachments import Attachments
 from devloop.agent.certificates import Termination
-from devloop.agent.desk import LINE_BYTES, MESSAGES, QUEUED_BYTES, REACHES, Desk
+from devloop.agent.desk import ASIDE, LINE_BYTES, MESSAGES, QUEUED_BYTES, Desk
 from devloop.agent.doors import Door, DoorLostError
 from devloop.agent.gateway import Gateway, RejectedError
 from devloop.agent.member import Member
@@ -273,7 +273,7 @@ async def test_an_engine_that_only_asks_is_hung_up_on(do: str) -> None:
     for _ in range(20):
         await asyncio.sleep(0)
     if do == "reach":
-        assert len(reaching) == REACHES
+        assert len(reaching) == ASIDE
         desk.received(f"{message}\n")
         assert closed.pop()
     else:
@@ -487,3 +487,84 @@ async def test_a_lease_that_ends_while_another_is_put_back_is_seen_at_once(
 
     monkeypatch.setattr(made, "_forget", forget)
     assert await made._put_back() == 30.0
+
+
+def test_a_certificate_of_one_whom_nobody_has_led_here_is_nobodys_who_comes_later(tmp_path: Path) -> None:
+    """Who may write leases alone would else have everybody's clients see their certificate."""
+    made = agent(Api(), tmp_path)
+    eve = Member(
+        replace(SPEC, id="eve", kind="wiretap"), cast(Any, SimpleNamespace(key="e")), None, 0.0, 0.0, taken=True
+    )
+    eve.tls = {80: Termination("eve", "k")}
+    services = {"api": service()}
+    made._view = cast(Any, SimpleNamespace(
+        services=services, tells=lambda *_: True, pods=lambda *_: [], also=lambda _: {}, protocol=lambda *_: "https"
+    ))  # fmt: skip
+    made._members = {"eve": eve}
+    made._claimed = {"api": {80: 20000, 81: 20001}}
+    (plan,) = made._plans()
+    assert plan.ports[0].tls is not None, "Envoy is asked whether it takes it"
+    made._members["one"] = Member(SPEC, cast(Any, SimpleNamespace(key="a")), None, 1.0, 1.0, taken=True)
+    services["api"] = swapped(service(), {80: 20000, 81: 20001}, {"one": SPEC.document()})
+    (plan,) = made._plans()
+    assert plan.ports[0].tls is None
+    # What a holder has brought stays as long as somebody is connected, though they have left.
+    both = {"one": SPEC.document(), "eve": eve.spec.document()}
+    services["api"] = swapped(service(), {80: 20000, 81: 20001}, both)
+    made._plans()
+    del made._members["eve"]
+    (plan,) = made._plans()
+    assert plan.ports[0].tls == eve.tls[80]
+
+
+async def test_who_waits_for_silent_pods_keeps_nobody_elses_message_waiting() -> None:
+    channel, ends = Channel(), asyncio.Event()
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    async def attach(*_: object) -> dict[int, int]:
+        return {80: 20000}
+
+    async def silent(*_: object) -> Any:
+        await ends.wait()
+        return []
+
+    given = SimpleNamespace(
+        warm=nothing, beat=lambda _: None, left=nothing, reach=silent, look=silent, unreached=silent, attach=attach,
+        detach=nothing,
+    )  # fmt: skip
+    desk = Desk(cast(Any, given), cast(Any, None), channel)
+    messages: tuple[Document, ...] = (
+        {"do": "hello", "service": "api", "ports": {}, "server": ""},
+        {"do": "attach", "spec": SPEC.document(), "probe": True},
+        {"do": "reach", "id": "one"},
+        {"do": "detach", "id": "one"},
+    )
+    for number, message in enumerate(messages):
+        desk.received(json.dumps({"n": number, **message}) + "\n")
+    await until(lambda: bool(channel.said))
+    assert channel.said == [{"answer": 3}]
+    ends.set()
+    await until(lambda: len(channel.said) == 4)
+    assert {"answer": 1, "listeners": {"80": 20000}, "unreached": []} in channel.said
+    desk.ended()
+    await asyncio.gather(desk._task, return_exceptions=True)
+
+
+async def test_a_door_that_takes_no_datagrams_takes_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = Door("uid", "10.0.0.1", cast(Any, None), cast(Any, SimpleNamespace(is_closing=lambda: False)))
+    asked: list[Document] = []
+
+    async def ask(**message: Any) -> Document:
+        asked.append(message)
+        if message["udp"]:
+            door.problem = "no nft_tproxy"
+            raise DoorLostError(door.problem)
+        return {"places": {str(port): 40000 + port for port in message["open"]}}
+
+    monkeypatch.setattr(door, "_ask", ask)
+    await door.open({80}, {53})
+    assert (door.places, door.problem, door.no_datagrams) == ({80: 40080}, "", "no nft_tproxy")
+    await door.open({80, 81}, {53})
+    assert door.places == {80: 40080, 81: 40081} and not door.datagram_places

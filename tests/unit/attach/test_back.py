@@ -252,3 +252,71 @@ async def test_who_shows_no_key_makes_room_and_is_closed_in_time(monkeypatch: py
             each.close()
     finally:
         agent.close()
+
+
+async def test_a_way_back_that_can_not_be_listened_for_cuts_off_its_own_port_until_it_can(
+    agent: back.Back, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def reached(*_: object) -> bool:
+        return False
+
+    async def full(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(reach, "reached", reached)
+    known = doors.Door("u", "10.0.0.1", None, None)  # type: ignore[arg-type]
+    known.places = {8080: 40001}
+    with monkeypatch.context() as patch:
+        patch.setattr(back.Back, "listen", full)
+        await known.reach(agent)
+    assert known.endpoint(8080) is None and "Too many open files" in known.cut_off[8080]
+    await known.reach(agent)
+    assert known.endpoint(8080) is not None and not known.cut_off
+
+
+async def test_a_kernel_without_tproxy_refuses_datagrams_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = door.Door(("127.0.0.1", 1), "t", "pod", "devloop_x", ())
+    words: list[str] = []
+
+    async def place(port: int) -> door.Place:
+        return door.Place(port, 40000 + port)
+
+    async def connected() -> None:
+        pass
+
+    async def tell(text: str) -> None:
+        if "tproxy" in text:
+            raise door.DoorError("No such file or directory")
+        words.append(text)
+
+    monkeypatch.setattr(made, "_place", place)
+    monkeypatch.setattr(made, "_tell_kernel", tell)
+    monkeypatch.setattr(made, "_connect_datagrams", connected)
+    monkeypatch.setattr(made._datagrams, "place", lambda port: made._datagrams.places.update({port: 1}))
+    for _ in range(2):
+        with pytest.raises(door.DoorError, match="UDP takes TPROXY"):
+            await made._do({"open": [], "udp": [53]})
+        assert await made._do({"open": [80]}) == {"places": {"80": 40080}}
+    assert "redirect to :40080" in words[-2], "the rules, and then what is open now"
+
+
+async def test_what_the_kernel_refuses_for_a_moment_changes_nothing_of_what_it_is_known_to_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = door.Door(("127.0.0.1", 1), "t", "pod", "devloop_x", ())
+    full = False
+
+    async def place(port: int) -> door.Place:
+        return door.Place(port, 40000 + port)
+
+    async def tell(text: str) -> None:
+        if full:
+            raise door.DoorError("nft has not answered in 5 s")
+
+    monkeypatch.setattr(made, "_place", place)
+    monkeypatch.setattr(made, "_tell_kernel", tell)
+    await made._do({"open": [80]})
+    full = True
+    with pytest.raises(door.DoorError, match="5 s"):
+        await made._do({"open": [81]})
+    assert made._transparent is True

@@ -13,6 +13,7 @@ from devloop.agent.member import Member, Target
 from devloop.agent.plan import ServicePlan
 from devloop.agent.pods import PodWay
 from devloop.agent.spec import Spec
+from devloop.agent.uplink import Uplink
 from devloop.agent.view import RefusedError
 
 
@@ -26,6 +27,8 @@ class FakeDoor:
         self.datagram_places: frozenset[int] = frozenset()
         self.caught_datagrams: frozenset[int] = frozenset()
         self.problem = ""
+        self.no_datagrams = ""
+        self.cut_off: dict[int, str] = {}
         self.told: list[str] = []
 
     async def open(self, ports: Collection[int], datagrams: Collection[int] = ()) -> None:
@@ -44,7 +47,7 @@ class FakeDoor:
         pass
 
     def endpoint(self, port: int) -> tuple[str, int] | None:
-        return (self.address, self.places[port]) if port in self.places else None
+        return (self.address, self.places[port]) if port in self.places.keys() - self.cut_off.keys() else None
 
     def catches(self, ports: Any, datagrams: Any) -> bool:
         return self.caught.keys() >= set(ports) and self.datagram_places >= set(datagrams)
@@ -202,3 +205,30 @@ async def test_a_udp_port_of_a_pod_is_one_services_and_tcp_of_that_number_is_not
     assert await made.ask(other, [target])
     with pytest.raises(RefusedError, match="port 9125/udp of pod web-0 is intercepted by ada@h"):
         await made.ask(other, [{**target, "udp": {"53": 9125}}])
+
+
+async def test_a_socket_that_can_not_be_made_is_its_own_attachments_trouble(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made, _, _ = way(member("ada"), member("ben"))
+    made._folder = tmp_path
+
+    async def listen(uplink: Uplink) -> None:
+        if "ada-" in uplink.path.name:
+            raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Uplink, "listen", listen)
+    await made.link(await applied(made))
+    assert [len(each.uplinks) for each in made._members()] == [0, 1]
+
+
+async def test_a_port_without_any_way_to_it_is_not_caught_and_its_reason_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("devloop.agent.pods.own_address", lambda: "10.0.0.9")
+    ada = member("ada", ports={80: 8080, 81: 8081})
+    made, _, door = way(ada)
+    door.cut_off = {8081: "the agent can't listen"}
+    await applied(made)
+    assert door.caught.keys() == {8080}
+    assert made.standing(ada)["pods"] == {"u0": "the agent can't listen"}

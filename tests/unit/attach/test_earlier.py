@@ -18,7 +18,7 @@ from devloop.attach.earlier import COUNTING, Earlier
 from devloop.attach.moving import Mover
 from devloop.attach.seam import AttachError, Wanted
 from devloop.errors import RemoteError
-from devloop.remote.kubernetes.api import ApiError
+from devloop.remote.kubernetes.api import ApiError, ApiUnreachableError
 from tests.waiting import until
 
 from .fake_api import service
@@ -276,3 +276,38 @@ async def test_a_pod_that_goes_while_connections_are_moved_keeps_nobody(
     moved = await Mover(rig.api, rig.earlier).move(rig.found, force=False)  # type: ignore[arg-type]
     assert (moved.ended, moved.left) == (1, (("front-5", 1),))
     assert len(put) == 2, "once dry, once in earnest"
+
+
+async def test_a_mover_that_says_nothing_ends_a_move_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs, prints nothing, and what it prints breaks off: as a pod whose node is gone."""
+    monkeypatch.setattr("devloop.attach.moving.START_SECONDS", 0.3)
+    monkeypatch.setattr("devloop.attach.moving.MOVE_SECONDS", 0.0)
+    rig = Rig()
+    rig.tables["web-0"] = table("10.0.0.6")
+    rig.api.printed = {"main": b"."}
+    broken = 0
+
+    async def request(method: str, path: str, body: Any = None, **_: Any) -> dict[str, Any]:
+        (made,) = body["spec"]["ephemeralContainers"]
+        statuses = rig.api.pods["web-0"]["status"]
+        statuses["ephemeralContainerStatuses"] = [{"name": made["name"], "state": {"running": {}}}]
+        return {}
+
+    async def find(path: str) -> dict[str, Any] | None:
+        return rig.api.pods.get(path.rpartition("/")[2], rig.api.service)
+
+    async def stream(path: str, *, container: str, **_: str) -> Any:
+        nonlocal broken
+        if container != "main":
+            broken += 1
+            if broken < 3:
+                raise ApiUnreachableError("the API server can't be reached", where="here")
+            await asyncio.Event().wait()
+        yield b"."
+
+    monkeypatch.setattr(rig.api, "request", request)
+    monkeypatch.setattr(rig.api, "find", find)
+    monkeypatch.setattr(rig.api, "stream", stream)
+    with pytest.raises(RemoteError, match="pod web-0: what ends connections there has not ended itself in time"):
+        await Mover(rig.api, rig.earlier).move(rig.found, force=False)  # type: ignore[arg-type]
+    assert broken == 3

@@ -208,3 +208,21 @@ def test_certificates_that_are_none() -> None:
     assert two.after(one).pins == ("b", "a") and one.after(None) is one
     assert memory_folder("tmpfs /dev/shm tmpfs rw 0 0\n") is not None
     assert memory_folder("/dev/sda1 /dev/shm ext4 rw 0 0\n") is None
+
+
+async def test_each_ports_local_service_is_asked_for_by_its_own_certificates_name() -> None:
+    admin = CA.sign("admin", "admin.space.svc")
+    api = Api("web", "z-admin", **{"web": secret(WEB), "z-admin": secret(admin)})
+    ports = [{"port": 443, "name": "https"}, {"port": 8443, "name": "https-admin"}]
+    service = {"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": ports}}
+    asked = Wanted("intercept", "web", {443: 1, 8443: 2}, (MINE,))
+    spec = Spec("i", "ada", "h", "intercept", "0", "web", {443: 1, 8443: 2}, (MINE,))
+    found = Attachment(spec, asked, Local(), lambda _: None)  # type: ignore[arg-type]
+    other = replace(SHOWS, pins=frozenset({pin(admin.certificate)}))
+
+    class Two(Says):
+        async def hello(self, spec: Spec, ports: Any, server: str) -> dict[int, Hello]:
+            return {443: SHOWS, 8443: other}
+
+    await Ending(api).prepare(found, Two(SHOWS), service)  # type: ignore[arg-type]
+    assert {port: each.server for port, each in found.end.ports.items()} == {1: "web.space.svc", 2: "admin.space.svc"}

@@ -112,5 +112,6 @@ def test_envoy_is_told_what_it_may_hold(tmp_path: Path) -> None:
     assert {each["name"].rpartition(".")[2] for each in made["resource_monitors"]} == {
         "fixed_heap",
         "global_downstream_max_connections",
+        "injected_resource",
     }
     assert envoy.HEAP_BYTES < envoy.DATA_BYTES < 400 << 20, "the container has 512 MiB, and the SSH server is in it"

@@ -100,7 +100,9 @@ class Attachments:
         self._memory = base / f"{memory.PREFIX}{os.getpid()}-{id(self):x}" if base is not None else None
         self._gateway = Gateway(folder, binary, self._lines, self._memory)
         self._members: dict[str, Member] = {}
-        self._pods = PodWay(folder, self._members.values, self._changed, destinations)
+        self._pods = PodWay(
+            folder, lambda: filter(self._is_given, self._members.values()), self._changed, destinations
+        )
         self._claimed: dict[str, dict[int, int]] = {}
         """Listeners by port, of Services that a developer is about to lead here."""
         self._leaving = Leaving(self._original)
@@ -173,6 +175,9 @@ class Attachments:
         try:
             if spec.way == "pods":
                 await self._view.service(spec.service)
+                await until(lambda: self._is_given(member))
+                if not self._is_given(member):
+                    raise NotNowError("the agent does not see yet what stands for it")
                 self._members[spec.id] = member
                 await self.apply(member)
                 return {}
@@ -240,6 +245,8 @@ class Attachments:
             why = entitled.missing(await entitled.lease(self._api, name), spec, connection.key)
         if why:
             raise RefusedError(why)
+        if spec.way == "pods" and not entitled.has_marker(self._view.services, spec, connection.key):
+            await entitled.marked(self._api, spec, connection.key)
         others = {each.spec.id: each for each in self._members.values() if each.spec.id != spec.id}
         for clash in conflicts(spec, [each.spec for each in others.values()]):
             if await entitled.lease(self._api, lease_name(clash)) is not None:
@@ -250,8 +257,10 @@ class Attachments:
 
     def _is_given(self, member: Member) -> bool:
         """The cluster says that its developer gets what it asks for, and not the agent's memory alone."""
+        if member.spec.way == "pods":
+            return entitled.has_marker(self._view.services, member.spec, member.connection.key)
         service = self._view.services.get(member.spec.service)
-        return member.spec.way == "pods" or (service is not None and entitled.is_holder(service, member.spec))
+        return service is not None and entitled.is_holder(service, member.spec)
 
     async def unreached(self, spec: Spec) -> list[str]:
         """Original pods that this pod can't connect to, of ports of which it reaches none."""
@@ -549,7 +558,7 @@ class Attachments:
             for each in self._members.values()
             if each.spec.service == name and (each.spec.way == "pods") is pods
             if each.taken or each is self._trying
-            if not led or self._is_given(each)
+            if not (led or pods) or self._is_given(each)
         ]
         members.sort(key=lambda each: each.began)
         before = [

@@ -341,6 +341,49 @@ def changed_by(found: Document, field: str = "selector") -> str:
     return str(entries[-1].get("manager") or "") if entries else ""
 
 
+# --- The marker ---------------------------------------------------------------------------------------------------
+
+
+def marker_name(spec: Spec) -> str:
+    """A marker's name."""
+    return short(f"devloop-{spec.id}", "")
+
+
+def marker(spec: Spec, key: str, service: Document) -> Document:
+    """What stands beside the lease of an attachment in the pods: a Service that leads nowhere.
+
+    Nothing is changed there that who attaches has to have the right to change, and a lease is what many may write who
+    may take nobody's traffic: whatever elects a leader. `key`: as in the lease.
+    """
+    meta = service["metadata"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": marker_name(spec),
+            "labels": dict(MANAGED),
+            "annotations": {
+                SHADOW_OF: meta["name"],
+                SPEC: json.dumps(spec.document(), sort_keys=True),
+                OWNER_KEY: key,
+            },
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": meta["name"], "uid": meta["uid"]}],
+        },
+        "spec": {"clusterIP": "None"},
+    }
+
+
+def is_marker(found: Document) -> bool:
+    """It is one, of whatever attachment."""
+    return shadows(found) is not None and SPEC in found["metadata"]["annotations"]
+
+
+def marks(found: Document, spec: Spec, key: str) -> bool:
+    """It is the marker of this very attachment, of this key."""
+    there = not found["metadata"].get("deletionTimestamp")
+    return is_marker(found) and there and spec_of(found) == spec and key_of(found) == key
+
+
 # --- The lease ----------------------------------------------------------------------------------------------------
 
 
@@ -388,7 +431,7 @@ def lease(
 
 
 def spec_of(found: Document) -> Spec | None:
-    """The attachment that a lease is for."""
+    """The attachment that a lease is for, or a marker."""
     text = (found["metadata"].get("annotations") or {}).get(SPEC)
     try:
         return Spec.read(json.loads(text)) if text is not None else None
@@ -397,7 +440,7 @@ def spec_of(found: Document) -> Spec | None:
 
 
 def key_of(found: Document) -> str:
-    """The fingerprint of the key that a lease belongs to; empty: it names none."""
+    """The fingerprint of the key that a lease or a marker belongs to; empty: it names none."""
     return str((found["metadata"].get("annotations") or {}).get(OWNER_KEY) or "")
 
 
@@ -485,9 +528,11 @@ def next_step(snapshot: Snapshot, dead: Collection[str]) -> Call | None:
             kind, _, name = spec.workload.partition("/")
             return Call("SCALE", f"{kind}s", name, replicas=int(wanted), why="its original size")
     for service in snapshot.services:
-        owner = shadows(service)
-        if owner is not None and owner not in used and not service["metadata"].get("deletionTimestamp"):
-            return delete("services", service, "nobody needs the shadow")
+        owner, marked = shadows(service), spec_of(service)
+        if owner is None or service["metadata"].get("deletionTimestamp"):
+            continue
+        if owner not in used or (marked is not None and marked.id not in living):
+            return delete("services", service, "nobody needs it")
     for each in gone:
         spec = spec_of(each)
         sized = spec is not None and spec.workload and REPLICAS in (each["metadata"].get("annotations") or {})

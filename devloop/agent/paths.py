@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-PROTOCOL = 3
+PROTOCOL = 4
 """The version of what an engine and the agent say to each other about attachments, and of what a relayed connection's
 first bytes mean. Whoever changes either raises it (`tests/unit/attach/test_protocol.py` asks): two sides that differ
 say so, where they would lose connections."""

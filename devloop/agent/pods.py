@@ -34,7 +34,8 @@ Speaks = Callable[[str, int], tuple[Protocol, Termination | None]]
 
 
 class PodWay:
-    """See the module. `members` gives all attachments; `changed` is called when a door has come or gone."""
+    """See the module. `members` gives all attachments that are entitled; `changed` is called when a door has come or
+    gone."""
 
     def __init__(
         self,

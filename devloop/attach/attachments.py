@@ -228,6 +228,8 @@ class Attachments(Hearers):
             if session is not None and service is not None:
                 if swapped:
                     await self._claims.shadow(service)
+                else:
+                    await self._claims.mark(spec, key, service)
                 led = swapped and objects.is_whole(service, spec.id)
                 if swapped and found.task is None:
                     found.mesh = await mesh.look(self.api, service, spec.ports)
@@ -443,8 +445,9 @@ class Attachments(Hearers):
     def _seen(self, kind: str, service: objects.Document) -> None:
         name = service["metadata"]["name"]
         owner = objects.shadows(service)
+        marked = objects.spec_of(service) if owner else None
         for found in [each for each in self._held.values() if each.task is not None and not each.over]:
-            if owner == found.spec.service and owner and kind == "DELETED":
+            if owner == found.spec.service and owner and kind == "DELETED" and marked in (None, found.spec):
                 found.version = -1
                 found.dirty.set()
             if name != found.spec.service or found.version <= 0 or version(service) <= found.version:

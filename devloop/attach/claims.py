@@ -157,6 +157,34 @@ class Claims:
             await asyncio.sleep(0.02)
         raise AttachError(f"the Service {wanted['metadata']['name']} keeps changing", where=self.api.where)
 
+    async def mark(self, spec: Spec, key: str, service: Document) -> None:
+        """Make what stands for an attachment in the pods, if it is not there. AttachError."""
+        wanted = objects.marker(spec, key, service)
+        path = f"{self._services}/{wanted['metadata']['name']}"
+        for _ in range(TRIES):
+            try:
+                await self.api.request("POST", self._services, wanted)
+                return
+            except ApiError as problem:
+                if problem.status != HTTPStatus.CONFLICT:
+                    raise refused(problem, "making the Service that stands for it", self.api.where) from problem
+            found = await self.api.find(path)
+            if found is not None and objects.marks(found, spec, key) and objects.same_owner(found, wanted):
+                return
+            if found is not None and not objects.is_marker(found):
+                raise AttachError(
+                    f"there is a Service {wanted['metadata']['name']} already, and it is not devloop's",
+                    where=self.api.where,
+                )
+            if found is not None:
+                try:
+                    await self.api.request("DELETE", path, objects.delete("services", found, "").body)
+                except ApiError as problem:
+                    if problem.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+                        raise
+            await asyncio.sleep(0.02)
+        raise AttachError(f"the Service {wanted['metadata']['name']} keeps changing", where=self.api.where)
+
     async def lead(self, spec: Spec, listeners: Mapping[int, int], known: Document | None = None) -> int:
         """Lead the Service to the agent, with us among its holders; its resourceVersion then.
 

@@ -18,7 +18,8 @@ import asyncssh
 import pytest
 
 from devloop.agent import server
-from devloop.agent.objects import OWNER_KEY, lease, lease_name, swapped
+from devloop.agent.member import Target
+from devloop.agent.objects import OWNER_KEY, lease, lease_name, marker, marker_name, swapped
 from devloop.agent.paths import COMMAND, leases, services
 from devloop.agent.spec import Header, Match, Route, Spec
 from tests.waiting import until
@@ -176,6 +177,27 @@ async def test_who_may_write_leases_alone_gets_nothing_of_a_service_that_others_
         # Nobody listens at her end, and she has said that no other may answer.
         assert await ask(rig, "x-eve: 1\r\n") != b"original"
         assert await ask(rig, "x-ada: 1\r\n") == b"ada"
+
+
+async def test_who_may_write_leases_alone_gets_nothing_of_pods_that_have_doors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever elects a leader may write leases. What a door catches is for those who may make Services as well."""
+    async with server_of(b"ada") as here, two(monkeypatch) as (rig, eve):
+        await rig.attach(Local(here), Route((Header("x-ada", Match("exact", "1")),)))
+        agent = rig.agent
+        assert agent is not None
+        own = of(rig, id="eve", way="pods", routes=(Route((Header("x-eve", Match("exact", "1")),)),))
+        rig.api.put(f"{leases('space')}/{lease_name(own)}", lease(own, key=eve.key))
+        path = f"{services('space')}/{marker_name(own)}"
+        for made in (None, marker(own, rig.key, rig.service), marker(replace(own, hold=1.0), eve.key, rig.service)):
+            if made is not None:
+                rig.api.put(path, made)
+            assert "no Service devloop-eve stands for it" in (await eve.say(do="attach", spec=own.document()))["error"]
+        rig.api.put(path, marker(own, eve.key, rig.service))
+        assert "error" not in await eve.say(do="attach", spec=own.document())
+        agent._members["eve"].targets = {"u0": Target("u0", "web-0", (HERE,), {rig.proxy.port: 8080})}
+        assert [each.spec.id for each in agent._pods._members()] == ["eve"]
+        rig.api.delete(path)
+        await until(lambda: not agent._pods._members())
 
 
 def _listeners(rig: Rig) -> dict[int, int]:

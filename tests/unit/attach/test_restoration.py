@@ -12,7 +12,7 @@ from devloop.agent import objects
 from devloop.agent.expiry import Expiry
 from devloop.agent.spec import ALL, Header, Match, Route, Spec
 from devloop.attach.claims import Claims
-from devloop.attach.seam import HeldError
+from devloop.attach.seam import AttachError, HeldError
 
 from .fake_api import CrashError, FakeApi, service
 
@@ -36,8 +36,11 @@ async def attach(api: FakeApi, wanted: Spec, replicas: int | None = None) -> Non
     if wanted.service:
         found = await claims.service(wanted.service)
         assert found is not None
-        await claims.shadow(found)
-        await claims.lead(wanted, LISTENERS)
+        if wanted.way == "pods":
+            await claims.mark(wanted, "key", found)
+        else:
+            await claims.shadow(found)
+            await claims.lead(wanted, LISTENERS)
     if wanted.kind == "replace":
         await claims.resize(wanted.workload, 0)
 
@@ -49,13 +52,13 @@ def lease_of(wanted: Spec) -> str:
 REPLACE = {"kind": "replace", "workload": "deployment/worker"}
 
 
-@pytest.mark.parametrize("kind", ["intercept", "replace"])
+@pytest.mark.parametrize("kind", ["intercept", "replace", "pods"])
 async def test_a_crash_between_any_two_calls_is_mended_by_the_next_party(kind: str) -> None:
-    wanted = spec(**(REPLACE if kind == "replace" else {}))
+    wanted = spec(**{"replace": REPLACE, "pods": {"way": "pods"}}.get(kind, {}))
     whole = FakeApi(service(), service("web"), workloads={"deployments/worker": 3})
     before = whole.plain()
     await attach(whole, wanted, 3)
-    assert len(whole.calls) == (4 if kind == "replace" else 3)
+    assert len(whole.calls) == {"intercept": 3, "replace": 4, "pods": 2}[kind]
     assert whole.plain() != before
     # A crash of the one who attaches after `made` calls, then of the one who mends after `mended`, then a third.
     for made in range(len(whole.calls) + 1):
@@ -351,3 +354,33 @@ async def test_who_comes_after_the_service_was_put_back_keeps_the_shadow() -> No
     assert [each for each in api.objects if "leases" in each] == [
         f"/apis/coordination.k8s.io/v1/namespaces/space/leases/{lease_of(ben)}"
     ]
+
+
+async def test_what_stands_for_an_attachment_in_the_pods_goes_with_it_and_no_others() -> None:
+    api = FakeApi(service())
+    before = api.plain()
+    ada, ben = spec("ada", way="pods", **route("ada")), spec("ben", **route("ben"))
+    for each in (ada, ben):
+        await attach(api, each)
+    await Claims(api).restore({lease_of(ada)})  # type: ignore[arg-type]
+    assert f"/api/v1/namespaces/space/services/{objects.marker_name(ada)}" not in api.objects
+    assert objects.is_whole(api.objects["/api/v1/namespaces/space/services/api"], ben.id)
+    await Claims(api).restore({lease_of(ben)})  # type: ignore[arg-type]
+    assert api.plain() == before
+
+
+async def test_a_marker_is_made_once_anew_for_another_key_and_over_nothing_of_others() -> None:
+    api = FakeApi(service())
+    wanted, claims = spec(way="pods"), Claims(api)  # type: ignore[arg-type]
+    path = f"/api/v1/namespaces/space/services/{objects.marker_name(wanted)}"
+    await claims.mark(wanted, "key", service())
+    made = api.objects[path]
+    assert objects.marks(made, wanted, "key") and not objects.marks(made, wanted, "other")
+    assert not objects.is_marked(made) and objects.shadows(made) == "api", "it leads nowhere, and is in no list"
+    await claims.mark(wanted, "key", service())
+    assert api.objects[path] is made
+    await claims.mark(wanted, "other", service())
+    assert objects.marks(api.objects[path], wanted, "other")
+    api.objects[path] = {**service(objects.marker_name(wanted)), "metadata": {"name": objects.marker_name(wanted)}}
+    with pytest.raises(AttachError, match="it is not devloop's"):
+        await claims.mark(wanted, "key", service())

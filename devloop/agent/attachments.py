@@ -100,9 +100,7 @@ class Attachments:
         self._memory = base / f"{memory.PREFIX}{os.getpid()}-{id(self):x}" if base is not None else None
         self._gateway = Gateway(folder, binary, self._lines, self._memory)
         self._members: dict[str, Member] = {}
-        self._pods = PodWay(
-            folder, lambda: filter(self._is_given, self._members.values()), self._changed, destinations
-        )
+        self._pods = PodWay(folder, lambda: filter(self._is_given, self._members.values()), self._changed, destinations)
         self._claimed: dict[str, dict[int, int]] = {}
         """Listeners by port, of Services that a developer is about to lead here."""
         self._leaving = Leaving(self._original)

@@ -21,6 +21,7 @@ from devloop.control.address import address
 from devloop.control.terminals import Terminal, Terminals
 from devloop.errors import DevloopError, EngineError, UsageError
 from devloop.failures import contained
+from devloop.listening import stop_listening
 from devloop.places import mine, peer
 from devloop.protocol import (
     LogBatch,
@@ -225,14 +226,14 @@ class ControlServer:
         """Listen. A socket left by a dead engine is replaced: the caller holds the project's lock."""
         listening = _listening(self.path)
         self._inode = self.path.lstat().st_ino
-        self._server = await asyncio.start_unix_server(self._accept, sock=listening, limit=wire.LIMIT)
+        self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=wire.LIMIT)
 
     async def listen_again(self) -> None:
         """Listen at the same path once more, where somebody has removed the socket. Connections stay."""
         before = self._server
         await self.start()
         if before is not None:
-            before.close()
+            await stop_listening(before)
 
     async def close(self) -> None:
         """Send what is pending, hang up on everyone and remove the socket.
@@ -241,7 +242,7 @@ class ControlServer:
         """
         self._closing = True
         if self._server is not None:
-            self._server.close()
+            await stop_listening(self._server)
         for subscriber in self._subscribers:
             subscriber.flush()
             while subscriber.follower is not None and subscriber.follower.pending:
@@ -250,6 +251,8 @@ class ControlServer:
         for task in tuple(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()  # a task that was cancelled before its first step has not
         await _hung_up(list(self._writers))
         with contextlib.suppress(OSError):  # its folder may be gone, or its disk read-only by now
             if self.path.lstat().st_ino == self._inode:  # else it is another engine's
@@ -294,19 +297,23 @@ class ControlServer:
             if subscriber.terminals.shows(service):
                 subscriber.wake.set()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Not a coroutine: `close` has to know of a connection whose task has not run yet."""
+        if self._closing:
+            writer.transport.abort()
+            return
         if (uid := peer(writer.get_extra_info("socket"))[1]) is not None and uid not in mine():
             writer.close()  # its mode keeps others out, where the file system has modes
             return
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
         self._writers.add(writer)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         subscriber = _Subscriber(self, writer)
         self._subscribers.add(subscriber)
         try:
-            if self._closing:
-                return
             room = asyncio.Semaphore(REQUESTS)
             async with asyncio.TaskGroup() as group:
                 pump = group.create_task(subscriber.pump())
@@ -328,7 +335,6 @@ class ControlServer:
                     with contextlib.suppress(OSError):
                         await writer.wait_closed()
                     self._writers.discard(writer)
-            self._connections.discard(task)
 
     async def _answer(self, subscriber: _Subscriber, line: bytes) -> None:
         number: Any = None

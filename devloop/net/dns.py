@@ -28,6 +28,7 @@ import dns.rdatatype
 import dns.rrset
 
 from devloop.agent.tasks import background
+from devloop.listening import stop_listening
 from devloop.net.router import Destination, canonical
 from devloop.net.upstream import Upstream
 
@@ -443,17 +444,19 @@ class DnsServer:
         self._resolver = resolver
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._closing = False
 
     async def start(self) -> None:
         """Answer from now on."""
         asyncio.get_running_loop().add_reader(self._udp, self._readable)
-        self._server = await asyncio.start_server(self._serve, sock=self._tcp, backlog=512)
+        self._server = await asyncio.start_server(self._connected, sock=self._tcp, backlog=512)
 
     async def close(self) -> None:
         """Stop. Returns when nothing is being answered any more."""
         asyncio.get_running_loop().remove_reader(self._udp)
+        self._closing = True
         if self._server is not None:
-            self._server.close()
+            await stop_listening(self._server)
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -488,10 +491,16 @@ class DnsServer:
         with contextlib.suppress(OSError):
             self._udp.sendmsg([answer], source, 0, client)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Not a coroutine: `close` has to know of a connection whose task has not run yet."""
+        if self._closing:
+            writer.transport.abort()
+            return
+        task = background(self._serve(reader, writer), name="dns connection")
+        task.add_done_callback(lambda _: writer.close())
         self._keep(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 async with asyncio.timeout(_IDLE):
@@ -507,8 +516,6 @@ class DnsServer:
         except asyncio.CancelledError:
             writer.transport.abort()
             raise
-        finally:
-            writer.close()
 
 
 def _source(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:

@@ -313,7 +313,7 @@ def test_where_no_screen_can_be_shown_it_is_headless_and_says_so(
     said, deadline = b"", time.monotonic() + DEADLINE
     while b"hello" not in said or b"headless" not in said:
         assert time.monotonic() < deadline, said
-        for ready in select.select([source, master], [], [], 0.1)[0]:
+        for ready in select.select({source, master}, [], [], 0.1)[0]:  # may be one: read twice, it would block
             said += os.read(ready, 65536)
     process.terminate()
     if process.stdout:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
+import socket
 import stat
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -378,3 +381,21 @@ async def test_a_clients_terminal_learns_of_another_process_between_its_bytes_an
         assert isinstance(event, TerminalOutput)
         assert (base64.b64decode(event.data), event.starts) == (b"newest", True)
         fourth.close()
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_who_connects_as_the_engine_ends_is_hung_up_on(tmp_path: Path, steps: int) -> None:
+    async def run() -> None:
+        backend = Backend()
+        backend.server = ControlServer(tmp_path / "s", backend)
+        await backend.server.start()
+        late.connect(str(tmp_path / "s"))
+        for _ in range(steps):  # of the event loop: each finds the connection one step further
+            await asyncio.sleep(0)
+        await backend.server.close()
+
+    with socket.socket(socket.AF_UNIX) as late, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        asyncio.run(run())
+        gc.collect()
+    assert not said, [str(each.message) for each in said]

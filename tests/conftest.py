@@ -8,6 +8,8 @@ import shutil
 import signal
 import tempfile
 
+from hypothesis import HealthCheck, settings
+
 # What tests agree to (`devloop trust`) and their keys are not the user's.
 # The test cluster is theirs: it goes on after the tests, and they find it where `make cluster` has put it.
 os.environ.setdefault("DEVLOOP_TEST_STATE_HOME", os.environ.get("XDG_STATE_HOME", ""))
@@ -21,3 +23,7 @@ pytest_plugins = ["tests.stuck"]
 # and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How quick a shared machine is decides nothing.
+settings.register_profile("devloop", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("devloop")

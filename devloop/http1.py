@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 
 Bytes = bytes | memoryview
+PIPELINED = 1 << 16
+"""A connection with more requests that wait for an answer is not followed."""
 HEAD_BYTES = 256 * 1024
 """A longer head is not followed."""
 REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [^\r\n ]+ HTTP/1\.[01]\r?\n")
@@ -135,15 +137,15 @@ def _is_old(head: bytes) -> bool:
     return first.startswith(b"HTTP/1.0") or first.endswith(b"HTTP/1.0")
 
 
-class _LostError(Exception):
+class LostError(Exception):
     """What comes is not understood."""
 
 
 def request_body(head: bytes) -> Body:
-    """What follows the head of a request (RFC 9112, 6.3). `_LostError` where that can't be told."""
+    """What follows the head of a request (RFC 9112, 6.3). `LostError` where that can't be told."""
     found = REQUEST.match(head)
     if found is None or found[1] == b"CONNECT" or (CODED.search(head) and not CHUNKED.search(head)):
-        raise _LostError
+        raise LostError
     if CHUNKED.search(head):
         return Chunks()
     return Body(_length(head) or 0)
@@ -154,7 +156,7 @@ class _Messages:
 
     def __init__(self, headed: Callable[[bytes], Body | None], ended: Callable[[], None]) -> None:
         """`headed` is told each head, up to the end of its last field, and gives its body; None: another head follows
-        for the same message. `ended` is told of each message's end. Both may raise `_LostError`."""
+        for the same message. `ended` is told of each message's end. Both may raise `LostError`."""
         self._headed = headed
         self._ended = ended
         self._head = b""
@@ -187,9 +189,9 @@ class _Messages:
         end = self._head.find(b"\r\n\r\n", max(0, before - 3))
         if end < 0:
             if len(self._head) > HEAD_BYTES:
-                raise _LostError
+                raise LostError
             if b"\n" in self._head and not (REQUEST.match(self._head) or STATUS.match(self._head)):
-                raise _LostError
+                raise LostError
             return at + len(rest)
         head, self._head = self._head[: end + 2], b""
         self._body = self._headed(head)
@@ -213,7 +215,7 @@ class Requests:
         if not self._lost:
             try:
                 self._messages.take(data)
-            except _LostError:
+            except LostError:
                 self._lost = True
 
 
@@ -229,6 +231,11 @@ class Conversation:
         """The methods of the requests that have no whole answer yet."""
         self._requests = _Messages(self._request, lambda: None)
         self._answers = _Messages(self._answer, self._answer_over)
+
+    @property
+    def may_say(self) -> bool:
+        """Whether an answer may be said to the client in the server's place: no other one is waited for."""
+        return not self.raw and not self._asked and self._answers.between
 
     @property
     def idle(self) -> bool:
@@ -250,11 +257,14 @@ class Conversation:
     def _follow(self, messages: _Messages, data: Bytes) -> None:
         try:
             messages.take(data)
-        except _LostError:
+        except LostError:
             self.raw = True
 
     def _request(self, head: bytes) -> Body:
         body = request_body(head)
+        if len(self._asked) >= PIPELINED:
+            self._asked.clear()
+            raise LostError
         self._asked.append(head[: head.index(b" ")])
         self.closes = self.closes or closes(head)
         return body
@@ -262,10 +272,10 @@ class Conversation:
     def _answer(self, head: bytes) -> Body | None:
         found = STATUS.match(head)
         if found is None or not self._asked:
-            raise _LostError
+            raise LostError
         status = int(found[1])
         if status == 101:
-            raise _LostError
+            raise LostError
         if status < 200:
             return None
         body = answer_body(head, status, head_alone=self._asked[0] == b"HEAD")

@@ -19,15 +19,17 @@ HEADER_BYTES = 9
 DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 5, 6, 7, 9
 END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
+OPEN_STREAMS = 1 << 16
+"""More on one connection are not followed: servers take some hundreds at a time."""
 NO_ERROR, INTERNAL_ERROR = 0, 2
 _MOST = 0x7FFFFFFF
 _MARK = b"devlmove"
 """What the PING carries: eight bytes, by which its answer is known."""
 
 
-def frame(kind: int, payload: bytes = b"", *, stream: int = 0) -> bytes:
-    """A frame without flags."""
-    return len(payload).to_bytes(3, "big") + bytes((kind, 0)) + stream.to_bytes(4, "big") + payload
+def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0) -> bytes:
+    """A frame, without flags by default."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 def goaway(last: int) -> bytes:
@@ -130,6 +132,11 @@ class Conversation:
         return not self.raw and not self._open
 
     @property
+    def may_say(self) -> bool:
+        """Whether frames may be said to the client now: not within one of the server's, and no stream waits."""
+        return self.idle and self._answers.between
+
+    @property
     def over(self) -> bool:
         """The client knows that it is to begin nothing here, and all that it had begun has ended."""
         return self._heard and not self._open and self._asks.between and self._answers.between
@@ -213,6 +220,10 @@ class Conversation:
         if kind == HEADERS and client and stream > self._last:
             self._last = stream
             self._open[stream] = 0
+            if len(self._open) > OPEN_STREAMS:
+                self._open.clear()
+                self.raw = True
+                return
         if kind == RST_STREAM:
             self._open.pop(stream, None)
         elif kind in (DATA, HEADERS) and begun.flags & END_STREAM and stream in self._open:

@@ -351,6 +351,10 @@ class RemoteStatus(_Wire):
     """How local services reach it: namespace, ports or hosts."""
     direct: str = ""
     """The agent's address (host:port) if connections go straight there, and not by the API server."""
+    forwarded: dict[str, int] = field(default_factory=dict)
+    """With the network `ports`: name:port of the remote → the port of localhost that leads there."""
+    closed: tuple[str, ...] = ()
+    """With the network `ports`: Services that have no port here, as nothing names them."""
 
 
 @dataclass(frozen=True, slots=True)

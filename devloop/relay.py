@@ -30,6 +30,8 @@ WRITE_BUFFER = 512 * 1024
 """Bytes that may wait for a slow side before the other is no longer read from."""
 EARLY = 64 * 1024
 """Bytes of the client that are kept until the target answers: they wait for its connection, or for a second one."""
+REFUSED_SECONDS = 2.0
+"""How long a client that was refused may still send: a connection that is closed before takes the answer with it."""
 MOVES = 3
 """So often one connection's route is asked for again before it is refused."""
 _RESET = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close(2) sends RST (socket(7), SO_LINGER)
@@ -51,6 +53,25 @@ class Repeatable(Protocol):
 
     def may_repeat(self, relay: Relay) -> bool:
         """Whether what this relay's client has sent so far may be sent again. Asked once for each target's end."""
+
+
+class Refused(Protocol):
+    """What a `Guard` has found: `devloop.net.rebinding.Refusal`."""
+
+    @property
+    def what(self) -> str:
+        """Why, as a sentence."""
+
+    @property
+    def answer(self) -> bytes:
+        """What its client is told."""
+
+
+class Guard(Protocol):
+    """Looks at what a client says: `devloop.net.rebinding.Guard`."""
+
+    def take(self, data: bytes) -> Refused | None:
+        """Its next bytes. Once this is not None, neither they nor what follows is passed on."""
 
 
 class Side(asyncio.Protocol):
@@ -143,6 +164,17 @@ class Relay:
         """The target has said something to what the client has said last: to this request, if it is HTTP/1.1."""
         self.leads_to: Target | None = None
         """What `target` was connected to, or is being."""
+        self.guard: Guard | None = None
+        self.spared: Callable[[Target], bool] | None = None
+        """Whether what it leads to takes what `guard` refuses. None: nothing does."""
+        self.refused: Callable[[Relay, Refused], None] = lambda relay, refusal: None
+        """Called when it has been refused."""
+        self._refusal: Refused | None = None
+        """Found by the guard; it is effective where it leads to what is not spared."""
+        self._may_answer = False
+        """Nothing was under way when that was found, and nobody has heard of it since."""
+        self._over = False
+        """It has been refused."""
         self._talk: http1.Conversation | http2.Conversation | None = None
         self._spoken = False
         """One side has said something to the other, so that what it speaks is known, or can't be."""
@@ -254,6 +286,8 @@ class Relay:
     def side_sent(self, side: Side, data: http1.Bytes) -> None:
         """Bytes came in."""
         if side is self.client:
+            if self._over or (self.guard is not None and self._is_refused(self.guard, data)):
+                return
             if not self._spoken:
                 self._spoken, self._talk = True, _conversation(bytes(data))
             if self._talk is not None:
@@ -292,6 +326,46 @@ class Relay:
             self.answered = False
             if self._left is not None:
                 self.part()
+
+    def _is_refused(self, guard: Guard, data: http1.Bytes) -> bool:
+        """The client has said this."""
+        if self._refusal is None and (found := guard.take(bytes(data))) is not None:
+            self._refusal = found
+            self._may_answer = self._talk.may_say if self._talk is not None else not self._spoken
+        return self.refuse_unless_spared(self.leads_to)
+
+    def refuse_unless_spared(self, target: Target | None) -> bool:
+        """What the guard has found, if it has, is effective if it leads to this. Returns whether it is refused.
+
+        None: that is not known yet.
+        """
+        refusal = self._refusal
+        if refusal is None or self._over:
+            return self._over
+        if self.spared is not None:
+            if target is None:
+                return False
+            if self.spared(target):
+                self._may_answer = False
+                return False
+        self._over = True
+        silent = self._may_answer or (self._talk is not None and self._talk.may_say)
+        old, self.target = self.target, Side(self)
+        self._parted, self.leads_to = True, None
+        self._forget_early()
+        old.reset()
+        if self._paused or old.full:
+            self._paused = False
+            self.client.transport.resume_reading()
+        if silent and not self.client.lost and not self.client.closing:
+            self.client.transport.write(refusal.answer)
+            _write_eof(self.client)
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self.client.close)
+        else:
+            self.client.reset()
+        self._has_left()
+        self.refused(self, refusal)
+        return True
 
     def side_ended(self, side: Side) -> None:
         """A side will send no more."""
@@ -403,8 +477,17 @@ class Relays:
         self,
         route: Callable[[Relay], Awaitable[Target]],
         failed: Callable[[Relay, Exception], None],
+        *,
+        guard: Callable[[], Guard] | None = None,
+        spared: Callable[[Target], bool] | None = None,
     ) -> None:
-        """`route` is asked for the target of each connection; `failed` is told of what it or `connect` raised."""
+        """`route` is asked for the target of each connection; `failed` is told of what it or `connect` raised.
+
+        `guard` makes what looks at each client's words, but for targets that are `spared`; `failed` is told of what it
+        refuses, too.
+        """
+        self._guard = guard
+        self._spared = spared
         self._route = route
         self._failed = failed
         self._socks: list[socket.socket] = []
@@ -512,7 +595,13 @@ class Relays:
                     await self._empty.wait()
 
     def _accept(self) -> Side:
-        return Relay(self._accepted, self._finished, self._start_anew).client
+        relay = Relay(self._accepted, self._finished, self._start_anew)
+        if self._guard is not None:
+            relay.guard, relay.spared, relay.refused = self._guard(), self._spared, self._refused
+        return relay.client
+
+    def _refused(self, relay: Relay, refusal: Refused) -> None:
+        self._failed(relay, ServiceError(refusal.what))
 
     def _accepted(self, relay: Relay) -> None:
         if self._closed:
@@ -536,6 +625,8 @@ class Relays:
                 if self._stale(target) and tries:
                     continue
                 relay.leads_to = target
+                if relay.refuse_unless_spared(target):
+                    return
                 again: Repeatable | None = target if hasattr(target, "may_repeat") else None  # type: ignore[assignment]
                 # isinstance() of a protocol costs more than the rest of this function
                 relay.again = None if again is None else partial(self._repeat, target=again)

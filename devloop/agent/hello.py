@@ -60,10 +60,10 @@ class Hello:
         return cls(
             bool(document["reached"]),
             bool(document["tls"]),
-            tuple(document["alpn"]),
+            tuple(map(str, document["alpn"])),
             client if client in ("optional", "required") else "none",
-            frozenset(document["authorities"]),
-            frozenset(document["pins"]),
+            frozenset(map(str, document["authorities"])),
+            frozenset(map(str, document["pins"])),
         )
 
     def beside(self, other: Hello) -> Hello:

@@ -26,6 +26,8 @@ Document = dict[str, Any]
 RETRY_SECONDS = (0.1, 5.0)
 FORBIDDEN_SECONDS = 60.0
 WATCH_SECONDS = 120
+ERROR_BYTES = 64 << 10
+"""What is read of an answer that is an error."""
 AGAIN = frozenset(
     (
         HTTPStatus.CONFLICT,
@@ -178,6 +180,6 @@ def restore(api: ClusterApi, dead: Collection[str]) -> int:
 def error_text(problem: urllib.error.HTTPError) -> str:
     """What the API server says."""
     try:
-        return str(json.loads(problem.read())["message"])
-    except (OSError, ValueError, KeyError):
+        return str(json.loads(problem.read(ERROR_BYTES))["message"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return str(problem)

@@ -7,6 +7,7 @@ a lost network. It needs no lease: the SSH connections are the count, and a dead
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -25,6 +26,17 @@ log = logging.getLogger("agent")
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SECRET = "devloop-agent"
 API_SECONDS = 5
+LINE_BYTES = 16 << 20
+"""A line of a watch: one object, of which etcd takes 1.5 MiB."""
+ANSWER_BYTES = 64 << 20
+"""An object, or a list of a namespace's: this pod has 512 MiB in all."""
+
+
+def bounded(data: bytes, most: int) -> bytes:
+    """The same. Raises OSError if it is more than there may be: whoever answers may say anything."""
+    if len(data) > most:
+        raise OSError(errno.EMSGSIZE, f"there is no end to what the API server says, after {most} bytes")
+    return data
 
 
 class ClusterApi:
@@ -44,13 +56,14 @@ class ClusterApi:
     def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """One request for any path. Raises OSError, of which HTTPError is one."""
         with self._open(method, path, body, API_SECONDS) as response:
-            answer: dict[str, Any] = json.load(response)
+            answer: dict[str, Any] = json.loads(bounded(response.read(ANSWER_BYTES + 1), ANSWER_BYTES))
             return answer
 
     def lines(self, path: str, silence: float) -> Iterator[bytes]:
-        """The lines of a watch, until it ends or says nothing for `silence` seconds (OSError)."""
+        """The lines of a watch, until it ends. OSError: it says nothing for `silence` seconds, or a line has no end."""
         with self._open("GET", path, None, silence) as response:
-            yield from response
+            while line := response.readline(LINE_BYTES + 1):
+                yield bounded(line, LINE_BYTES)
 
     def _open(self, method: str, path: str, body: object, seconds: float) -> Any:
         request = urllib.request.Request(

@@ -13,6 +13,7 @@ from devloop.http2 import (
     END_STREAM,
     HEADERS,
     INTERNAL_ERROR,
+    OPEN_STREAMS,
     PREFACE,
     RST_STREAM,
     SETTINGS,
@@ -45,7 +46,8 @@ class Streams:
                 continue
             if each.kind == HEADERS and each.stream > self.last:  # else it is trailers
                 self.last = each.stream
-                self.open.add(each.stream)
+                if len(self.open) < OPEN_STREAMS:  # servers take some hundreds at a time
+                    self.open.add(each.stream)
             elif each.kind == RST_STREAM:
                 self.open.discard(each.stream)
 

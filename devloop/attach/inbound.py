@@ -134,7 +134,7 @@ class Inbound:
             said = json.loads(record.body)
             attachment, port, (address, number) = str(said["id"]), int(said["port"]), said["client"]
             client = (str(address), int(number))
-        except (ValueError, KeyError, TypeError) as problem:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as problem:
             raise RecordError(f"a flow that can't be read: {record.body[:60]!r}") from problem
         found = self._locals.get((attachment, port))
         if found is None:

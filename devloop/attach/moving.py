@@ -36,6 +36,8 @@ MOVE_SECONDS = 12.0
 START_SECONDS = 60.0
 """How long a container may take to start; pulling an image is most of it."""
 LOOK_SECONDS = 0.1
+SAID_BYTES = 64 << 10
+"""What a mover says, in one line; it runs in somebody's pod."""
 _UNTAKEN = "so connections are moved between two requests only"
 
 
@@ -145,9 +147,11 @@ class Mover:
     async def _printed(self, pod: pods.Pod, name: str) -> Document:
         """What it has said, which it prints when it has moved what it could; nothing if that can't be read yet."""
         text = b""
-        with contextlib.suppress(RemoteError, ValueError):  # it is asked for again
+        with contextlib.suppress(RemoteError, ValueError, RecursionError):  # it is asked for again
             async for part in self._api.stream(f"{self._path}/{pod.name}/log", container=name, follow="true"):
                 text += part
+                if len(text) > SAID_BYTES:
+                    return {}
                 if b"\n" in text:
                     found = json.loads(text.splitlines()[0])
                     return found if isinstance(found, dict) else {}
@@ -175,7 +179,7 @@ class Mover:
                 try:
                     said = json.loads(over.get("message") or "")
                     assert isinstance(said, dict)
-                except (ValueError, AssertionError):
+                except (ValueError, AssertionError, RecursionError):
                     said = {"error": pods.ended(document, name)}
                 if error := said.get("error"):
                     raise AttachError(f"pod {pod.name}: connections can't be ended: {error}", where=where)

@@ -130,7 +130,7 @@ class Session:
         finally:
             self._answers.pop(number, None)
         if found.get("again"):
-            raise RemoteError(str(found["error"]), where=self.carrier.where)
+            raise RemoteError(str(found.get("error", "it can't now")), where=self.carrier.where)
         if "error" in found:
             raise AttachError(str(found["error"]), where=self.carrier.where)
         return found

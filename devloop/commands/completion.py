@@ -21,6 +21,7 @@ from devloop.commands.common import project_file
 from devloop.config.find import other_owner
 from devloop.config.label import LABEL
 from devloop.errors import DevloopError
+from devloop.paths import read_file
 
 SECONDS = 2.0
 """After these a TAB has no names: an `include` can name a whole disk."""
@@ -145,6 +146,6 @@ def _read(file: Path, project_file: Path | None) -> dict[str, Any]:
             return {}
         if project_file is not None and other_owner(file, project_file) is not None:
             return {}
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(read_file(file, LARGEST).decode())
     except (OSError, ValueError):
         return {}

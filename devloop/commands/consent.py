@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from devloop import trust
-from devloop.config.model import Project, Remote, RemoteKind
+from devloop.config.model import Project, Remote, RemoteKind, Service
 from devloop.errors import ConfigError, DevloopError
-from devloop.remote.reach import reach
+from devloop.local.left_out import HERE, reason
+from devloop.remote.reach import CONTEXT, reach
 from devloop.terminal import in_ci
 
 ANY = "any"
@@ -60,6 +61,8 @@ def require(project: Project, remote: Remote, *, looks: bool = True) -> None:
     if looks:
         remote = replace(remote, agent_image=None, direct=True)
     now = reach(remote, project.root)
+    if not any(key.partition(" ")[0] == "kubeconfig" for key in now):
+        now.pop(CONTEXT, None)  # of the user's own file: to look there takes no consent
     before = trust.agreed(project.file).reach
     if not now and (remote.kind is not RemoteKind.SANDBOX or before is not None):
         return
@@ -72,6 +75,21 @@ def require(project: Project, remote: Remote, *, looks: bool = True) -> None:
         where=str(project.file),
         hint=f"look through it, then `{_command('trust', project.file)}` (`devloop up` agrees, too)",
     )
+
+
+def require_commands(project: Project, service: Service) -> None:
+    """For a command in a service's environment that no engine gives. Raises UnagreedError if the project's variables
+    decide what that runs, and nobody has said `up`."""
+    if trust.agreed(project.file).reach is not None:
+        return
+    given = {**{name: value for file in service.file_env.values() for name, value in file.items()}, **service.env}
+    names = sorted(name for name, value in given.items() if name in HERE or reason(name, value))
+    if names:
+        raise UnagreedError(
+            f"variables of {service.name} decide which programs run, and nobody has agreed to that: {', '.join(names)}",
+            where=str(project.file),
+            hint=f"look through it, then `{_command('trust', project.file)}` (`devloop up` agrees, too)",
+        )
 
 
 def asked(error: DevloopError) -> bool:

@@ -69,8 +69,7 @@ async def _print(api: Api, sources: list[Source], wanted: Wanted, hear: Hear, *,
                     group.create_task(podlogs.follow(api, each, wanted, hear))
         except BaseExceptionGroup as problems:
             raise problems.exceptions[0] from None
-    found = await asyncio.gather(*(podlogs.read(api, each, wanted) for each in sources))
-    for line in sorted((line for lines in found for line in lines), key=lambda line: line.at):
+    async for line in podlogs.read(api, sources, wanted):
         hear(line)
 
 

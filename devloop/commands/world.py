@@ -42,11 +42,13 @@ def execute(args: argparse.Namespace) -> int:
     if args.workload is None:
         if not has_remote(args):
             service, variables = service_world(args)
+            _agreed(args)
             return _become(None, argv, str(service.cwd), {v.name: v.value for v in variables})
         running = state_folder(args)
         if running.engine() is not None:
             answer = client.call(socket_of(running), "enter", service=args.service)
             return _become(answer["pid"], argv, answer["cwd"], answer["env"])
+        _agreed(args)
     with engine_of_our_own(args) as socket:
         answer = client.call(socket, "enter", service=WORKLOAD if args.workload else args.service)
         return _run(answer["pid"], argv, answer["cwd"], answer["env"])
@@ -84,6 +86,16 @@ def _decoded(answer: dict[str, object]) -> list[Variable]:
     found = answer["variables"]
     assert isinstance(found, list)
     return [Variable.from_json(each) for each in found]
+
+
+def _agreed(args: argparse.Namespace) -> None:
+    """Raises UnagreedError if the service's variables decide what runs, and nobody has agreed to them."""
+    from devloop.commands.consent import require_commands
+    from devloop.config.load import load
+
+    project = load(project_file(args), os.environ)
+    if args.service in project.services:
+        require_commands(project, project.services[args.service])
 
 
 def has_remote(args: argparse.Namespace) -> bool:

@@ -7,7 +7,6 @@ text, so that a quoted password loses its dollars. Where this module is stricter
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from devloop.config.problems import Findings, Spot
 from devloop.config.substitute import SubstitutionError, substitute
 from devloop.config.text import EncodingError, decode
 from devloop.config.words import quoted
+from devloop.paths import read_file
 
 LONGEST = 128 * 1024
 """Bytes of NAME=value with the NUL behind it (execve(2), MAX_ARG_STRLEN). So lines that double each other end, too."""
@@ -53,11 +53,7 @@ def read_env_file(file: Path, environ: Mapping[str, str], findings: Findings) ->
     A name without `=` has `environ`'s value, and is left out if that has none. A line that can't be read is a
     finding. Raises OSError.
     """
-    with file.open("rb") as opened:
-        content = opened.read(LARGEST + 1)  # a device may have no end
-    if len(content) > LARGEST:
-        raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
-    return read_env_text(content, file, environ, findings)
+    return read_env_text(read_file(file, LARGEST), file, environ, findings)
 
 
 def read_env_text(content: bytes, file: Path, environ: Mapping[str, str], findings: Findings) -> dict[str, str]:

@@ -38,7 +38,7 @@ def load(file: Path, environ: Mapping[str, str]) -> Project:
     except OSError as error:
         hint = "see to its owner and mode: ls -l" if isinstance(error, PermissionError) else None
         raise ConfigError(f"can't be read: {error.strerror}", where=str(file), hint=hint) from error
-    env_files = EnvFiles(environ, sources.variables, findings)
+    env_files = EnvFiles(environ, sources.variables, findings, project=file)
     project = _project(file, sources, env_files, findings)
     own = _own(project, env_files, findings)
     if own is not None and project.user is None:
@@ -48,7 +48,7 @@ def load(file: Path, environ: Mapping[str, str]) -> Project:
         if own is not None:
             texts[own.file] = own.text
         looked_at = dict.fromkeys((*texts, *project.files, *project.missing))
-        raise ConfigProblems(findings.problems(texts), tuple(looked_at))
+        raise ConfigProblems(findings.problems(texts), tuple(looked_at), env_files.foreign)
     return project
 
 

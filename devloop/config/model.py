@@ -226,6 +226,10 @@ class Remote:
     """Whether the agent's pod is tried at its own address, or at which other one (host, port)."""
     host: str | None = None
     """A name as `ssh` takes it."""
+    forward: tuple[str, ...] = ()
+    """With `network = "ports"`: Services that have ports though nothing names them; "*" is all."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that HTTP requests to ports of localhost may be for, and web pages come from; `*.NAME`: any below NAME."""
     networks: tuple[str, ...] = ()
     """CIDRs that are reached through the link, besides what devloop finds out by itself."""
     names: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from typing import Literal
 
 from devloop.config.words import Path_
 from devloop.errors import ConfigError
+from devloop.paths import LARGE, read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,15 @@ class ConfigProblems(ConfigError):  # noqa: N818 - it is several
     `files` are all that were looked at, missing ones too: a change of one of them may be the mend.
     """
 
-    def __init__(self, problems: tuple[Problem, ...], files: tuple[Path, ...] = ()) -> None:
+    def __init__(
+        self, problems: tuple[Problem, ...], files: tuple[Path, ...] = (), foreign: Mapping[Path, int] | None = None
+    ) -> None:
+        """`foreign` are env files of other users, with their numbers: `devloop trust` allows them."""
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__(f"{problems[0].file.name} has {count}", where=shown(problems[0].file))
         self.problems = problems
         self.files = files
+        self.foreign = foreign or {}
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
@@ -147,7 +152,7 @@ def place_of(files: Iterable[Path], path: Path_) -> str:
 
     for file in files:
         try:
-            text = file.read_text()
+            text = read_file(file, LARGE).decode()
             table: object = tomllib.loads(text)
         except (OSError, ValueError):
             continue

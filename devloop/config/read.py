@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import re
 import tomllib
@@ -20,6 +19,7 @@ from devloop.config.problems import Findings, Place, Spot
 from devloop.config.schema import Head
 from devloop.config.text import SAVE_AS_UTF8, EncodingError, decode
 from devloop.config.words import quoted
+from devloop.paths import read_file
 from devloop.places import user_name
 
 LARGEST = 8 << 20
@@ -111,11 +111,7 @@ def read_own(file: Path, variables: Mapping[str, str], findings: Findings) -> So
 
 def _content(file: Path) -> bytes:
     """Raises OSError, also for what can't be a project file by its size."""
-    with file.open("rb") as opened:
-        content = opened.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
-    return content
+    return read_file(file, LARGEST)
 
 
 def _source(

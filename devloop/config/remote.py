@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from devloop.config.explain import shaped
-from devloop.config.model import LinkWay, Remote, RemoteKind
+from devloop.config.model import SERVER_NAME, LinkWay, Remote, RemoteKind
 from devloop.config.problems import Findings, Place
 from devloop.config.schema import DnsTable, RemoteTable
 from devloop.config.words import dotted, quoted
@@ -36,6 +37,11 @@ def remote(main: Mapping[str, Any], place: Place, environ: Mapping[str, str], fi
         except ValueError as error:
             at = here.at("networks", index)
             findings.add(at, f"{dotted(at.path)}: {quoted(network)} is no network: {error}", 'write "10.20.0.0/16"')
+    for index, name in enumerate(table.allowed_hosts or ()):
+        if name != "*" and not re.fullmatch(SERVER_NAME, name) and not _is_address(name):
+            at = here.at("allowed_hosts", index)
+            what = f"{dotted(at.path)}: {quoted(name)} is no name of a host"
+            findings.add(at, what, 'write "shop.example.com", or "*.example.com"; no scheme, no port')
     direct = _direct(table.direct or "auto")
     if direct is None:
         what = f"remote.direct: {quoted(table.direct or '')} is neither auto, off nor an address"
@@ -63,11 +69,21 @@ def remote(main: Mapping[str, Any], place: Place, environ: Mapping[str, str], fi
         mesh=table.mesh == "join",
         direct=True if direct is None else direct,
         host=table.host,
+        forward=table.forward or (),
+        allowed_hosts=table.allowed_hosts or (),
         networks=table.networks or (),
         names=tuple(name.strip(".").lower() for name in dns.remote or ()),
         manifests=tuple(path(text, "manifests", index) for index, text in enumerate(table.manifests or ())),
         images={name: path(text, "images", name) for name, text in (table.images or {}).items()},
     )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _direct(text: str) -> bool | tuple[str, int] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from devloop.config.envfile import read_env_file
+from devloop.config.find import other_owner
 from devloop.config.forms import NO_WORKLOAD
 from devloop.config.model import (
     MS,
@@ -40,6 +41,7 @@ from devloop.config.schema import Common, Defaults, Table, TlsTable
 from devloop.config.schema import Service as ServiceTable
 from devloop.config.values import command_line
 from devloop.config.words import dotted, quoted
+from devloop.places import user_name
 
 DEBOUNCE = 4 * MS
 STOP_TIMEOUT = 5 * SECOND
@@ -59,12 +61,22 @@ class EnvFiles:
     read: dict[Path, dict[str, str]] = field(default_factory=dict)
     missing: set[Path] = field(default_factory=set)
     """Those that are not there."""
+    project: Path = Path("devloop.toml")
+    """The project file, of which `devloop trust` may have been said."""
+    foreign: dict[Path, int] = field(default_factory=dict)
+    """Those of other users, who could run commands as this one by their variables: they are not read."""
 
     def at(self, file: Path, place: Place, hint: str | None) -> dict[str, str] | None:
         """What the file says, or None if it is missing, which is a finding unless there is no `hint`."""
         if file in self.read:
             return self.read[file]
         try:
+            if (uid := other_owner(file, self.project)) is not None:
+                self.foreign[file] = uid
+                whose = f"{user_name(uid)}, whose variables could run commands as you"
+                what = f"{dotted(place.path)}: {file} belongs to {whose}"
+                self.findings.add(place, what, "look through it, then allow it with `devloop trust`")
+                return None
             self.read[file] = read_env_file(file, self.variables, self.findings)
             return self.read[file]
         except FileNotFoundError:

@@ -452,6 +452,16 @@ class RemoteTable(Table):
         "port 2223. Default: auto.",
     )
     host: Text | None = Field(None, description="Of kind ssh: the host, as `ssh` takes it.")
+    forward: Strings | None = Field(
+        None,
+        description='With network = "ports": Services with ports on localhost though nothing names them; "*": all. '
+        "Default: those that environments and depends_on name.",
+    )
+    allowed_hosts: Strings | None = Field(
+        None,
+        description="Names besides those of this machine that HTTP requests to ports of localhost may be for, and that "
+        "web pages may send them from; *.NAME is any below NAME, * is all. Default: none.",
+    )
     networks: Strings | None = Field(
         None, description="Networks (CIDR) to reach through the link, besides those that devloop finds by itself."
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 
 from devloop.config.model import Service
 from devloop.local import ports
 from devloop.net.forward import Forwards
+from devloop.net.rebinding import Names
+from devloop.net.router import ToService
 from devloop.relay import Relays, Target
 
 
@@ -22,14 +24,23 @@ class Fronts:
         self,
         route: Callable[[str, int], Awaitable[Target]],
         notice: Callable[[str, str, str], None],
+        allowed_hosts: Collection[str] = (),
     ) -> None:
-        """`route` says where a connection to a service's port leads; `notice` tells a person: level, text, hint."""
+        """`route` says where a connection to a service's port leads; `notice` tells a person: level, text, hint.
+
+        `allowed_hosts` are names that HTTP requests to the remote may be for. What is here sees to that itself, as
+        without devloop.
+        """
         self.on_host = False
         """Whether services have the host's network."""
         self._route = route
         self._notice = notice
-        self._forwards = Forwards(lambda line: notice("warning", line, ""))
         self._services: Mapping[str, Service] = {}
+        self._forwards = Forwards(
+            lambda line: notice("warning", line, ""),
+            names=Names(allowed_hosts, lambda name: name in self._services),
+            spared=lambda target: isinstance(target, ToService),
+        )
         self._open: dict[tuple[str, int], int] = {}
         """(service, port) → the port of the host."""
         self._here: set[str] = set()

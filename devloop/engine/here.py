@@ -46,7 +46,7 @@ class Here:
         """Set when a service that has no network gets one."""
         self._unmatched: set[str] = set()
         """Services that were told to stand for no workload."""
-        self.fronts = Fronts(self._front, outside.notice)
+        self.fronts = Fronts(self._front, outside.notice, side._remote.allowed_hosts)
         self.moving = Moving(self._relays, self._stale, outside.services)
 
     async def close(self) -> None:

@@ -126,6 +126,14 @@ class Networks:
         spec = self.project.services.get(service)
         return self._way.notes(spec) if self._way is not None and spec is not None else ()
 
+    def forwarded(self) -> dict[str, int]:
+        """What of the remote has ports on localhost: name:port → port here."""
+        return self._way.forwarded() if self._way is not None else {}
+
+    def closed(self) -> tuple[str, ...]:
+        """The Services that could have some, and which nothing names."""
+        return self._way.closed() if self._way is not None else ()
+
     @property
     def relays(self) -> tuple[Relays, ...]:
         """Connections to dependencies that are no single service's: those by the ways for the host's network."""

@@ -247,6 +247,8 @@ class RemoteSide:
             notes=state.notes,
             network=network,
             direct=state.direct,
+            forwarded=self._parts.networks.forwarded(),
+            closed=self._parts.networks.closed(),
         )
 
     def standing(self, service: str) -> Standing | None:

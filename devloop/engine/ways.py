@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +23,8 @@ from devloop.errors import ServiceError
 from devloop.local import ports
 from devloop.net import hosts
 from devloop.net.forward import Forwards
-from devloop.net.ports import Dependency, OnDemand, Rewritten, rewrite
+from devloop.net.ports import Dependency, Listed, OnDemand, Rewritten, rewrite
+from devloop.net.rebinding import Names
 from devloop.net.router import Destination
 from devloop.relay import Relays, Target
 from devloop.remote.standing import Standings
@@ -30,6 +33,8 @@ _TRIES = 3
 """Addresses that are tried for a name: another project may have one by chance."""
 _LOOK = 0.1
 """Seconds until a service that is ready is looked at again, whether it listens."""
+_LINK = re.compile(r"(.+?)_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_\d+_[A-Z]+(?:_(?:PROTO|PORT|ADDR))?)?)")
+"""The names of service links, and of Docker's before them."""
 _AGAIN = 60.0
 """Seconds until the same trouble is told again."""
 
@@ -58,7 +63,7 @@ class Way:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._forwards = Forwards(self._failed)
+        self._forwards = Forwards(self._failed, names=Names(setting.remote.allowed_hosts, self._is_own))
         self._told: dict[str, float] = {}
         self._needs: list[Need] = []
         self._by_host: dict[str, Need] = {}
@@ -68,6 +73,27 @@ class Way:
         self._needs = needs(self._setting.standings, self._setting.project.services, self._setting.routes)
         first = self._setting.standings.domain.namespace
         self._by_host = {host: each for each in reversed(self._needs) for host in each.names(first)}
+
+    def _is_own(self, name: str) -> bool:
+        """Whether it is what the remote calls one of its Services or pods, and no name that anybody can register.
+
+        "api.shop" is one, if it is a Service: there is a domain `shop`.
+        """
+        if name in self._by_host:
+            return name.count(".") != 1
+        return any(name == each.short for each in self._needs) or self._is_below(name)
+
+    def _is_below(self, name: str) -> bool:
+        cluster = self._setting.standings.domain.cluster
+        return cluster is not None and name.endswith((".svc", f".svc.{cluster}"))
+
+    def forwarded(self) -> dict[str, int]:
+        """What has ports on localhost: name:port of the remote → port here."""
+        return {}
+
+    def closed(self) -> tuple[str, ...]:
+        """The names of what has none, as nothing names it."""
+        return ()
 
     def environment(self, spec: Service, env: Mapping[str, str]) -> Rewritten:
         """A service's variables, so that the addresses in them lead where they would in its pod."""
@@ -135,16 +161,63 @@ class Way:
 
 
 class PortsWay(Way):
-    """Each dependency has a port on 127.0.0.1, and addresses in an environment are rewritten to it."""
+    """Each dependency that is named has a port on 127.0.0.1, and addresses in an environment are rewritten to it."""
 
     network = Network.PORTS
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._by_link: dict[tuple[str, str], Need] = {}
+        """By the beginning of its variables' names, and its address."""
 
     def update(self) -> None:
         """See `Way`. Ports that were given stay: programs that run know them."""
         super().update()
+        self._by_link = {
+            (need.short.upper().replace("-", "_"), address): need for need in self._needs for address in need.addresses
+        }
+        wanted = self._wanted()
         for need in self._needs:
-            for port in need.ports:
-                self._port(need, port)
+            if wanted(need):
+                for port in need.ports:
+                    self._port(need, port)
+
+    def environment(self, spec: Service, env: Mapping[str, str]) -> Rewritten:
+        """See `Way`. Service links name every Service of a namespace, unasked: those alone open none."""
+        links = {name: need for name in env if (need := self._linked(name, env)) is not None}
+        if not links:
+            return super().environment(spec, env)
+        super().environment(spec, {name: value for name, value in env.items() if name not in links})
+        opened = {full for full, _, _ in self._forwards.open_ports}
+        closed = {name: env[name] for name, need in links.items() if need.full not in opened}
+        found = super().environment(spec, {name: value for name, value in env.items() if name not in closed})
+        return replace(found, env={**found.env, **closed})
+
+    def _linked(self, name: str, env: Mapping[str, str]) -> Need | None:
+        """The Service whose link this variable is (Kubernetes: enableServiceLinks), None if it is none."""
+        match = _LINK.fullmatch(name)
+        return self._by_link.get((match[1], env.get(f"{match[1]}_SERVICE_HOST", ""))) if match else None
+
+    def _wanted(self) -> Callable[[Need], bool]:
+        """What has its ports from the beginning: by `remote.forward`, and what a service says that it depends on. What
+        environments name gets its ports when they are made."""
+        project, forward = self._setting.project, frozenset(self._setting.remote.forward)
+        named = {name for spec in project.services.values() for name in spec.depends_on}
+        first = self._setting.standings.domain.namespace
+
+        def wanted(need: Need) -> bool:
+            return "*" in forward or need.service in named or not forward.isdisjoint(need.names(first))
+
+        return wanted
+
+    def forwarded(self) -> dict[str, int]:
+        """See `Way`."""
+        return {f"{name}:{port}": here for name, port, here in self._forwards.open_ports}
+
+    def closed(self) -> tuple[str, ...]:
+        """See `Way`."""
+        opened = {name for name, _, _ in self._forwards.open_ports}
+        return tuple(sorted(each.full for each in self._needs if each.ports and each.full not in opened))
 
     def starts(self, spec: Service) -> None:
         """See `Way`. The ports of services are spared from the beginning; these are new in devloop.toml."""
@@ -158,7 +231,7 @@ class PortsWay(Way):
                     self._setting.notice("warning", text, "restart the services that use it")
 
     def _dependencies(self, need: Need, namespace: str) -> Iterable[Dependency]:
-        known = {port: here for port in need.ports if (here := self._port(need, port)) is not None}
+        known = Listed(need.ports, partial(self._port, need))
         ports = OnDemand(known, partial(self._port, need)) if need.any_port else known
         yield Dependency(need.full, need.names(namespace) | need.addresses, ports)
 
@@ -238,6 +311,10 @@ class HostsWay(Way):
                 if self._forwards.port(need.full, port) is not None:
                     self._forwards.release(need.full, port)
                     self._gave_way[need.full, port] = spec.name
+
+    def _is_own(self, name: str) -> bool:
+        """See `Way`. What the hosts file has is right for this whole machine, whoever else has that name."""
+        return name in self._by_host or name in self._mentions or super()._is_own(name)
 
     def runs(self, spec: Service, here: bool) -> None:
         """See `Way`. Ready it may be before it listens, if it has no probe: then it is looked at again."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from devloop.paths import SMALL, read_text
+
 LOOK_AGAIN = 15_000_000
 """Nanoseconds until the next look at a repository that is busy."""
 LONGEST = 5_000_000_000
@@ -21,7 +23,7 @@ class Repository:
             if entry.is_dir():
                 self._lock = entry / "index.lock"
             elif entry.is_file():  # a worktree or a submodule: gitrepository-layout(5)
-                target = entry.read_text(errors="replace").removeprefix("gitdir:").strip()
+                target = read_text(entry, SMALL).removeprefix("gitdir:").strip()
                 self._lock = (above / target) / "index.lock"
             else:
                 continue

@@ -11,6 +11,7 @@ import h11
 
 from devloop.agent.addresses import host_port
 from devloop.config.model import HttpCheck, Tls
+from devloop.paths import SMALL, read_file
 
 if TYPE_CHECKING:
     import ssl
@@ -98,7 +99,7 @@ def context(tls: Tls, *, protocols: tuple[str, ...] = ()) -> ssl.SSLContext:
         made.verify_mode = ssl.CERT_NONE
     else:
         try:
-            made.load_verify_locations(tls.ca)
+            made.load_verify_locations(cadata=read_file(tls.ca, SMALL).decode("ascii", "ignore"))
         except OSError as problem:  # ssl.SSLError is one
             raise CheckFailed(
                 f"the certificates of `ca` can't be read: {tls.ca}: {problem.strerror or problem}"

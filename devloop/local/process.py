@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from devloop.errors import EngineError
 from devloop.failures import explained
 from devloop.local import holder
+from devloop.paths import read_file
 
 RUN_VARIABLE = "DEVLOOP_RUN"
 """Every process of an engine carries the engine's run id in this variable, to be found if all else fails."""
@@ -267,8 +268,8 @@ def _refused(what: str, number: int) -> tuple[str, str]:
 
 def _interpreter(file: str) -> str:
     """What a script's first line says that runs it; "" if that can't be told."""
-    with contextlib.suppress(OSError), Path(file or os.devnull).open("rb") as script:
-        first = script.readline(256)
+    with contextlib.suppress(OSError):
+        first = read_file(Path(file or os.devnull), 256, whole=False).partition(b"\n")[0]
         if first.startswith(b"#!"):
             return first[2:].decode(errors="replace").strip(" \t\n").split(" ")[0]
     return ""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
-from devloop.errors import DevloopError, ServiceError
-from devloop.net.peers import user_of, works_here
+from devloop.errors import DevloopError
+from devloop.net.own import own_relays
 from devloop.net.publish import loopback_listeners
-from devloop.places import mine, user_name
+from devloop.net.rebinding import Names
 from devloop.relay import Relay, Relays, Target
 
 _TRIES = 20
@@ -29,9 +28,18 @@ class _Forward:
 class Forwards:
     """All forwards of an engine."""
 
-    def __init__(self, log: Callable[[str], None]) -> None:
-        """`log` takes a line for the project's log."""
+    def __init__(
+        self,
+        log: Callable[[str], None],
+        *,
+        names: Names | None = None,
+        spared: Callable[[Target], bool] | None = None,
+    ) -> None:
+        """`log` takes a line for the project's log. `names` are those that HTTP requests may be for, None: any; targets
+        that are `spared` take them for others, too."""
         self._log = log
+        self._names = names
+        self._spared = spared
         self._open: dict[tuple[str, int], _Forward] = {}
         self._released: set[Relays] = set()
 
@@ -62,7 +70,6 @@ class Forwards:
             return found.port
 
         async def target(relay: Relay) -> Target:
-            _refuse_strangers(relay)
             return await route()
 
         def failed(relay: Relay, error: Exception) -> None:
@@ -70,7 +77,7 @@ class Forwards:
             self._log(f"can't connect to {name}:{port}: {what}")
 
         socks = _free(port, spared) if address is None else [_listener(address, port)]
-        relays = Relays(target, failed)
+        relays = own_relays(target, failed, names=self._names, spared=self._spared)
         starting = asyncio.get_running_loop().create_task(relays.listen(*socks), name=f"forward {name}:{port}")
         made = self._open[name, port] = _Forward(socks[0].getsockname()[1], relays, starting)
         starting.add_done_callback(lambda done: self._started((name, port), made))
@@ -85,6 +92,11 @@ class Forwards:
     def relays(self) -> tuple[Relays, ...]:
         """Of every port, those that were let go of while connections were open too."""
         return (*(each.relays for each in self._open.values()), *self._released)
+
+    @property
+    def open_ports(self) -> tuple[tuple[str, int, int], ...]:
+        """Each dependency, its port and its port here."""
+        return tuple((name, port, each.port) for (name, port), each in sorted(self._open.items()))
 
     def port(self, name: str, port: int) -> int | None:
         """Where a dependency's port is here; None if there is no forward for it."""
@@ -110,15 +122,6 @@ class Forwards:
             await self.remove(name, port)
         for relays in self._released:
             await relays.close()
-
-
-def _refuse_strangers(relay: Relay) -> None:
-    """Raises ServiceError if another user of this machine has connected: the remote lets its own user in."""
-    transport = relay.client.transport
-    client, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-    uid = user_of(client[:2], own[:2]) if client and own else None
-    if uid is not None and uid not in mine() and not (os.geteuid() == 0 and works_here(uid)):
-        raise ServiceError(f"{user_name(uid)} has connected to it, and may not: this port is for its user alone")
 
 
 def _free(port: int, spared: Collection[int] = ()) -> list[socket.socket]:

@@ -56,6 +56,30 @@ class Dependency:
     """Where these ports are: an address, or a name that leads to one."""
 
 
+class Listed(Mapping[int, int]):
+    """Ports that are known, and made when they are asked for."""
+
+    def __init__(self, ports: Iterable[int], make: Callable[[int], int | None]) -> None:
+        """`make` gives the port here of one of them, None if there can be none."""
+        self._ports = tuple(ports)
+        self._make = make
+
+    def __getitem__(self, port: int) -> int:
+        found = self._make(port) if port in self._ports else None
+        if found is None:
+            raise KeyError(port)
+        return found
+
+    def __contains__(self, port: object) -> bool:
+        return port in self._ports
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._ports)
+
+    def __len__(self) -> int:
+        return len(self._ports)
+
+
 class OnDemand(Mapping[int, int]):
     """Ports that are made when they are asked for: for what can have any, such as a headless Service's pods."""
 
@@ -227,7 +251,8 @@ class _Rewriter:
             return
         self._env[name] = ",".join(each.address for each in found)
         for dependency in found:
-            moved = [f"{port} is {local}" for port, local in sorted(dependency.ports.items()) if port != local]
+            here = {port: dependency.ports.get(port) for port in sorted(dependency.ports)}
+            moved = [f"{port} is {local}" for port, local in here.items() if local not in (None, port)]
             if moved:
                 self._note(f"{name}: no port is named beside it; of {dependency.name}, {', '.join(moved)} here")
 

@@ -23,6 +23,7 @@ from devloop.agent.tasks import background
 from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import ServiceError
 from devloop.net.listeners import Listener
+from devloop.net.own import own_relays
 from devloop.net.repeat import repeatable
 from devloop.net.router import Destination, LocalDatagrams, OffError, RefusedError, ToService
 from devloop.relay import Relay, Relays, Target
@@ -386,7 +387,7 @@ class Publisher:
         async def route(relay: Relay) -> Target:
             return ToService(self, port)
 
-        relays = Relays(route, self._failed)
+        relays = own_relays(route, self._failed)
         publication = Publication(port, socks[0].getsockname()[1])
         # Before anything is waited for, so that `close` and `unpublish` find it.
         made = self._published[port] = (publication, relays)

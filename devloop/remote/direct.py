@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
 import time
@@ -28,6 +27,7 @@ from devloop.agent.direct import COMMAND
 from devloop.agent.tasks import background
 from devloop.dial import connect
 from devloop.errors import RemoteError
+from devloop.remote.said import json_of, said
 
 from .sshcarrier import SshCarrier
 
@@ -154,13 +154,11 @@ class Direct:
     async def _knock(self, addresses: Sequence[tuple[str, int]]) -> tuple[socket.socket, str, tuple[str, int]]:
         """Ask for a ticket, go to one of these addresses and show it; the socket, where it leads, and which it was."""
         try:
-            ran = await self._base.connection.run(COMMAND, check=True)
-            told = json.loads(str(ran.stdout))
+            told = json_of(await said(self._base.connection, COMMAND))
             port, ticket = int(told["port"]), bytes.fromhex(told.get("ticket", ""))
-        except (asyncssh.ChannelOpenError, asyncssh.ProcessError) as problem:
-            # The base has ended, or the agent is of before there were any.
+        except asyncssh.ChannelOpenError as problem:  # the base has ended
             raise AbsentError(str(problem) or "the agent knows of none") from problem
-        except (ValueError, KeyError, TypeError) as problem:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as problem:
             raise AbsentError(f"the agent's answer can't be read: {problem!r}") from problem
         if not port:
             raise AbsentError("the agent has none to give")

@@ -7,7 +7,6 @@ does when a lane can't be made; it is a matter of speed alone.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ from devloop.agent.lane import BULK_SECONDS, NUMBER_BYTES, Lane, LaneError
 from devloop.agent.lanes import COMMAND
 from devloop.agent.tasks import background
 from devloop.errors import DevloopError
+from devloop.remote.said import json_of, said
 
 if TYPE_CHECKING:
     from .sshcarrier import Channel
@@ -139,7 +139,16 @@ class Lanes:
             async with asyncio.timeout(DIAL_SECONDS):
                 port, developer, agent = await self._ask()
                 wire = await self._wire()
-        except (asyncssh.Error, DevloopError, OSError, ValueError, KeyError, TypeError, TimeoutError) as problem:
+        except (
+            asyncssh.Error,
+            DevloopError,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as problem:
             self._give_up(problem)
             return
         lane = Asking(channel, developer + channel.number.to_bytes(NUMBER_BYTES, "big"), agent)
@@ -175,8 +184,7 @@ class Lanes:
         """Where lanes begin, this end's key and the agent's."""
         async with self._asking:
             if self._told is None:
-                ran = await self._connection.run(COMMAND, check=True)
-                told = json.loads(str(ran.stdout))
+                told = json_of(await said(self._connection, COMMAND))
                 self._told = int(told["port"]), bytes.fromhex(told["developer"]), bytes.fromhex(told["agent"])
         return self._told
 

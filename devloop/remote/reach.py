@@ -1,7 +1,8 @@
 """What a project reaches outside of its own folder, in words: what somebody agrees to, and sees when it changes.
 
 Not what it runs here (`devloop up` is consent to that), and not what is the user's own: a kubeconfig that kubectl would
-take too, and its exec plugin, are named by no repository.
+take too, and its exec plugin, are named by no repository, and what the user changes in it is the user's business. Which
+context of it is used the repository may say, so another one counts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from devloop.config.model import Remote, RemoteKind
 from devloop.errors import ConfigError, DevloopError
 from devloop.paths import kind
 
+CONTEXT = "context"
+"""The key of the cluster that the project chooses: of its kubeconfig, or of the user's own."""
 _FROM_ELSEWHERE = ("exec", "auth-provider", "tokenFile")
 """Of a kubeconfig's user: credentials that do not stand in the file, and that the API server is sent."""
 
@@ -48,6 +51,8 @@ def _is_own(file: Path) -> bool:
 def _found(remote: Remote, root: Path) -> Iterator[tuple[str, str]]:
     match remote.kind:
         case RemoteKind.KUBERNETES:
+            if remote.context is not None:
+                yield CONTEXT, f"context {remote.context}"
             if remote.kubeconfig is not None and not _is_own(remote.kubeconfig):
                 yield "kubeconfig", f"kubeconfig {remote.kubeconfig}"
                 yield from _credentials(remote)

@@ -23,6 +23,7 @@ from devloop.agent.lane import Laned
 from devloop.agent.packets import PACKET_BYTES as PACKET_BYTES
 from devloop.agent.packets import SMALL
 from devloop.datagrams import DatagramClient, DatagramFlow
+from devloop.remote.said import said
 
 from .datagrams import DatagramSession
 from .dns import DnsOverTcp
@@ -330,13 +331,13 @@ class SshCarrier:
         hint = "Give `[remote] resolver`, the address of a DNS server that the host reaches by TCP."
         try:
             async with asyncio.timeout(5):
-                ran = await self.connection.run(RESOLV_CONF, check=False, encoding="utf-8", errors="replace")
-        except (asyncssh.Error, OSError, TimeoutError) as problem:
+                text = await said(self.connection, RESOLV_CONF, check=False)
+        except (asyncssh.Error, OSError, TimeoutError, ValueError) as problem:
             if self.over:
                 raise CarrierLostError(str(problem)) from problem
             what = f"its /etc/resolv.conf can't be read: {problem or 'no answer'}"
             raise NameLookupError(what, where=self.where, hint=hint) from problem
-        found = Resolver.parse(str(ran.stdout or ""))
+        found = Resolver.parse(text)
         if not found.nameservers:
             raise NameLookupError("its /etc/resolv.conf names no resolver", where=self.where, hint=hint)
         return found

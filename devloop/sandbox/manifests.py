@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from devloop.errors import ConfigError
+from devloop.paths import LARGE, read_file
 from devloop.remote.workload import references as kinds
 from devloop.remote.workload.model import Object
 from devloop.remote.workload.references import Kind
@@ -106,20 +107,19 @@ def _documents(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     number = 0
     try:
-        with file.open("rb") as stream:
-            for number, document in enumerate(yaml.load_all(stream, Loader=loader), 1):
-                where = f"{file}, document {number}"
-                if document is None:
-                    continue
-                if not isinstance(document, dict):
-                    raise ConfigError("is no Kubernetes object: it is no mapping", where=where)
-                if not str(document.get("kind", "")).endswith("List") or "items" not in document:
-                    yield document, where
-                    continue
-                for index, item in enumerate(document["items"] or [], 1):
-                    if not isinstance(item, dict):
-                        raise ConfigError("is no Kubernetes object", where=f"{where}, item {index}")
-                    yield item, f"{where}, item {index}"
+        for number, document in enumerate(yaml.load_all(read_file(file, LARGE), Loader=loader), 1):
+            where = f"{file}, document {number}"
+            if document is None:
+                continue
+            if not isinstance(document, dict):
+                raise ConfigError("is no Kubernetes object: it is no mapping", where=where)
+            if not str(document.get("kind", "")).endswith("List") or "items" not in document:
+                yield document, where
+                continue
+            for index, item in enumerate(document["items"] or [], 1):
+                if not isinstance(item, dict):
+                    raise ConfigError("is no Kubernetes object", where=f"{where}, item {index}")
+                yield item, f"{where}, item {index}"
     except OSError as error:
         raise ConfigError(f"can't be read: {error.strerror or error}", where=str(file)) from None
     except (yaml.YAMLError, UnicodeError) as error:

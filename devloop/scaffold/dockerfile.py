@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devloop.config.text import EncodingError, decode
+from devloop.paths import read_file
+from devloop.scaffold.files import MOST_BYTES
 
 _INSTRUCTION = re.compile(r"^\s*([A-Za-z]+)(?:\s+(.*))?$", re.DOTALL)
 _FLAG = re.compile(r"--[a-z][a-z-]*(?:=(?:\"[^\"]*\"|\S*))?\s+")
@@ -73,7 +75,7 @@ class Stage:
 def read_stage(file: Path, target: str | None = None, args: Mapping[str, str] | None = None) -> Stage | None:
     """The stage that is built: `target`, or the last one. None if the file can't be read or has no stage."""
     try:
-        text = decode(file.read_bytes())
+        text = decode(read_file(file, MOST_BYTES))
     except (OSError, EncodingError, ValueError):
         return None
     return parse_stage(text, target, args)

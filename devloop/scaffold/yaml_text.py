@@ -18,6 +18,8 @@ import yaml
 
 from devloop.config.text import EncodingError, decode
 from devloop.errors import ConfigError
+from devloop.paths import read_file
+from devloop.scaffold.files import MOST_BYTES
 
 MOST_VALUES = 200_000
 """A file may have this many values once its aliases are followed: more is a bomb, not a project."""
@@ -119,7 +121,7 @@ AGAIN = "mend it, or move it out of the way, then run `devloop init` again"
 def read_text(file: Path, shown: str) -> str:
     """A text file in one of the encodings that `config.text` knows. Raises ConfigError if it can't be read."""
     try:
-        return decode(file.read_bytes())
+        return decode(read_file(file, MOST_BYTES))
     except EncodingError as error:
         raise ConfigError(error.what, where=f"{shown}:{error.line}:{error.column}", hint=error.hint) from None
     except OSError as error:

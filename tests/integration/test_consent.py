@@ -205,3 +205,34 @@ def test_what_is_written_down_is_private_and_of_this_path(tmp_path: Path, monkey
     for broken in ("", "{", "[]", '{"file": 3}', '{"file": "", "owners": 1, "reach": 2}'):
         record.write_text(broken)
         assert trust.agreed(one) == trust.Agreed()
+
+
+def test_another_context_of_the_user_s_own_kubeconfig_is_asked_about(repository: Repository) -> None:
+    repository.environ["KUBECONFIG"] = str(repository.folder / "kube.yaml")
+    text = (repository.folder / "kube.yaml").read_text()
+    more = text.replace("contexts: [", "contexts: [{name: production, context: {cluster: c, user: u}}, ")
+    (repository.folder / "kube.yaml").write_text(more)
+    repository.config('context = "c"')
+    assert "nobody has agreed" not in repository("list")[1]  # the user's own file, and its plugin
+    assert "has changed" not in repository.up()
+    repository.config('context = "production"')
+    told = repository.up()
+    assert "- context c" in told and "+ context production" in told
+    assert "has changed" not in repository.up("--trust")
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_exec_runs_no_program_of_the_repository_s_in_place_of_the_one_that_is_asked_for(
+    repository: Repository, remote: bool
+) -> None:
+    (repository.folder / "bin").mkdir()
+    repository.plugin.rename(repository.folder / "bin" / "ls")
+    text = "[services.api]\ncommand = 'true'\ntask = true\nenv = { PATH = 'bin:/usr/bin:/bin' }\n"
+    text += "[remote]\nkubeconfig = 'none.yaml'\n" if remote else ""
+    (repository.folder / "devloop.toml").write_text(text)
+    code, told = repository("exec", "api", "--", "ls")
+    assert code != 0 and "PATH" in told and "devloop trust" in told and not repository.mark.exists()
+    repository("trust")
+    if not remote:
+        repository("exec", "api", "--", "ls")
+        assert repository.mark.exists()

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -37,6 +37,7 @@ from devloop.control import wire
 from devloop.control.server import ControlServer
 from devloop.errors import DevloopError
 from devloop.http1 import Conversation
+from devloop.net.rebinding import Guard, Names
 from devloop.remote.datagrams import DatagramSession
 from devloop.remote.kubernetes.spdy import CONTROL_BYTES, Connection
 from devloop.remote.kubernetes.websocket import BINARY, WebSocket
@@ -68,6 +69,8 @@ def cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
 
 
 SIZES = st.lists(st.integers(1, 60), max_size=20)
+_EVIL = http2.frame(http2.HEADERS, b"\x41\x09evil.test", flags=http2.END_HEADERS, stream=1)
+"""`:authority`, as a literal (RFC 7541, 6.2.1)."""
 
 
 # --- To pods, through the API server ------------------------------------------------------------------------------
@@ -301,6 +304,87 @@ def test_fuzz_what_an_agent_says(runner: asyncio.Runner, lines: list[str]) -> No
             session.received(each + "\n")
 
     runner.run(run())
+
+
+LISTENERS = ["listeners", "unreached", "ports", "pods", "again", "error", "agent", "token"]
+HELLO = ["reached", "tls", "alpn", "client", "authorities", "pins"]
+ANSWERS = st.dictionaries(
+    st.sampled_from(LISTENERS),
+    JSON | st.dictionaries(st.text(max_size=3), JSON | st.dictionaries(st.sampled_from(HELLO), JSON), max_size=3),
+    max_size=4,
+)
+GREETED = {"reached": 1, "tls": 1, "alpn": [1, {}], "client": [], "authorities": [[], 5], "pins": "x"}
+
+
+@fuzz
+@given(answer=ANSWERS, asked=st.integers(0, 6))
+@example({"again": True}, 0)
+@example({"ports": {"1": GREETED}}, 1)
+@example({"listeners": {"1": float("inf")}, "unreached": [[]]}, 0)
+def test_fuzz_what_an_agent_answers(runner: asyncio.Runner, answer: dict[str, Any], asked: int) -> None:
+    """It is read as what it should be, or told as an error of the agent's."""
+    spec = Spec("one", "ada", "h", "intercept", "now", "api", {})
+
+    async def run() -> None:
+        session = Session(cast(Any, SimpleNamespace(where="here")), lambda *_: None)
+
+        def write(text: str) -> None:
+            session.received(json.dumps({**answer, "answer": json.loads(text)["n"]}) + "\n")
+
+        session._channel = SimpleNamespace(write=write, close=lambda: None)
+        ways: tuple[Callable[[], Awaitable[Any]], ...] = (
+            lambda: session.attach(spec, cast(Any, None), lambda: None),
+            lambda: session.hello(spec, {80: [("a", 1)]}, "name"),
+            lambda: session.reach(spec),
+            lambda: session.led(spec),
+            lambda: session.detach(spec),
+            lambda: session.tell(spec, True),
+            lambda: session.renew(spec, {}),
+        )
+        with contextlib.suppress(DevloopError):
+            match await ways[asked](), asked:
+                case (listeners, unreached), 0:
+                    assert all(isinstance(each, int) for pair in listeners.items() for each in pair)
+                    assert all(isinstance(each, str) for each in unreached)
+                case said, 1:
+                    for each in said.values():
+                        words = (*each.alpn, *each.authorities, *each.pins, each.client)
+                        assert all(isinstance(word, str) for word in words)
+
+    runner.run(run())
+
+
+HEADS = st.lists(
+    st.sampled_from(
+        [b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.0\r\n", b"Host: localhost\r\n", b"Host: evil.test\r\n",
+         b"\r\n", b"\n", b"Origin: http://evil.test\r\n", b"Content-Length: 7\r\n", b"Transfer-Encoding: chunked\r\n",
+         b"5\r\nabcde\r\n", b"0\r\n\r\n", b"Upgrade: x\r\n", b"PING\r\n", http2.PREFACE, _EVIL]
+    )
+    | st.binary(max_size=12),
+    max_size=12,
+).map(b"".join)  # fmt: skip
+
+
+@fuzz
+@given(said=HEADS, sizes=SIZES)
+@example(
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\n1234567GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+    [],
+)
+@example(http2.PREFACE + _EVIL, [1])
+def test_fuzz_names_in_requests(said: bytes, sizes: list[int]) -> None:
+    """What is refused does not depend on the pieces that it comes in, and little is kept."""
+
+    def told(pieces: Iterable[bytes]) -> str | None:
+        guard = Guard(Names())
+        for piece in pieces:
+            found = guard.take(piece)
+            assert len(guard._head) + len(guard._block) + len(guard._preface) <= len(said)
+            if found is not None:
+                return found.what
+        return None
+
+    assert told([said]) == told(cut(said, sizes)) == told(bytes((each,)) for each in said)
 
 
 class Nobody:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devloop import http1
 from devloop.http1 import Conversation, may_begin
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -98,3 +99,10 @@ def test_what_is_something_else_is_never_idle(request_: bytes, answer: bytes) ->
 def test_what_may_begin_a_connection() -> None:
     assert all(may_begin(GET[:size]) for size in range(1, len(GET)))
     assert not any(may_begin(each) for each in (b"\x16\x03\x01", b"*1\r\n$4\r\nPING\r\n", b"\x00\x00\x00\x08", b""))
+
+
+def test_requests_that_nobody_answers_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "PIPELINED", 100)
+    talk = Conversation()
+    talk.asked(b"GET / HTTP/1.1\r\n\r\n" * 101)
+    assert talk.raw and not talk._asked

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devloop import http2
 from devloop.http2 import LEAVE, Conversation, begins, goaway, greets
 
 ASK = [(":method", "POST"), (":path", "/"), (":scheme", "http"), (":authority", "a")]
@@ -167,3 +168,12 @@ def test_an_answer_to_no_ping_of_ours_passes_whatever_its_length() -> None:
     for payload in (b"", b"x", b"another1", b"x" * 9):
         answer = len(payload).to_bytes(3, "big") + bytes((6, 1)) + bytes(4) + payload
         assert b"".join(bytes(ends.talk.asked(answer[at : at + 5])) for at in range(0, len(answer), 5)) == answer
+
+
+def test_streams_without_end_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2, "OPEN_STREAMS", 100)
+    talk = http2.Conversation()
+    talk.asked(http2.PREFACE)
+    opened = b"".join(http2.frame(http2.HEADERS, flags=http2.END_HEADERS, stream=n) for n in range(1, 401, 2))
+    assert talk.asked(opened) == opened
+    assert talk.raw and not talk._open

@@ -212,3 +212,20 @@ def test_the_other_end_of_a_socket_is_known() -> None:
     one, other = socket.socketpair()
     with one, other:
         assert peer(one) == (os.getpid(), os.geteuid()) and os.geteuid() in mine()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away: run this as root")
+def test_a_service_s_env_file_of_somebody_else_gives_no_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    (tmp_path / "devloop.toml").write_text(f'{CONFIG}env_file = "api.env"\n')
+    (tmp_path / "api.env").write_text("LD_PRELOAD=/tmp/evil.so\n")
+    os.chown(tmp_path / "api.env", 4711, 4711)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check"]) == 2
+    told = capsys.readouterr().err
+    assert "services.api.env_file[0]" in told and "belongs to the user with number 4711" in told
+    assert main(["trust"]) == 0 and "may belong to" in capsys.readouterr().out
+    assert main(["check"]) == 0

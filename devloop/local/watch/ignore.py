@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from devloop.local.watch.patterns import Patterns
+from devloop.paths import SMALL, read_text
 
 ALWAYS = (
     ".git/",
@@ -190,7 +191,7 @@ def _read_gitignore(folder: str) -> Patterns | None:
 
 def _read(file: str) -> Patterns | None:
     try:
-        text = Path(file).read_text(errors="replace")
+        text = read_text(Path(file), SMALL)
     except OSError:
         return None
     return Patterns(text.splitlines()) or None
@@ -203,15 +204,15 @@ def _read_excludes(top: str) -> Patterns | None:
     git = Path(top) / ".git"
     try:
         if git.is_file():  # a worktree or a submodule: gitrepository-layout(5)
-            git = Path(top) / git.read_text(errors="replace").removeprefix("gitdir:").strip()
+            git = Path(top) / read_text(git, SMALL).removeprefix("gitdir:").strip()
         common = git / "commondir"
         if common.is_file():
-            git = git / common.read_text().strip()
+            git = git / read_text(common, SMALL).strip()
     except OSError:
         return None
     for file in (_excludes_file(git), git / "info" / "exclude"):
         try:
-            lines += file.read_text(errors="replace").splitlines()
+            lines += read_text(file, SMALL).splitlines()
         except OSError:
             continue
     return Patterns(lines) or None
@@ -224,7 +225,7 @@ def _excludes_file(git: Path) -> Path:
     found = config / "ignore"
     for file in (config / "config", home / ".gitconfig", git / "config"):
         try:
-            text = file.read_text(errors="replace")
+            text = read_text(file, SMALL)
         except OSError:
             continue
         for section in re.split(r"^\s*(?=\[)", text, flags=re.MULTILINE):

@@ -15,6 +15,7 @@ from devloop.errors import RemoteError
 from devloop.remote.imports import imported
 from devloop.remote.life import HOLD_SECONDS, Carrier, LiveLink, answers_or_ends
 from devloop.remote.link import CarrierLostError, PermanentError, Resolver
+from devloop.remote.said import said
 
 from .api import Api
 from .install import (
@@ -300,7 +301,6 @@ class AgentCarrier:
         import asyncssh
 
         for each in self.connections:
-            with contextlib.suppress(asyncssh.Error):
-                answer = await each.connection.run("clients", check=False)
-                return str(answer.stdout).strip() == "1"
+            with contextlib.suppress(asyncssh.Error, ValueError):
+                return (await said(each.connection, "clients", check=False)).strip() == "1"
         return False

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import json
 import os
 import shutil
@@ -25,6 +26,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from devloop.paths import SMALL, read_file
+from devloop.paths import kind as kind_of
 from devloop.remote.link import PermanentError
 
 EXEC_SECONDS = 60.0
@@ -63,6 +66,12 @@ class Credentials:
         return self.expires is None or now < self.expires - EXPIRY_MARGIN_SECONDS
 
 
+LARGEST = 64 << 20
+"""Bytes of a kubeconfig, with the certificates of thousands of clusters."""
+MOST_VALUES, DEEPEST = 1_000_000, 100
+"""In a kubeconfig, each as often as it is named; and in each other."""
+
+
 def files(explicit: Path | None = None, environ: Mapping[str, str] | None = None) -> list[Path]:
     """The files to read: the one named, else those in KUBECONFIG, else ~/.kube/config."""
     if explicit is not None:
@@ -70,6 +79,33 @@ def files(explicit: Path | None = None, environ: Mapping[str, str] | None = None
     named = (os.environ if environ is None else environ).get("KUBECONFIG", "")
     found = [Path(each).expanduser() for each in named.split(os.pathsep) if each]
     return found or [Path("~/.kube/config").expanduser()]
+
+
+def _content(path: Path) -> str:
+    """The user's own may be a pipe (`KUBECONFIG=<(…)`). Raises OSError."""
+    with path.open("rb") as file:
+        found = file.read(LARGEST + 1)
+    if len(found) > LARGEST:
+        raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
+    return found.decode()
+
+
+def _is_small(content: object) -> bool:
+    """Whether it stays small written out: aliases of YAML are one object, and a few lines of them billions of words.
+
+    What holds itself is counted once: it is told apart where it is written out.
+    """
+    left = MOST_VALUES
+
+    def counted(value: object, above: tuple[int, ...]) -> bool:
+        nonlocal left
+        left -= 1
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if left < 0 or len(above) > DEEPEST:
+            return False
+        return id(value) in above or all(counted(each, (*above, id(value))) for each in inner)
+
+    return counted(content, ())
 
 
 def choose(paths: list[Path], context: str | None = None, namespace: str | None = None) -> Chosen:
@@ -82,13 +118,13 @@ def choose(paths: list[Path], context: str | None = None, namespace: str | None 
     read = 0
     for path in paths:
         try:
-            content = yaml.safe_load(path.read_text()) or {}
+            content = yaml.safe_load(_content(path)) or {}
         except FileNotFoundError:
             continue
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
             raise PermanentError(f"it can't be read: {problem}", where=str(path)) from problem
         read += 1
-        if not isinstance(content, dict):
+        if not isinstance(content, dict) or not _is_small(content):
             raise PermanentError("it is no kubeconfig", where=str(path))
         current = current or content.get("current-context") or ""
         for kind, name, entry in _entries(content, path):
@@ -111,6 +147,10 @@ def choose(paths: list[Path], context: str | None = None, namespace: str | None 
         raise PermanentError(f'context "{wanted}" names the user "{user_name}"', where=where)
     cluster, _ = merged["clusters"][cluster_name]
     user, folder = merged["users"].get(user_name, ({}, paths[0].parent))
+    for key in _PATHS["clusters"][1] + _PATHS["users"][1]:
+        file = str(cluster.get(key) or user.get(key) or "")
+        if (what := kind_of(Path(file)) if file else "") not in ("", "a file"):  # OpenSSL would wait for a pipe's end
+            raise PermanentError(f"{key}: {file} is {what}, and no file", where=where)
     return Chosen(wanted, namespace or entry.get("namespace") or "default", cluster, user, folder)
 
 
@@ -180,7 +220,7 @@ def _cluster_info(cluster: Mapping[str, Any]) -> dict[str, Any]:
         info["insecure-skip-tls-verify"] = True
     data = cluster.get("certificate-authority-data")
     if not data and (file := cluster.get("certificate-authority")):
-        data = base64.b64encode(Path(file).read_bytes()).decode()
+        data = base64.b64encode(read_file(Path(file), SMALL)).decode()
     if data:
         info["certificate-authority-data"] = data
     for extension in cluster.get("extensions") or []:

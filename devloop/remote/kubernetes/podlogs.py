@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import heapify, heappop, heapreplace
 from http import HTTPStatus
 from typing import Any
 
@@ -104,13 +105,39 @@ async def _source(api: Api, kind: Kind, name: str, owner: Mapping[str, Any], con
     return Source(reference, selector(labels or {}), "", container)
 
 
-async def read(api: Api, of: Source, wanted: Wanted) -> list[Line]:
-    """What the pods that are there have printed, oldest first. UsageError if there is no pod; ApiError."""
+async def read(api: Api, sources: Iterable[Source], wanted: Wanted) -> AsyncIterator[Line]:
+    """What the pods that are there have printed, oldest first. UsageError if there is no pod; ApiError.
+
+    However much that is, one line of each container is kept here: what it prints next is asked for when that has been
+    taken. A line without a time follows the one before it.
+    """
+    streams = [stream for of in sources for stream in await _streams(api, of, wanted)]
+    firsts = await asyncio.gather(*(anext(stream, None) for stream in streams), return_exceptions=True)
+    try:
+        for first in firsts:
+            if isinstance(first, BaseException):
+                raise first
+        heads = [(first.at, number, first) for number, first in enumerate(firsts) if isinstance(first, Line)]
+        heapify(heads)
+        while heads:
+            at, number, line = heads[0]
+            yield line
+            following = await anext(streams[number], None)
+            if following is None:
+                heappop(heads)
+            else:
+                heapreplace(heads, (following.at or at, number, following))
+    finally:
+        for stream in streams:
+            await stream.aclose()
+
+
+async def _streams(api: Api, of: Source, wanted: Wanted) -> list[AsyncGenerator[Line]]:
+    """The lines of each of its containers."""
     pods = [pod for pod in await _pods(api, of) if _container(pod, of) in _begun(pod)]
     if not pods:
         raise UsageError(f"{of.reference} has no pod that has printed anything", where=api.where)
-    found = await asyncio.gather(*(_all(api, pod, _container(pod, of), wanted.query) for pod in pods))
-    return sorted((line for lines in found for line in lines), key=lambda line: line.at)
+    return [lines(api, str(pod["metadata"]["name"]), _container(pod, of), wanted.query) for pod in pods]
 
 
 async def follow(api: Api, of: Source, wanted: Wanted, hear: Callable[[Line], None]) -> None:
@@ -162,11 +189,7 @@ async def follow(api: Api, of: Source, wanted: Wanted, hear: Callable[[Line], No
         refused.cancel()
 
 
-async def _all(api: Api, pod: Mapping[str, Any], container: str, query: Mapping[str, str]) -> list[Line]:
-    return [line async for line in lines(api, str(pod["metadata"]["name"]), container, query)]
-
-
-async def lines(api: Api, pod: str, container: str, query: Mapping[str, str]) -> AsyncIterator[Line]:
+async def lines(api: Api, pod: str, container: str, query: Mapping[str, str]) -> AsyncGenerator[Line]:
     """The lines of one container. ApiError, ApiUnreachableError."""
     rest = b""
     path = f"{kinds.POD.path(api.namespace, pod)}/log"

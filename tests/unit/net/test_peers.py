@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from devloop.net import forward, peers
+from devloop.net import own, peers
 from devloop.net.forward import Forwards
 from devloop.net.peers import user_of
 from devloop.places import LINUX
@@ -87,7 +87,7 @@ async def test_a_forward_breaks_the_connection_of_another_user(monkeypatch: pyte
         port = await forwards.add("db", 0, route)
         for stranger in (True, False):
             if stranger:
-                monkeypatch.setattr(forward, "mine", lambda: frozenset({os.geteuid() + 1}))
+                monkeypatch.setattr(own, "mine", lambda: frozenset({os.geteuid() + 1}))
             else:
                 monkeypatch.undo()
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -78,17 +79,39 @@ async def test_a_workload_is_found_by_kind_or_by_name_alone() -> None:
 WEB = Source("deployment/web", "app=web")
 
 
+async def printed(cluster: Cluster, wanted: Wanted) -> list[Line]:
+    return [line async for line in podlogs.read(api(cluster), [WEB], wanted)]
+
+
+async def test_lines_are_printed_as_they_come_and_not_kept() -> None:
+    """However much pods have printed: here it has no end."""
+    cluster, given = Cluster(), Counter[str]()
+
+    async def endless(path: str, **query: str) -> AsyncIterator[bytes]:
+        while True:
+            given[path] += 1
+            yield line(given[path] % 50, "x" * 1000)
+
+    cluster.stream = endless  # type: ignore[method-assign, assignment]
+    lines = podlogs.read(api(cluster), [WEB], Wanted())
+    async with asyncio.timeout(20):
+        for _ in range(100):
+            await anext(lines)
+    assert sum(given.values()) < 110
+    await lines.aclose()  # type: ignore[attr-defined]
+
+
 async def test_lines_of_all_pods_come_in_order_of_their_time() -> None:
     cluster = Cluster()
     cluster.logs = {
         "web-1": [line(0, "a")[:9], line(0, "a")[9:] + line(2, "c 1\r"), b"no time"],
         "web-2": [line(1, "b") + STAMP.format(3).encode() + b" last"],
     }
-    found = await podlogs.read(api(cluster), WEB, Wanted(tail=5, since=60))
+    found = await printed(cluster, Wanted(tail=5, since=60))
     assert [(each.pod, each.text) for each in found] == [
-        ("web-1", "no time"), ("web-1", "a"), ("web-2", "b"), ("web-1", "c 1"), ("web-2", "last"),
+        ("web-1", "a"), ("web-2", "b"), ("web-1", "c 1"), ("web-1", "no time"), ("web-2", "last"),
     ]  # fmt: skip
-    assert found[1].at == START and found[0].at == 0
+    assert found[0].at == START and found[3].at == 0
     asked = {"container": "main", "timestamps": "true", "tailLines": "5", "sinceSeconds": "60"}
     assert cluster.asked == [("web-1", asked), ("web-2", asked)]
 
@@ -98,14 +121,14 @@ async def test_a_line_without_an_end_comes_in_pieces(monkeypatch: pytest.MonkeyP
     cluster = Cluster()
     cluster.pods = cluster.pods[:1]
     cluster.logs = {"web-1": [b"x" * 60, b"x" * 60, b"y"]}
-    assert [len(each.text) for each in await podlogs.read(api(cluster), WEB, Wanted())] == [120, 1]
+    assert [len(each.text) for each in await printed(cluster, Wanted())] == [120, 1]
 
 
 async def test_no_pod_is_said() -> None:
     cluster = Cluster()
     cluster.pods = [{**pod("web-1"), "status": {}}]
     with pytest.raises(UsageError, match="deployment/web has no pod that has printed anything"):
-        await podlogs.read(api(cluster), WEB, Wanted())
+        await printed(cluster, Wanted())
 
 
 async def test_new_pods_and_lost_connections_are_followed_and_no_line_comes_twice(

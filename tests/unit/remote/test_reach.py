@@ -97,3 +97,18 @@ def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "kube.yaml")
     with pytest.raises(DevloopError, match="named pipe"):
         reach(Remote(RemoteKind.KUBERNETES, kubeconfig=tmp_path / "kube.yaml"), tmp_path)
+
+
+def test_the_context_that_a_project_chooses_is_part_of_it_and_what_the_user_s_file_says_of_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    file = tmp_path / ".kube" / "config"
+    file.parent.mkdir()
+    written(file, {"token": "t"})
+    before = reach(Remote(RemoteKind.KUBERNETES, context="dev"), tmp_path)
+    assert before != reach(Remote(RemoteKind.KUBERNETES, context="production"), tmp_path)
+    assert before != reach(Remote(RemoteKind.KUBERNETES), tmp_path)
+    written(file, {"token": "t"}, server="https://elsewhere:2")
+    assert before == reach(Remote(RemoteKind.KUBERNETES, context="dev"), tmp_path)

@@ -119,6 +119,17 @@ class StateFolder:
         finally:
             os.close(fd)
 
+    def discard(self) -> None:
+        """Remove a folder that `create` has just made, and no engine has come to live in. What else is in it stays."""
+        if _is_locked(self.path):
+            return
+        for file in (self.engine_log, self.path / ".gitignore", self.path / LOCK):
+            with contextlib.suppress(OSError):
+                file.unlink()
+        for folder in (self.logs, self.path):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
     def _check(self) -> None:
         own = self.path == self.home
         looks = Looks.CLOSED if own else Looks.LEFT

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from devloop.protocol import (
     LogLine,
     Loop,
     Outcome,
+    RemoteStatus,
     ServiceStatus,
     Snapshot,
     State,
@@ -70,9 +71,22 @@ def status(args: argparse.Namespace) -> int:
             print(f"\n{attachment_table(services)}")
         for line in earlier_lines(services):
             print(f"\n{line}")
+        for line in remote_ports(snapshot.remote) if not args.services else ():
+            print(f"\n{line}")
         if snapshot.config_error:
             print(f"\nNot in force yet:\n{snapshot.config_error}")
     return int(any(service.state in (State.FAILED, State.CRASH_LOOP) for service in services))
+
+
+def remote_ports(remote: RemoteStatus | None) -> Iterator[str]:
+    """With `network = "ports"`: what of the remote is open on localhost, and what is not."""
+    if remote is None:
+        return
+    if remote.forwarded:
+        opened = (f"{name} at {port}" for name, port in remote.forwarded.items())
+        yield f"Open on localhost: {', '.join(opened)}"
+    if remote.closed:
+        yield f"Closed, as nothing names them (`forward` in [remote] opens them): {', '.join(remote.closed)}"
 
 
 def status_table(services: Sequence[ServiceStatus]) -> str:

@@ -66,6 +66,12 @@ def init(args: argparse.Namespace) -> int:
     if not args.stdout:
         count = f"{made.services} service{'' if made.services == 1 else 's'}"
         print(f"{target} written, with {count}: look through it, then `devloop check` and `devloop up`")
+    if made.off:
+        print(
+            f"off, as there is only an image of it: {', '.join(made.off)}. "
+            'mode = "local" runs it with Docker, mode = "remote" uses the cluster\'s',
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -42,6 +42,8 @@ HUNG_UP = 129
 """Exit code when the terminal was closed: 128 + SIGHUP, as a shell gives it."""
 NICENESS = 10
 """The TUI's, where every other process has 0 (nice(2))."""
+ENVIRONMENTS = ("VIRTUAL_ENV", "CONDA_PREFIX")
+"""What says which programs a shell has been given by `activate`."""
 REMIND_SECONDS = 4.0
 """So long `up --detach` waits until it says for what, and then again when that has changed."""
 _LOST = ("refused", "contested")
@@ -67,14 +69,35 @@ def up(args: argparse.Namespace) -> int:
         agreeing(
             lambda digest: start_engine(file, state, args.services, meanwhile=meanwhile, agreed_to=digest), agreed_to
         )
-    elif args.services:
-        client.call(socket_of(state), "start", services=args.services)
+    else:
+        if args.services:
+            client.call(socket_of(state), "start", services=args.services)
+        if args.detach:
+            _tell_environment(state)
     if args.detach:
         return _detach(state, args)
     # A thread that is there before the TUI becomes nice: an engine that it starts later is not (nice(2), per thread).
     with concurrent.futures.ThreadPoolExecutor(1) as starter:
         starter.submit(int).result()
         return _tui(state, lambda: starter.submit(start_engine, file, state, args.services).result())
+
+
+def _tell_environment(state: StateFolder) -> None:
+    """Say if the engine that runs already was started in another virtual environment: its services have that one's."""
+    running = state.engine()
+    try:
+        said = Path(f"/proc/{running.pid if running else 0}/environ").read_bytes().split(b"\0")
+    except OSError:  # another system, or it has just ended
+        return
+    theirs = dict(each.partition(b"=")[::2] for each in said)
+    for name in ENVIRONMENTS:
+        before, now = theirs.get(os.fsencode(name), b""), os.environb.get(os.fsencode(name), b"")
+        if before != now:
+            was, is_now = (os.fsdecode(each) or "none" for each in (before, now))
+            streams.tell(
+                f"devloop: services have the {name} that the engine was started with: {was}, and not {is_now}; "
+                "`devloop down`, then `devloop up -d`, takes this shell's"
+            )
 
 
 def agreeing(start: Callable[[str], T], agreed_to: str) -> T:
@@ -155,7 +178,17 @@ def start_engine(
 
     `meanwhile` is done here while it starts.
     """
+    is_new = not os.path.lexists(state.path)
     state.create()
+    try:
+        _start(file, state, services, meanwhile, agreed_to)
+    except _RefusedError:  # and it has ended
+        if is_new:
+            state.discard()
+        raise
+
+
+def _start(file: Path, state: StateFolder, services: list[str], meanwhile: Callable[[], None], agreed_to: str) -> None:
     read, write = os.pipe()
     with open_log(state.engine_log) as log:
         command = [sys.executable, "-m", "devloop.cli", "-f", str(file), "engine", "--report", str(write)]

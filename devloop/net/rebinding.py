@@ -33,8 +33,7 @@ _BEGINS = re.compile(
 """What may become a request's first line, whatever its method: a page may make up its own."""
 _FIRST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ([^\r\n ]*) HTTP/1\.[0-9]\r?\n")
 _END = re.compile(rb"\r?\n\r?\n")
-_FIELD = re.compile(rb"\n(host|origin|sec-fetch-site)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*(?=[\r\n]|\Z)", re.I)
-_AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#]*)")
+_AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?# @]*@)?([^/?# ]*)")
 _SAFE = (b"GET", b"HEAD", b"OPTIONS", b"TRACE")
 _TABLE_BYTES = 1 << 20
 """Of HPACK's table, as its size may be set by whom the client speaks to."""
@@ -120,6 +119,10 @@ class Guard:
         self._payload: list[bytes] = []
         self._missing = 0
         self._block = b""
+        self._host = b""
+        """The last one that was one of this machine's."""
+        self._same = b""
+        """The last block of fields, if it has passed and passes again."""
         self._stream = 1
 
     def take(self, data: bytes) -> Refusal | None:
@@ -169,16 +172,20 @@ class Guard:
                 return None
             head, self._head = whole[begins : end.start()], b""
             at = at + end.end() - before if before else end.end()
-            refusal = self._check1(head)
+            low = head.lower()
+            refusal = self._check1(head, low)
             if refusal is not None:
                 return refusal
-            try:
-                self._body = http1.request_body(head.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n")
-            except http1.LostError:
-                self._take = self._raw
-                return None
-            if self._body.done:
-                self._body = None
+            if low.startswith(b"connect ") or b"\ntransfer-encoding:" in low or b"\ncontent-length:" in low:
+                if head.count(b"\n") != head.count(b"\r\n"):
+                    head = head.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+                try:
+                    self._body = http1.request_body(head + b"\r\n")
+                except http1.LostError:
+                    self._take = self._raw
+                    return None
+                if self._body.done:
+                    self._body = None
         return None
 
     def _no_request(self, said: bytes) -> Refusal | None:
@@ -188,15 +195,13 @@ class Guard:
             return self._http2(said[len(http2.PREFACE) :])
         return None
 
-    def _check1(self, head: bytes) -> Refusal | None:
-        fields: dict[bytes, list[bytes]] = {}
-        for name, value in _FIELD.findall(head):
-            fields.setdefault(name.lower(), []).append(value)
-        first = _FIRST.match(head + b"\n")
-        named = _AUTHORITY.match(first[1]) if first else None
-        hosts = [*fields.get(b"host", ()), *([named[1]] if named else ())]
+    def _check1(self, head: bytes, low: bytes) -> Refusal | None:
+        hosts = _values(low, b"\nhost")
+        target = head[head.find(b" ") + 1 :]
+        if not target.startswith(b"/") and (named := _AUTHORITY.match(target)):
+            hosts.append(named[1])
         return self._check(
-            head[: head.find(b" ")], hosts, fields.get(b"origin", []), fields.get(b"sec-fetch-site", []), _answer1
+            head[: head.find(b" ")], hosts, _values(low, b"\norigin"), _values(low, b"\nsec-fetch-site"), _answer1
         )
 
     # HTTP/2
@@ -231,7 +236,12 @@ class Guard:
         if not frame.flags & http2.END_HEADERS:
             return None
         block, self._block = self._block, b""
-        return self._check2(block)
+        if block == self._same:
+            return None
+        refusal = self._check2(block)
+        # Fields of the table alone (RFC 7541, 6.1), which change nothing in it: the same bytes mean the same again.
+        self._same = block if refusal is None and min(block, default=0) & 0x80 else b""
+        return refusal
 
     def _check2(self, block: bytes) -> Refusal | None:
         from hpack import Decoder, HPACKError  # late: few clients speak HTTP/2 without TLS
@@ -269,6 +279,8 @@ class Guard:
         answer: Callable[[bytes, str], bytes],
     ) -> Refusal | None:
         for host in hosts:
+            if host == self._host:
+                continue
             if not self._names.is_host(host.decode("latin-1")):
                 return _told(
                     f"a request for {_shown(host)}, which is no name of this machine",
@@ -276,6 +288,7 @@ class Guard:
                     answer,
                     bare(host.decode("latin-1")),
                 )
+            self._host = host
         for origin in origins:
             if not self._names.is_origin(origin.decode("latin-1")):
                 name = bare(origin.decode("latin-1").partition("://")[2] or origin.decode("latin-1"))
@@ -288,6 +301,20 @@ class Guard:
         if not origins and method not in _SAFE and any(site.lower() == b"cross-site" for site in sites):
             return _told("a request of a web page that is not on this machine", b"403 Forbidden", answer)
         return None
+
+
+def _values(low: bytes, name: bytes) -> list[bytes]:
+    """Those of a field in a head in lower case; `name` has the end of the line before it."""
+    found: list[bytes] = []
+    at = low.find(name)
+    while at >= 0:
+        start = at + len(name)
+        end = low.find(b"\n", start)
+        before, colon, value = low[start : None if end < 0 else end].partition(b":")
+        if colon and not before.strip():  # servers have taken `Host :` for `Host:`
+            found.append(value.strip())
+        at = low.find(name, start)
+    return found
 
 
 def _blank(data: bytes, at: int) -> int:

@@ -18,6 +18,8 @@ class Made:
     left_out: tuple[str, ...]
     """What of its source was not taken over, a sentence each; the text says it too, in comments."""
     services: int
+    off: tuple[str, ...] = ()
+    """Services that nothing runs until their `mode` is another one."""
 
 
 def generate(folder: Path, environ: Mapping[str, str] | None = None) -> str:
@@ -66,4 +68,5 @@ def make(folder: Path, environ: Mapping[str, str] | None = None) -> Made:
         return Made(text, tuple(left_out), 1)
     text = render(project, f"from {source}", drafts, left_out)
     dropped = [f"{draft.name}: {each}" for draft in drafts for each in draft.dropped]
-    return Made(text, (*left_out, *dropped), len(drafts))
+    off = tuple(draft.name for draft in drafts if draft.settings.get("mode") == "off")
+    return Made(text, (*left_out, *dropped), len(drafts), off)

@@ -146,6 +146,25 @@ def test_up_names_services_and_groups_and_joins_a_running_engine(devloop: Cli) -
     assert "ready" in devloop("status", "web").stdout
 
 
+def test_another_virtual_environment_than_the_engine_s_is_told(devloop: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIRTUAL_ENV", "/venv/one")
+    devloop("up", "--detach", "api")
+    assert "VIRTUAL_ENV" not in devloop("up", "--detach").stderr
+    monkeypatch.setenv("VIRTUAL_ENV", "/venv/two")
+    told = devloop("up", "--detach").stderr
+    assert "/venv/one" in told and "/venv/two" in told and "devloop down" in told
+
+
+def test_what_is_no_project_leaves_no_folder_behind(devloop: Cli) -> None:
+    (devloop.folder / "empty.toml").write_text("")
+    assert "no services" in devloop("-f", "empty.toml", "up", "--detach", code=2).stderr
+    assert not (devloop.folder / ".devloop").exists()
+    (devloop.folder / ".devloop").mkdir()
+    (devloop.folder / ".devloop" / "mine").touch()
+    devloop("-f", "empty.toml", "up", "--detach", code=2)
+    assert (devloop.folder / ".devloop" / "mine").exists()
+
+
 def test_a_failed_service_is_exit_code_1(devloop: Cli) -> None:
     (devloop.folder / "devloop.toml").write_text(
         '[services.api]\ncommand = "sh -c \'exit 3\'"\nrestart = "never"\nready = { log = "never printed" }\n'

@@ -119,3 +119,11 @@ def test_a_source_that_can_not_be_read_is_said_and_nothing_is_written(here: Path
     with pytest.raises(DevloopError, match="this is not UTF-8 text"):
         run()
     assert not (here / "devloop.toml").exists()
+
+
+def test_what_is_only_an_image_is_said_to_be_off(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "services:\n  web: {build: ., command: python app.py}\n  db: {image: postgres}\n  cache: {image: redis}\n"
+    (here / "compose.yaml").write_text(text)
+    run()
+    told = capsys.readouterr().err
+    assert "off" in told and "db, cache" in told and 'mode = "local"' in told

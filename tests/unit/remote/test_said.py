@@ -54,5 +54,5 @@ async def test_it_has_a_bound(connection: asyncssh.SSHClientConnection) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "[]", "{", pytest.param("[" * 100_000, id="deep")])
 def test_what_is_no_object_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match="object|nested|Expecting"):
+    with pytest.raises(ValueError, match=r"object|nested|Expecting"):
         json_of(text)

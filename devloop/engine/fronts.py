@@ -10,6 +10,7 @@ from devloop.local import ports
 from devloop.net.forward import Forwards
 from devloop.net.rebinding import Names
 from devloop.net.router import ToService
+from devloop.net.seldom import Seldom
 from devloop.relay import Relays, Target
 
 
@@ -37,7 +38,7 @@ class Fronts:
         self._notice = notice
         self._services: Mapping[str, Service] = {}
         self._forwards = Forwards(
-            lambda line: notice("warning", line, ""),
+            Seldom(lambda line: notice("warning", line, "")),
             names=Names(allowed_hosts, lambda name: name in self._services),
             spared=lambda target: isinstance(target, ToService),
         )

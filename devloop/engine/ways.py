@@ -26,6 +26,7 @@ from devloop.net.forward import Forwards
 from devloop.net.ports import Dependency, Listed, OnDemand, Rewritten, rewrite
 from devloop.net.rebinding import Names
 from devloop.net.router import Destination
+from devloop.net.seldom import Seldom
 from devloop.relay import Relays, Target
 from devloop.remote.standing import Standings
 
@@ -35,8 +36,6 @@ _LOOK = 0.1
 """Seconds until a service that is ready is looked at again, whether it listens."""
 _LINK = re.compile(r"(.+?)_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_\d+_[A-Z]+(?:_(?:PROTO|PORT|ADDR))?)?)")
 """The names of service links, and of Docker's before them."""
-_AGAIN = 60.0
-"""Seconds until the same trouble is told again."""
 
 
 class Setting(Protocol):
@@ -63,8 +62,8 @@ class Way:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
+        self._failed = Seldom(lambda text: setting.notice("warning", text, ""))
         self._forwards = Forwards(self._failed, names=Names(setting.remote.allowed_hosts, self._is_own))
-        self._told: dict[str, float] = {}
         self._needs: list[Need] = []
         self._by_host: dict[str, Need] = {}
 
@@ -151,13 +150,6 @@ class Way:
             return await routes.route("", Destination(host, port))
 
         return self._mentioned(Need(host, frozenset(), "", "", route, addresses=frozenset({host}), any_port=True))
-
-    def _failed(self, text: str) -> None:
-        """Once in a while: programs try again and again."""
-        now = asyncio.get_running_loop().time()
-        if now - self._told.get(text, -_AGAIN) >= _AGAIN:
-            self._told[text] = now
-            self._setting.notice("warning", text, "")
 
 
 class PortsWay(Way):

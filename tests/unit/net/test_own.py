@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import devloop
 from devloop.net import own
 from devloop.net.forward import Forwards
 from devloop.net.publish import Publisher
 from devloop.net.rebinding import Names
+from devloop.net.seldom import MOST, Seldom
 from devloop.places import LINUX
 from devloop.relay import Target
 from tests.unit.net.fakes import FakeInside
@@ -132,6 +136,27 @@ async def test_a_server_that_speaks_first_and_other_protocols_pass(ask: Ask, ser
 
 async def test_nothing_is_held_back_of_what_may_be_no_request(ask: Ask, server: Server) -> None:
     assert await ask(b"ruok") == b"ruok"  # ZooKeeper: a word without an end of its line
+
+
+def test_every_listener_of_this_machine_is_made_in_one_place() -> None:
+    """`own_relays` sees to who comes. The proxy's socket is in a service's namespace."""
+    root = Path(devloop.__file__).parent
+    calls = {
+        str(file.relative_to(root))
+        for file in root.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Relays"
+    }
+    assert calls == {"net/own.py", "net/proxy.py"}
+
+
+async def test_what_is_refused_is_told_and_names_without_end_are_not() -> None:
+    said: list[str] = []
+    tell = Seldom(said.append)
+    for number in range(1000):
+        tell(f"{number // 2}.evil.test")
+    assert said == [f"{number}.evil.test" for number in range(MOST)]
+    assert len(tell._told) == MOST
 
 
 @pytest.mark.skipif(not LINUX, reason="other systems do not tell whose a connection is")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -368,7 +369,7 @@ def test_a_file_that_may_not_be_read_is_told_with_what_to_look_at(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")  # as an ordinary user gets it; root may read everything
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ConfigError, match="can't be read: Permission denied") as told:
         load(tmp_path / "devloop.toml", {})
     assert "ls -l" in (told.value.hint or "")

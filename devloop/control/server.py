@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from devloop.agent.tasks import background
 from devloop.control import wire
 from devloop.control.address import address
 from devloop.control.terminals import Terminal, Terminals
@@ -306,7 +307,7 @@ class ControlServer:
             writer.close()  # its mode keeps others out, where the file system has modes
             return
         self._writers.add(writer)
-        task = asyncio.create_task(self._serve(reader, writer))
+        task = background(self._serve(reader, writer), name="a client")
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from devloop.agent.spec import ALL, HOLD_SECONDS, Fail, Inside, Kind, Route, Spec, Way
+from devloop.agent.spec import ALL, HOLD_SECONDS, Fail, Kind, Route, Spec, Way
+from devloop.config.model import Encryption
 from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import RemoteError
 
@@ -54,22 +55,6 @@ class LocalEnd(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Encryption:
-    """What a developer says of ports that speak TLS: `attach.tls`. Names are of Secrets of the Service's namespace."""
-
-    secret: str = ""
-    """The certificate's; empty: that which the original's pods mount and show."""
-    local: Inside = "tls"
-    """What the local service speaks there."""
-    client_ca: str = ""
-    """Has the `ca.crt` by which clients' certificates are checked; empty: the certificate's own Secret."""
-    client: str = ""
-    """Has the certificate that the original sees, where it wants one of its clients."""
-    inside: bool = True
-    """TLS may be ended at the agent, where routes look at what is in it."""
-
-
-@dataclass(frozen=True, slots=True)
 class Wanted:
     """What a service of devloop.toml asks for. `ports`: the Service's, by name or number, to the local ones; "53/udp"
     is that of UDP, where TCP has the same number."""
@@ -88,7 +73,7 @@ class Wanted:
     way: Way | None = None
     """`pods`: take what comes to the pods' own addresses, whatever the Service is: each gets a container that stays.
     None: at the Service's address; where that doesn't do (a headless Service, one with UDP ports), it is refused."""
-    tls: Encryption = Encryption()
+    tls: Encryption = field(default_factory=Encryption)
 
 
 class Phase(StrEnum):

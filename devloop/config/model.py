@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 MS = 1_000_000
 """Nanoseconds in a millisecond."""
@@ -295,16 +296,19 @@ class RouteRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Encrypted:
-    """Ports that speak TLS: `attach.tls`. Names are of Secrets; empty: by default."""
+class Encryption:
+    """What a developer says of ports that speak TLS: `attach.tls`. Names are of Secrets of the Service's namespace."""
 
     secret: str = ""
-    local: str = "tls"
-    """What the local service speaks there: `tls` or `plain`."""
+    """The certificate's; empty: that which the original's pods mount and show."""
+    local: Literal["tls", "plain"] = "tls"
+    """What the local service speaks there."""
     client_ca: str = ""
+    """Has the `ca.crt` by which clients' certificates are checked; empty: the certificate's own Secret."""
     client: str = ""
+    """Has the certificate that the original sees, where it wants one of its clients."""
     inside: bool = True
-    """TLS may be ended where routes look inside."""
+    """TLS may be ended at the agent, where routes look at what is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +323,7 @@ class Attach:
     fail: str = "open"
     way: str = "service"
     """`service`, or `pods` for clients that go by the pods' addresses."""
-    tls: Encrypted = Encrypted()
+    tls: Encryption = Encryption()
 
     @property
     def takes_all(self) -> bool:

@@ -19,7 +19,7 @@ from devloop.config.model import (
     AttachKind,
     Command,
     Condition,
-    Encrypted,
+    Encryption,
     ExecCheck,
     Matching,
     Mode,
@@ -414,7 +414,7 @@ def _attach(scope: Scope) -> Attach:
         path = _matching(each.path) if each.path else None
         rules.append(RouteRule(headers, path, (each.method or "").upper(), each.share or 100.0, each.sni or ""))
     kind, fail, way = AttachKind(table.kind or "ingest"), table.fail or "open", table.way or "service"
-    attach = Attach(kind, table.ports or {}, tuple(rules), fail, way, _encrypted(table.tls))
+    attach = Attach(kind, table.ports or {}, tuple(rules), fail, way, _encryption(table.tls))
     if attach.kind is not AttachKind.INGEST and not scope.has_remote:
         place = scope.place.at("attach")
         what = f"{dotted(place.path)}: this project has no remote to be attached to"
@@ -428,12 +428,12 @@ def _attach(scope: Scope) -> Attach:
     return attach
 
 
-def _encrypted(table: TlsTable | Literal[False] | None) -> Encrypted:
+def _encryption(table: TlsTable | Literal[False] | None) -> Encryption:
     if table is None:
-        return Encrypted()
+        return Encryption()
     if table is False:
-        return Encrypted(inside=False)
-    return Encrypted(table.secret or "", table.local or "tls", table.client_ca or "", table.client or "")
+        return Encryption(inside=False)
+    return Encryption(table.secret or "", table.local or "tls", table.client_ca or "", table.client or "")
 
 
 def _check_names(scope: Scope, attach: Attach) -> None:

@@ -16,7 +16,7 @@ from devloop.agent.spec import ALL, Header, Match, Route, SpecError, personal
 from devloop.agent.tasks import background
 from devloop.attach.attachments import Attachments
 from devloop.attach.earlier import Run
-from devloop.attach.seam import AttachError, Encryption, Holding, Phase, Wanted
+from devloop.attach.seam import AttachError, Holding, Phase, Wanted
 from devloop.config.model import SECOND, Attach, AttachKind, Matching, Service
 from devloop.engine.board import unix
 from devloop.engine.local_end import Local
@@ -402,13 +402,7 @@ def wants(spec: Service, standing: Standing, attach: Attach, user: str) -> list[
         fail="closed" if attach.fail == "closed" else "open",
         hold=spec.hold / SECOND,
         way="pods" if attach.way == "pods" else None,
-        tls=Encryption(
-            secret=attach.tls.secret,
-            local="plain" if attach.tls.local == "plain" else "tls",
-            client_ca=attach.tls.client_ca,
-            client=attach.tls.client,
-            inside=attach.tls.inside,
-        ),
+        tls=attach.tls,
         workload=workload if attach.kind is AttachKind.REPLACE else "",
     )
     if attach.kind is AttachKind.REPLACE and attach.routes and not attach.takes_all:

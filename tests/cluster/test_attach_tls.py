@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from devloop.attach import Header, Match, Route
-from devloop.attach.seam import AttachError, Encryption
+from devloop.attach.seam import AttachError
+from devloop.config.model import Encryption
 from tests.certificates import Authority, Pair
 
 from . import attach_grpc, kit, tls_programs

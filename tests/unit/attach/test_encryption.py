@@ -15,7 +15,8 @@ from devloop.agent.spec import ALL, Header, Match, Route, Spec, SpecError
 from devloop.attach.attachment import Attachment
 from devloop.attach.draft import fitting
 from devloop.attach.encryption import Encryption as Ending
-from devloop.attach.seam import AttachError, Encryption, Wanted
+from devloop.attach.seam import AttachError, Wanted
+from devloop.config.model import Encryption
 from devloop.remote.kubernetes.api import ApiError
 from tests.certificates import Authority, Pair
 

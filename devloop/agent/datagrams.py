@@ -85,6 +85,59 @@ class Records:
         self._rest = rest[at:]
 
 
+class RecordSession:
+    """One end of an SSH session of records, by asyncssh's channel, which writes bytes. It is over with its connection,
+    and at a record that can't be read."""
+
+    WHAT = "datagrams"
+    """What it carries, for the log."""
+
+    def __init__(self, channel: Any = None) -> None:
+        self.over = False
+        self._channel = channel
+        self._records = Records()
+        self._stuck = False
+        """The other end takes no more now: what is more is dropped."""
+
+    def received(self, data: bytes) -> None:
+        """What the other end says."""
+        if self.over:
+            return
+        try:
+            for record in self._records.read(data):
+                self._do(record)
+        except RecordError as problem:
+            log.warning("a session with %s is ended: %s", self.WHAT, problem)
+            self.ended()
+            self._hang_up()
+
+    def stuck(self, now: bool) -> None:
+        """Whether the channel's window is used up."""
+        self._stuck = now
+
+    def ended(self) -> None:
+        """The session is over."""
+        if not self.over:
+            self.over = True
+            self._end_all()
+
+    def _write(self, record: Record) -> None:
+        if not self.over:
+            with contextlib.suppress(OSError):  # it is being closed, and `ended` comes
+                self._channel.write(written(record))
+
+    def _do(self, record: Record) -> None:
+        """One record. Raises RecordError."""
+        raise NotImplementedError
+
+    def _end_all(self) -> None:
+        """Its flows are over."""
+        raise NotImplementedError
+
+    def _hang_up(self) -> None:
+        self._channel.exit(1)
+
+
 def destination(address: str, port: int) -> bytes:
     """What OPEN says."""
     return port.to_bytes(2, "big") + address.encode()
@@ -152,33 +205,17 @@ class DatagramSocket:
             self._sock.close()
 
 
-class Datagrams:
+class Datagrams(RecordSession):
     """The agent's end of one session."""
 
     def __init__(self, channel: Any, destinations: Destinations = EVERYWHERE) -> None:
-        """`channel`: asyncssh's, which writes bytes."""
-        self._channel = channel
+        super().__init__(channel)
         self._destinations = destinations
-        self._records = Records()
         self._flows: dict[int, DatagramSocket] = {}
-        self._stuck = False
-        self._over = False
 
     def __len__(self) -> int:
         """Flows that there are."""
         return len(self._flows)
-
-    def received(self, data: bytes) -> None:
-        """What the engine says."""
-        if self._over:
-            return
-        try:
-            for record in self._records.read(data):
-                self._do(record)
-        except RecordError as problem:
-            log.warning("a session with datagrams is ended: %s", problem)
-            self.ended()
-            self._channel.exit(1)
 
     def _do(self, record: Record) -> None:
         flow = self._flows.get(record.flow)
@@ -212,22 +249,12 @@ class Datagrams:
     def _end(self, number: int, why: str) -> None:
         self._write(Record(END, number, why.encode()[:200]))
 
-    def _write(self, record: Record) -> None:
-        with contextlib.suppress(OSError):  # it is being closed, and `ended` comes
-            self._channel.write(written(record))
-
     def _tell(self, kind: int, number: int, body: bytes = b"") -> None:
         # Who can't take it at this speed loses it, as on any network: nothing is kept for later.
-        if not self._stuck and not self._over:
+        if not self._stuck:
             self._write(Record(kind, number, body))
 
-    def stuck(self, now: bool) -> None:
-        """Whether the channel's window is used up."""
-        self._stuck = now
-
-    def ended(self) -> None:
-        """The session is over."""
-        self._over = True
+    def _end_all(self) -> None:
         flows, self._flows = self._flows, {}
         for each in flows.values():
             each.close()

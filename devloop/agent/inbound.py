@@ -15,14 +15,13 @@ Nothing is kept here: what the other side does not take at once is dropped.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .datagrams import DATA, END, MAX_FLOWS, OPEN, Record, RecordError, Records, written
+from .datagrams import DATA, END, MAX_FLOWS, OPEN, Record, RecordError, Records, RecordSession, written
 from .forward import Connection
 
 log = logging.getLogger("agent")
@@ -127,17 +126,16 @@ class FromDoor:
             each.engine.end(each)
 
 
-class ToEngine:
-    """One engine's session. `channel`: asyncssh's, which writes bytes."""
+class ToEngine(RecordSession):
+    """One engine's session. `channel`: asyncssh's; `over` is called when it has ended."""
+
+    WHAT = "attached datagrams"
 
     def __init__(self, channel: Any, over: Callable[[ToEngine], None]) -> None:
-        self._channel = channel
+        super().__init__(channel)
         self._over_now = over
-        self._records = Records()
         self._flows: dict[int, Flow] = {}
         self._next = 0
-        self._stuck = False
-        self._over = False
 
     def __len__(self) -> int:
         """Flows that there are."""
@@ -153,9 +151,8 @@ class ToEngine:
 
     def tell(self, record: Record, *, whatever: bool = False) -> None:
         """Say something, if there is room, or `whatever`."""
-        if not self._over and (whatever or not self._stuck):
-            with contextlib.suppress(OSError):  # it is being closed, and `ended` comes
-                self._channel.write(written(record))
+        if whatever or not self._stuck:
+            self._write(record)
 
     def end(self, flow: Flow) -> None:
         """The door has ended it."""
@@ -168,32 +165,17 @@ class ToEngine:
             each.door.end(each)
             self.end(each)
 
-    def received(self, data: bytes) -> None:
-        """What the engine says."""
-        if self._over:
+    def _do(self, record: Record) -> None:
+        flow = self._flows.get(record.flow)
+        if flow is None:
             return
-        try:
-            for record in self._records.read(data):
-                flow = self._flows.get(record.flow)
-                if flow is None:
-                    continue
-                if record.kind == DATA:
-                    flow.door.answer(flow, record.body)
-                elif record.kind == END:
-                    del self._flows[record.flow]
-                    flow.door.end(flow)
-        except RecordError as problem:
-            log.warning("a session with attached datagrams is ended: %s", problem)
-            self.ended()
-            self._channel.exit(1)
+        if record.kind == DATA:
+            flow.door.answer(flow, record.body)
+        elif record.kind == END:
+            del self._flows[record.flow]
+            flow.door.end(flow)
 
-    def stuck(self, now: bool) -> None:
-        """Whether the channel's window is used up."""
-        self._stuck = now
-
-    def ended(self) -> None:
-        """The session is over."""
-        self._over = True
+    def _end_all(self) -> None:
         self._over_now(self)
         flows, self._flows = self._flows, {}
         for each in flows.values():

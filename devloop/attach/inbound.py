@@ -8,17 +8,16 @@ that was idle for the longest when there are too many.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any
 
-from devloop.agent.datagrams import DATA, END, MAX_FLOWS, OPEN, Record, RecordError, Records, written
+from devloop.agent.datagrams import DATA, END, MAX_FLOWS, OPEN, Record, RecordError
 from devloop.agent.tasks import background
 from devloop.datagrams import DatagramFlow
 from devloop.errors import DevloopError
+from devloop.remote.recordsession import ClientRecordSession
 
 from .seam import LocalEnd
 
@@ -61,14 +60,13 @@ class Flow:
             self.way.send(data)
 
 
-class Inbound:
-    """One session, an `SSHClientSession`, for all attachments by one SSH connection. Good until it is `over`."""
+class Inbound(ClientRecordSession):
+    """One session for all attachments by one SSH connection. Good until it is `over`."""
+
+    WHAT = "attached datagrams"
 
     def __init__(self) -> None:
-        self.over = False
-        self._channel: Any = None
-        self._records = Records()
-        self._stuck = False
+        super().__init__()
         self._locals: dict[tuple[str, int], tuple[LocalEnd, int, Callable[[], None]]] = {}
         self._flows: OrderedDict[int, tuple[Flow, str]] = OrderedDict()
         """With their attachments; the one that was used last is at the end."""
@@ -110,11 +108,6 @@ class Inbound:
         if flow.way is not None:
             flow.way.close()
             flow.way = None
-
-    def _write(self, record: Record) -> None:
-        if not self.over:
-            with contextlib.suppress(OSError):  # it is being closed, and `connection_lost` comes
-                self._channel.write(written(record))
 
     def _do(self, record: Record) -> None:
         flow = self._flows.get(record.flow, (None, ""))[0]
@@ -158,60 +151,7 @@ class Inbound:
         while flow.waiting:
             way.send(flow.waiting.popleft())
 
-    # asyncssh's side
-
-    def connection_made(self, chan: Any) -> None:
-        """Keep the channel."""
-        self._channel = chan
-
-    def session_started(self) -> None:
-        """The agent knows of it."""
-
-    def data_received(self, data: bytes, datatype: int | None = None) -> None:
-        """What the agent says."""
-        if self.over:
-            return
-        try:
-            for record in self._records.read(bytes(data)):
-                self._do(record)
-        except RecordError as problem:
-            log.warning("the agent's session with attached datagrams is ended: %s", problem)
-            self._channel.close()
-            self._end()
-
-    def pause_writing(self) -> None:
-        """The channel's window is used up, and some more."""
-        self._stuck = True
-
-    def resume_writing(self) -> None:
-        """There is room again."""
-        self._stuck = False
-
-    def eof_received(self) -> bool:
-        """The agent ends it."""
-        return False
-
-    def xon_xoff_requested(self, client_can_do: bool) -> None:
-        """It is no terminal."""
-
-    def exit_status_received(self, status: int) -> None:
-        """It is no program."""
-
-    def exit_signal_received(self, *_: Any) -> None:
-        """The same."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The session is over, or the whole connection."""
-        self._end()
-
-    def close(self) -> None:
-        """End it."""
-        if not self.over and self._channel is not None:
-            self._channel.close()
-        self._end()
-
-    def _end(self) -> None:
-        self.over = True
+    def _end_all(self) -> None:
         flows, self._flows = self._flows, OrderedDict()
         for flow, _ in flows.values():
             self._close(flow)

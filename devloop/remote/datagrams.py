@@ -5,9 +5,8 @@ Importing this imports asyncssh.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from typing import cast
+from typing import Any, cast
 
 import asyncssh
 
@@ -19,14 +18,12 @@ from devloop.agent.datagrams import (
     OPEN,
     REFUSED,
     Record,
-    RecordError,
-    Records,
     destination,
-    written,
 )
 from devloop.datagrams import DatagramClient
 
 from .link import CarrierLostError, NoDatagramsError
+from .recordsession import ClientRecordSession
 
 log = logging.getLogger(__name__)
 
@@ -51,22 +48,21 @@ class Flow:
         self._session.end(self)
 
 
-class DatagramSession(asyncssh.SSHClientSession[bytes]):
+class DatagramSession(ClientRecordSession):
     """One session, for all flows by one SSH connection. Good until it is `over`."""
 
     def __init__(self) -> None:
-        self._channel: asyncssh.SSHClientChannel[bytes]
-        self._records = Records()
+        super().__init__()
         self._flows: dict[int, Flow] = {}
         self._next = 0
-        self._stuck = False
-        self.over = False
 
     @classmethod
     async def begin(cls, connection: asyncssh.SSHClientConnection, where: str) -> DatagramSession:
         """Ask the agent for it. Raises NoDatagramsError if it knows of none, CarrierLostError."""
         try:
-            _, session = await connection.create_session(cls, COMMAND, encoding=None, window=WINDOW_BYTES)
+            _, session = await connection.create_session(
+                lambda: cast(Any, cls()), COMMAND, encoding=None, window=WINDOW_BYTES
+            )
         except asyncssh.ChannelOpenError as problem:
             if connection.is_closed():
                 raise CarrierLostError(problem.reason) from problem
@@ -100,56 +96,19 @@ class DatagramSession(asyncssh.SSHClientSession[bytes]):
             del self._flows[flow.number]
             self._write(Record(END, flow.number))
 
-    def _write(self, record: Record) -> None:
-        if not self.over:
-            with contextlib.suppress(OSError):  # it is being closed, and `connection_lost` comes
-                self._channel.write(written(record))
+    def _do(self, record: Record) -> None:
+        flow = self._flows.get(record.flow)
+        if flow is None:
+            return  # it has ended here meanwhile
+        if record.kind == DATA:
+            flow.client.received(record.body)
+        elif record.kind == REFUSED:
+            flow.client.refused()
+        elif record.kind == END:
+            del self._flows[record.flow]
+            flow.client.ended(record.body.decode(errors="replace"))
 
-    # asyncssh's side
-
-    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
-        """Keep the channel."""
-        self._channel = chan
-
-    def data_received(self, data: bytes, datatype: int | None = None) -> None:
-        """What the agent says."""
-        if self.over:
-            return
-        try:
-            for record in self._records.read(bytes(data)):
-                flow = self._flows.get(record.flow)
-                if flow is None:
-                    continue  # it has ended here meanwhile
-                if record.kind == DATA:
-                    flow.client.received(record.body)
-                elif record.kind == REFUSED:
-                    flow.client.refused()
-                elif record.kind == END:
-                    del self._flows[record.flow]
-                    flow.client.ended(record.body.decode(errors="replace"))
-        except RecordError as problem:
-            log.warning("the agent's session with datagrams is ended: %s", problem)
-            self._channel.close()
-            self._end()
-
-    def pause_writing(self) -> None:
-        """The channel's window is used up, and some more."""
-        self._stuck = True
-
-    def resume_writing(self) -> None:
-        """There is room again."""
-        self._stuck = False
-
-    def eof_received(self) -> bool:
-        """The agent ends it."""
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The session is over, or the whole connection."""
-        self._end()
-
-    def _end(self) -> None:
-        self.over = True
+    def _end_all(self) -> None:
         flows, self._flows = self._flows, {}
         for each in flows.values():
             each.client.ended("")

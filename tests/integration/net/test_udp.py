@@ -204,8 +204,8 @@ async def test_an_idle_flow_ends_at_both_ends(
     sessions: list[Any] = []
 
     class Kept(server.Datagrams):  # type: ignore[name-defined]
-        def __init__(self, channel: Any) -> None:
-            super().__init__(channel)
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
             sessions.append(self)
 
     monkeypatch.setattr(server, "Datagrams", Kept)

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import asyncssh
 import pytest
 
-from devloop.agent import attachments, leaving, server
+from devloop.agent import attachments, leaving, plans, server
 from devloop.agent.certificates import Termination
 from devloop.agent.objects import is_swapped, lease, lease_name, listeners_of, owners, shadow, shadow_name, swapped
 from devloop.agent.paths import leases, services, slices
@@ -252,7 +252,7 @@ async def a_rig(patch: pytest.MonkeyPatch, original: int, protocol: str, *, sett
     patch.setattr(leaving, "SETTLE_SECONDS", settle)
     patch.setattr(attachments, "COUNT_SECONDS", 0.1)
     patch.setattr(attachments, "LAST_SECONDS", 0.05)
-    patch.setattr(attachments, "FIRST_LISTENER", free_port())
+    patch.setattr(plans, "FIRST_LISTENER", free_port())
     patch.setattr(server, "Attachments", Noted)
     patch.setattr(server, "cluster_api", lambda: api)
     host, ada = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))

@@ -116,7 +116,7 @@ class Client:
             clock = time.monotonic()
             try:
                 async with asyncio.timeout(self.plan.get("timeout", 15)):
-                    if writer is not None and (reader.exception() or writer.is_closing()):
+                    if writer is not None and (reader.exception() or reader.at_eof() or writer.is_closing()):
                         writer.close()  # it was ended while it lay idle: no pool uses such a one
                         writer = None
                     if writer is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,15 @@ def of(name: str) -> dict[str, Any]:
     return pods(app=name)
 
 
+REST = f"""
+import socket
+with socket.create_connection(("{SERVICE}", {PORT})) as connection:
+    connection.sendall(b"GET /rest HTTP/1.1\\r\\nHost: {SERVICE}\\r\\n\\r\\n")
+    print(connection.recv(65536).split()[1].decode(), flush=True)
+    connection.settimeout(20)
+    print("more" if connection.recv(1) else "ended")
+"""
+"""A client of HTTP/1.1 that keeps its connection after an answer, until the server ends it."""
 ONLY_CLIENT = {**of(SERVICE), "ingress": [{"from": [of("client")], "ports": [{"port": "http"}]}]}
 """The original's pods admit their client, at a port by its name."""
 TO_API = {**of("client"), "policyTypes": ["Egress"], "egress": [DNS, {"to": [of(SERVICE)]}]}
@@ -199,14 +209,24 @@ async def test_a_policy_that_comes_while_attached_gives_the_service_back_until_i
             return found.state.phase, name.replace("_", "-") in found.state.reason
 
         load = Load(namespace, seconds=120)
+        resting = asyncio.create_task(kit.execute(namespace.developer, namespace.name, "client", "python3", "-c", REST))
+
+        async def rests() -> bool:
+            return any(each.path == "/rest" for each in ada.requests)
+
+        await kit.eventually(rests, True)
+        began = time.monotonic()
         await make(admin, namespace, **{name: policy})
         await kit.eventually(state, (Phase.OPEN, True), 20)
+        print(f"\n{name}: led back {time.monotonic() - began:.2f} s after the policy was made: {found.state.reason}")
+        assert (await resting).stdout.split() == ["200", "ended"], "its next request would be answered by nobody"
         assert found.state.reason.endswith("; the original answers")
         assert (await ask(namespace, *MINE)).startswith(SERVICE), "his own requests too"
         await clear(admin, namespace)
         await kit.eventually(state, (Phase.ATTACHED, False), 30)
         await kit.eventually(lambda: ask(namespace, *MINE), "here")
         done = await load.stop()
+        print(f"{name}: {done['answered']} answered, {done['failed']} failed, the slowest after {done['max']:.0f} ms")
         assert done["failed"] == 0 and set(done["counts"]) <= {await ask(namespace)}, done
 
 

@@ -8,7 +8,7 @@ developers are there.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -185,12 +185,8 @@ class Plans:
     def _plans(self) -> list[ServicePlan]:
         """All Services that lead here, are about to, or whose clients are still connected here."""
         now = time.monotonic()
-        plans: dict[str, ServicePlan] = {}
-        for service in self._view.services.values():
-            name = service["metadata"]["name"]
-            if is_swapped(service) or name in self._claimed:
-                plans[name] = self._plan(service)
-        plans.update({each.key: each for each in self._pods.plans(partial(self._speaks, pods=True))})
+        pods = self._pods.plans(partial(self._speaks, pods=True))
+        plans = {each.key: each for each in (*self._services(pods), *pods)}
         for name in self._last.keys() - plans.keys():
             self._leaving.leave(self._last[name], now)
         self._leaving.back(plans)
@@ -200,3 +196,32 @@ class Plans:
             replace(plan, fading=tuple(each for each in fading if each.service == plan.name))
             for plan in (*plans.values(), *self._leaving.now(now).values())
         ]
+
+    def _services(self, pods: Iterable[ServicePlan]) -> Iterator[ServicePlan]:
+        """Those of Services.
+
+        A listener is one Service's: a record is anybody's who may write Services, and goes along when one is copied
+        (`kubectl get -o yaml`, another name, `apply`). Envoy would refuse two of a kind, and with them what is
+        everybody's. It belongs to a Service that somebody here holds, or else to the oldest one.
+        """
+        held = {each.spec.service for each in self._members.values()}
+
+        def order(service: Document) -> tuple[bool, str, str]:
+            meta = service["metadata"]
+            return meta["name"] not in held, str(meta.get("creationTimestamp") or ""), meta["name"]
+
+        led = [
+            each
+            for each in self._view.services.values()
+            if is_swapped(each) or each["metadata"]["name"] in self._claimed
+        ]
+        names = {each["metadata"]["name"] for each in led}
+        others = (*pods, *(each for each in self._leaving.plans if each.pod or each.name not in names))
+        taken = {port.listener for plan in others for port in plan.ports}
+        for service in sorted(led, key=order):
+            plan = self._plan(service)
+            ports = [
+                each for each in plan.ports if FIRST_LISTENER <= each.listener < 65536 and each.listener not in taken
+            ]
+            taken |= {each.listener for each in ports}
+            yield replace(plan, ports=tuple(ports))

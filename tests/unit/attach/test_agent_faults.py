@@ -568,3 +568,24 @@ async def test_a_door_that_takes_no_datagrams_takes_connections(monkeypatch: pyt
     assert (door.places, door.problem, door.no_datagrams) == ({80: 40080}, "", "no nft_tproxy")
     await door.open({80, 81}, {53})
     assert door.places == {80: 40080, 81: 40081} and not door.datagram_places
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_service_that_was_copied_while_it_was_led_here_is_in_nobodys_way(tmp_path: Path, held: bool) -> None:
+    """`kubectl get -o yaml`, another name, `apply`: with the record come its listeners. Envoy refuses two of a kind."""
+    made = agent(Api(), tmp_path)
+    led = swapped(service(), {80: 20000, 81: 20001}, {"one": SPEC.document()})
+    copied = {**led, "metadata": {**led["metadata"], "name": "a-copy", "creationTimestamp": "2026-11-28T12:00:00Z"}}
+    led["metadata"]["creationTimestamp"] = "2026-11-28T13:00:00Z" if held else "2026-11-28T11:00:00Z"
+    odd = swapped(service("odd"), {80: 22, 81: 700_000}, {})
+    made._view = cast(Any, SimpleNamespace(
+        services={"a-copy": copied, "api": led, "odd": odd}, tells=lambda *_: True, pods=lambda *_: [],
+        also=lambda _: {}, protocol=lambda *_: "http",
+    ))  # fmt: skip
+    if held:
+        made._members = {"one": Member(SPEC, cast(Any, SimpleNamespace(key="k")), None, 0.0, 0.0, taken=True)}
+    assert {plan.name: [each.listener for each in plan.ports] for plan in made._plans()} == {
+        "api": [20000, 20001],
+        "a-copy": [],
+        "odd": [],
+    }

@@ -7,7 +7,7 @@ client from then on. What a policy keeps apart is dropped in silence: nobody wou
 - What the namespace's policies say of each of its pods is worked out (`policies.py`). A pod that could connect to the
   original, and to the agent may not, tries both from within: no cluster has to enforce policies.
 - It is all looked at again when a policy has changed. Who is in the way then gets the Service back. Where a policy says
-  that it keeps the agent from the original, nobody waits until that shows: see `foreseeing`.
+  that it keeps somebody away, nobody waits until that shows: see `foreseeing`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .scene import (
     kinds,
     labels_of,
     original_of,
-    suspect_of,
+    suspects,
 )
 from .seam import AttachError
 from .session import Session
@@ -117,16 +117,7 @@ class Reaching:
             self._enforced = False
         agent = Peer.of(scene.agent)
         ports = [each["port"] for each in service["spec"].get("ports") or [] if each.get("protocol", "TCP") == "TCP"]
-        suspects = [
-            suspect
-            for pod in kinds(scene.others + scene.originals)
-            if (
-                suspect := suspect_of(
-                    scene, service, pod, {each: listeners[each] for each in ports if each in listeners}
-                )
-            )
-        ]
-        enforced = await self._try(scene, service, suspects)
+        enforced = await self._try(scene, service, suspects(scene, service, listeners))
         if enforced is False:
             return
         for port in ports:
@@ -241,11 +232,11 @@ class Reaching:
                 contained(problem, f"who reaches {found.spec.service} can't be looked at")
 
     async def foreseeing(self, found: Attachment) -> None:
-        """Give the Service back as soon as a policy says that the agent is kept from the original.
+        """Give the Service back as soon as a policy says that the agent is kept from the original, or a client from it.
 
         Whoever asks between the moment when that is in force and the one when the Service leads back waits in vain at
-        the agent, and it takes seconds to see that by trying. So where a cluster is not known to enforce none, what the
-        policy says is believed for as long as it may take until it shows.
+        the agent, or for it, and it takes seconds to see that by trying. So where a cluster is not known to enforce
+        none, what the policy says is believed for as long as it may take until it shows.
         """
         news = self._news
         while not found.over:
@@ -265,14 +256,20 @@ class Reaching:
     async def _foresee(self, found: Attachment) -> None:
         if self._enforced is False or found.spec.way != "service" or found.spec.kind == "replace":
             return
-        service = await self._service(found.spec.service)
-        scene = await self._scene(objects.owners(service)) if service is not None else None
-        why = kept_out(scene, objects.owners(service)) if scene is not None and service is not None else ""
+        why, service = "", await self._service(found.spec.service)
+        owned = objects.owners(service) if service is not None else {}
+        scene = await self._scene(owned) if service is not None else None
+        if scene is not None:
+            why = kept_out(scene, owned)
+            why = f"the agent is kept from its pods: {why}" if why else ""
+            sure = [each for each in suspects(scene, owned, found.listeners) if each.sure]
+            if sure and not why:
+                why = f"pod {sure[0].name} is kept from the agent: {sure[0].verdict}"
         if not why:
             self._foreseen.discard(found.spec.id)
         elif not found.barred and not found.over and found.task is not None:
             self._foreseen.add(found.spec.id)
-            await self._bar(found, f"the agent is kept from its pods: {why}")
+            await self._bar(found, why)
 
     async def _look(self, found: Attachment, *, agent: bool, settled: bool) -> None:
         session = self._session()
@@ -292,6 +289,7 @@ class Reaching:
             else:
                 await self.check(found, owned, found.listeners)
         except BarredError as problem:
+            self._foreseen.discard(found.spec.id)
             if problem.known and found.barred != problem.what and not found.over:
                 await self._bar(found, problem.what)
             return

@@ -63,6 +63,14 @@ def suspect_of(scene: Scene, service: Document, pod: Document, listeners: Mappin
     return worst
 
 
+def suspects(scene: Scene, service: Document, listeners: Mapping[int, int]) -> list[Suspect]:
+    """One of each kind of the namespace's pods. `listeners`: where the agent listens, by the Service's port."""
+    ports = [each["port"] for each in service["spec"].get("ports") or [] if each.get("protocol", "TCP") == "TCP"]
+    known = {each: listeners[each] for each in ports if each in listeners}
+    found = (suspect_of(scene, service, each, known) for each in kinds(scene.others + scene.originals))
+    return [each for each in found if each is not None]
+
+
 def original_of(scene: Scene, service: Document, port: int) -> tuple[Peer, int | None]:
     """A pod that the Service leads to, with its own port for the Service's. Without a pod, its labels."""
     for each in scene.originals:

@@ -276,6 +276,15 @@ async def test_a_policy_that_keeps_the_agent_out_is_not_waited_for(monkeypatch: 
         assert here.tried == 0
 
 
+async def test_a_policy_that_keeps_a_client_from_the_agent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devloop.attach.reaching.SETTLE_SECONDS", (60.0,))
+    async with Watched() as here, asyncio.timeout(5):
+        here.changes.put_nowait(("ADDED", OUT))
+        said = await here.states.get()
+        assert said == "pod web is kept from the agent: the NetworkPolicy out does not let them out to it"
+        assert here.tried == 0
+
+
 @pytest.mark.parametrize("more", [{"way": "pods"}, {"kind": "replace"}], ids=str)
 async def test_what_does_not_lead_through_the_agent_gives_way_to_what_shows_alone(more: Any) -> None:
     async with Watched(CLIENTS, **more) as here:

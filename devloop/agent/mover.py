@@ -47,6 +47,8 @@ DOUBTFUL_MS = 10_000
 """The same where nothing tells which came last, the request or the answer: both were in one tick of the clock."""
 STREAMS_MS = 5000
 """HTTP/2: the last word of a call may be the client's (it opens windows, answers pings), so quiet is all there is."""
+LONGEST = 4
+"""So many times the plan's seconds it goes on at most, while some move."""
 AGAIN_SECONDS = 0.6
 """Between two tries to take a connection over: a kernel answers what is out of its window twice a second."""
 
@@ -60,7 +62,7 @@ class Plan:
     known: Collection[str]
     """Addresses of clients that are left alone: the agent's, the node's."""
     seconds: float
-    """How long a connection may take to be between two requests."""
+    """How long a connection may take to be between two requests, from when the last one has moved."""
     force: bool = False
     """End all at once, whatever is under way."""
     take: bool = False
@@ -126,8 +128,9 @@ class Mover:
     def move(self) -> tuple[int, Counter[str]]:
         """Returns how many were moved, and by client how many were not. OSError."""
         plan = self._plan
-        ended = 0
+        ended = moved = 0
         until = time.monotonic() + plan.seconds
+        last = time.monotonic() + LONGEST * plan.seconds
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(diag.opened())
             order: Order | None = None
@@ -149,6 +152,8 @@ class Mover:
                     else:
                         left.append(each)
                 now = time.monotonic()
+                if moved < (moved := ended + (self._crowd.told if self._crowd else 0)):
+                    until = min(now + plan.seconds, last)  # a busy node takes its time
                 used = [(each, speaks) for each in left if (speaks := self._in_use(each, order))]
                 self._take(sock, used, now)
                 untold = [each.pair.found for each in self._crowd.members if not each.last.said] if self._crowd else []

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from devloop.agent.mover import PLAN, Plan
+from devloop.agent.mover import LONGEST, PLAN, Plan
 from devloop.agent.objects import Document
 from devloop.agent.protocols import Protocol, protocol_of
 from devloop.errors import RemoteError
@@ -159,7 +159,7 @@ class Mover:
 
     async def _ended(self, pod: pods.Pod, name: str, where: str, *, reads: bool) -> Document:
         """What it has said in the end; nothing if its pod has gone meanwhile. AttachError, RemoteError."""
-        until = time.monotonic() + START_SECONDS + MOVE_SECONDS
+        until = time.monotonic() + START_SECONDS + LONGEST * MOVE_SECONDS
         while time.monotonic() < until:
             document = await self._api.find(f"{self._path}/{pod.name}")
             if document is None or document["metadata"]["uid"] != pod.uid:

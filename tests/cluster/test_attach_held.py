@@ -221,6 +221,11 @@ async def attached(ada: Engine, here: Here, led: dict[int, int], **more: Any) ->
     found = await ada.attachments.attach(wanted, here)
     await asyncio.wait_for(found.looked.wait(), 30)
     assert found.uncounted == ""
+
+    async def all_there() -> bool:  # one whose call took too long is just connecting anew
+        return await look(ada, found) == 100
+
+    await kit.eventually(all_there, True, 60)
     return found
 
 
@@ -254,11 +259,13 @@ async def test_a_hundred_move_while_they_are_in_use_and_no_request_fails(
         await kit.eventually(still, True)
         print(f"{kind}, {way}: {moved.ended} moved in {took:.1f} s, all seen gone after {time.time() - began:.1f} s")
         settled = time.time()
-        await asyncio.sleep(3)
-        after = await clients.answered(settled)
-        for name, counts in after.items():
-            print(f"{kind}, {way}: {name}: {dict(counts)} of the 3 s after")
-            assert counts["here"]
+
+        async def here_alike() -> bool:
+            return all(counts["here"] for counts in (await clients.answered(settled)).values())
+
+        await kit.eventually(here_alike, True, 60)  # a busy machine's clients ask late
+        for name, counts in (await clients.answered(settled)).items():
+            print(f"{kind}, {way}: {name}: {dict(counts)} of the {time.time() - settled:.0f} s after")
             assert kind == "grpc" or not counts["original"]
         assert await look(ada, found) == streams
         print(f"{kind}, {way}: {said(found)}")

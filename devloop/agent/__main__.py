@@ -42,10 +42,11 @@ async def run() -> None:
         resolv_conf = await asyncio.to_thread(Path("/etc/resolv.conf").read_text)
     except OSError:
         resolv_conf = ""  # then there is no resolver to be reached
+    allowed = os.environ.get(ALLOW, "")
     try:
-        destinations = Destinations.of(os.environ.get(ALLOW, ""), resolv_conf)
+        destinations = Destinations.of(allowed, resolv_conf)
     except ValueError as problem:
-        raise AgentError(f"{ALLOW}: {problem}") from problem
+        raise AgentError(f"{ALLOW} is {allowed!r}, and it is addresses and networks: {problem}") from problem
     stopped = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, stopped.set)

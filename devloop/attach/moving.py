@@ -125,7 +125,7 @@ class Mover:
                     where=where,
                     hint=again,
                 ) from problem
-            right = " (the Role devloop-ingest: patch pods/ephemeralcontainers)" if problem.status == 403 else ""
+            right = " (the Role devloop-attach: patch pods/ephemeralcontainers)" if problem.status == 403 else ""
             raise AttachError(
                 f"connections are ended from within the pod's network, and nothing can be put into it{right}: "
                 f"{problem.what}",

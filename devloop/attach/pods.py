@@ -183,7 +183,7 @@ def refused(problem: ApiError, pod: str, where: str, why: str) -> AttachError:
         )
     hint = None
     if problem.status == 403:
-        hint = roles.hint(problem.what) or roles.ask_for(roles.Role.INGEST)
+        hint = roles.hint(problem.what) or roles.ask_for(roles.Role.ATTACH)
     return AttachError(f"{reason}; and nothing can be put into {pod}: {problem.what}", where=where, hint=hint)
 
 

@@ -311,7 +311,7 @@ class Passthrough:
             return (await next(iter(clusters.values())).run(pod, container, command)).stdout
         except AbsentError as absent:
             if absent.absence is Absence.FORBIDDEN:
-                what = "no command may be run in pods (the Role devloop-ingest: create and get pods/exec)"
+                what = "no command may be run in pods (the Role devloop-attach: create and get pods/exec)"
                 raise RemoteError(what, hint=absent.hint) from absent
             raise
 

@@ -160,16 +160,32 @@ class Namespace:
     other_developer: Path
 
 
+@dataclass(frozen=True)
+class Given:
+    """What an administrator has given a test's developers."""
+
+    role: Role = Role.SELF_SERVICE
+    agent: bool = True
+    """With an agent, where they can't make one."""
+
+
+SELF_SERVICE = Given()
+
+
 @pytest.fixture
-def role(request: pytest.FixtureRequest) -> Role:
-    """The Role that this test's developers have: DEVLOOP_TEST_ROLE, or that of its mark, or the largest."""
+def given(request: pytest.FixtureRequest) -> Given:
+    """By the test's mark: `role("attach")`, or `role("ingest", agent=False)` where nothing goes through a link. Without
+    one it is the largest. DEVLOOP_TEST_ROLE stands in for all of that.
+    """
+    if forced := os.environ.get("DEVLOOP_TEST_ROLE"):
+        return Given(Role(forced))
     mark = request.node.get_closest_marker("role")
-    return Role(os.environ.get("DEVLOOP_TEST_ROLE") or (mark.args[0] if mark is not None else Role.SELF_SERVICE))
+    return Given(Role(mark.args[0]), **mark.kwargs) if mark is not None else SELF_SERVICE
 
 
 @asynccontextmanager
 async def a_namespace(
-    cluster: Target, admin: ApiClient, level: str, role: Role = Role.SELF_SERVICE
+    cluster: Target, admin: ApiClient, level: str, given: Given = SELF_SERVICE
 ) -> AsyncIterator[Namespace]:
     """Make a namespace that enforces a Pod Security level, in which developers have a Role; delete it at the end."""
     core = client.CoreV1Api(admin)
@@ -179,7 +195,8 @@ async def a_namespace(
     try:
         people = [f"ada-{name}", f"ben-{name}"]
         token = cluster.own is None
-        await access.grant(admin, name, [access.subject(each, name, token=token) for each in people], role)
+        subjects = [access.subject(each, name, token=token) for each in people]
+        await access.grant(admin, name, subjects, given.role, agent=given.agent)
         configs = []
         for each in people:
             if cluster.own:
@@ -202,16 +219,16 @@ async def a_namespace(
 
 
 @pytest.fixture
-async def namespace(cluster: Target, admin: ApiClient, role: Role) -> AsyncIterator[Namespace]:
+async def namespace(cluster: Target, admin: ApiClient, given: Given) -> AsyncIterator[Namespace]:
     """A namespace for one test, which enforces the `restricted` Pod Security Standard."""
-    async with a_namespace(cluster, admin, "restricted", role) as made:
+    async with a_namespace(cluster, admin, "restricted", given) as made:
         yield made
 
 
 @pytest.fixture
-async def open_namespace(cluster: Target, admin: ApiClient, role: Role) -> AsyncIterator[Namespace]:
+async def open_namespace(cluster: Target, admin: ApiClient, given: Given) -> AsyncIterator[Namespace]:
     """A namespace for one test that lets any pod in (`privileged`)."""
-    async with a_namespace(cluster, admin, "privileged", role) as made:
+    async with a_namespace(cluster, admin, "privileged", given) as made:
         yield made
 
 

@@ -28,7 +28,7 @@ from devloop.protocol import LogBatch, Notice, RemoteStatus, ServiceStatus, Snap
 from devloop.state import StateFolder
 
 from . import kit
-from .conftest import Namespace, Target, a_namespace
+from .conftest import SELF_SERVICE, Given, Namespace, Target, a_namespace
 from .kit import ApiClient, client
 from .kube.settings import CHECKOUT
 
@@ -342,9 +342,9 @@ def the_shop(project: Project) -> None:
 
 
 @asynccontextmanager
-async def deployed_shop(cluster: Target) -> AsyncIterator[Namespace]:
+async def deployed_shop(cluster: Target, given: Given = SELF_SERVICE) -> AsyncIterator[Namespace]:
     """The shop, deployed from its plain manifests and ready, in a namespace of its own."""
-    async with kit.connect(cluster.admin) as admin, a_namespace(cluster, admin, "restricted") as namespace:
+    async with kit.connect(cluster.admin) as admin, a_namespace(cluster, admin, "restricted", given) as namespace:
         await kit.apply(admin, namespace.name, *MANIFESTS)
         apps, batch = client.AppsV1Api(admin), client.BatchV1Api(admin)
         await kit.until(

@@ -426,17 +426,17 @@ async def test_without_the_right_and_with_the_nodes_network_it_is_refused(
 ) -> None:
     space = open_namespace
     rbac = client.RbacAuthorizationV1Api(admin)
-    role = await rbac.read_namespaced_role(Role.INGEST.object_name, space.name)
+    role = await rbac.read_namespaced_role(Role.ATTACH.object_name, space.name)
     async with prepared(admin, space, tmp_path) as (ada, here):
         before = await everything(admin, space)
         rules = [each for each in role.rules if "pods/ephemeralcontainers" not in each.resources]
-        await rbac.patch_namespaced_role(Role.INGEST.object_name, space.name, {"rules": rules})
+        await rbac.patch_namespaced_role(Role.ATTACH.object_name, space.name, {"rules": rules})
 
         async def refused() -> bool:
             try:
                 await ada.attachments.attach(wanted(ada, here), here)
             except AttachError as problem:
-                return "ephemeralcontainers" in problem.what and "--role ingest" in str(problem.hint)
+                return "ephemeralcontainers" in problem.what and "--role attach" in str(problem.hint)
             await ada.attachments.close()
             return False
 

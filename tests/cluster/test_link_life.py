@@ -174,8 +174,10 @@ async def test_another_host_key_than_the_secrets_is_refused(
 async def take_away(admin: ApiClient, namespace: str, resource: str, *verbs: str) -> None:
     """Edit the developers' Roles."""
     rbac = client.RbacAuthorizationV1Api(admin)
+    given = {each.metadata.name: each for each in (await rbac.list_namespaced_role(namespace)).items}
     for each in Role:
-        role = await rbac.read_namespaced_role(each.object_name, namespace)
+        if (role := given.get(each.object_name)) is None:
+            continue
         for rule in role.rules:
             if resource in rule.resources:
                 rule.verbs = [verb for verb in rule.verbs if verb not in verbs]

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from devloop.remote.roles import Role
+
 from . import kit
-from .conftest import Namespace, Target
+from .conftest import Given, Namespace, Target
 from .kit import client
 from .project import deployed_shop
 
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shop(cluster: Target) -> AsyncIterator[Namespace]:
-    async with deployed_shop(cluster) as namespace:
+    async with deployed_shop(cluster, Given(Role.ATTACH, agent=False)) as namespace:
         yield namespace
 
 

@@ -93,27 +93,9 @@ NEEDS = (
     ),
     Need(
         Role.INGEST,
-        "Have the service account's token",
-        "the token's file is missing",
-        (("", "serviceaccounts/token", ("create",), ""),),
-    ),
-    Need(
-        Role.INGEST,
         "Read what pods print",
         "`devloop logs --remote` is refused, and `devloop move` leaves busy connections alone",
         (("", "pods/log", ("get",), ""),),
-    ),
-    Need(
-        Role.INGEST,
-        "Read what an image sets",
-        "variables that the image itself sets are missing, and connections from before are not counted",
-        (("", "pods/exec", ("get", "create"), ""),),
-    ),
-    Need(
-        Role.INGEST,
-        "Read the files of claims, emptyDir and hostPath",
-        "such volumes are refused, and so is the traffic of a pod that does not pass a Service",
-        (("", "pods/ephemeralcontainers", ("get", "update", "patch"), ""),),
     ),
     Need(
         Role.INGEST,
@@ -130,6 +112,24 @@ NEEDS = (
             ("", "services", ("create", "update", "patch", "delete"), ""),
             ("coordination.k8s.io", "leases", (*READ, "create", "update", "patch", "delete"), ""),
         ),
+    ),
+    Need(
+        Role.ATTACH,
+        "Read what an image sets",
+        "variables that the image itself sets are missing, and connections from before are not counted",
+        (("", "pods/exec", ("get", "create"), ""),),
+    ),
+    Need(
+        Role.ATTACH,
+        "Read the files of claims, emptyDir and hostPath",
+        "such volumes are refused (an emptyDir is empty), and so is the traffic of a pod that does not pass a Service",
+        (("", "pods/ephemeralcontainers", ("get", "update", "patch"), ""),),
+    ),
+    Need(
+        Role.ATTACH,
+        "Have the service account's token",
+        "the token's file is missing",
+        (("", "serviceaccounts/token", ("create",), ""),),
     ),
     Need(
         Role.ATTACH,

@@ -167,7 +167,7 @@ class KubeCluster:
         except aiohttp.WSServerHandshakeError as problem:
             absence = {403: Absence.FORBIDDEN, 404: Absence.MISSING}.get(problem.status)
             what = f"exec in pod {pod}: the API server answers {problem.status}"
-            hint = roles.ask_for(roles.Role.INGEST) if absence is Absence.FORBIDDEN else None
+            hint = roles.ask_for(roles.Role.ATTACH) if absence is Absence.FORBIDDEN else None
             raise AbsentError(absence, what, hint=hint) if absence else RemoteError(what) from problem
         except (aiohttp.ClientError, TimeoutError, OSError) as problem:
             raise RemoteError(f"exec in pod {pod}: {_words(problem)}") from problem

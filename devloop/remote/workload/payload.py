@@ -211,7 +211,7 @@ class _Maker:
         if isinstance(token, Absence):
             account = downward.service_account(self.workload.pod)
             text = f"no token may be asked for service account {account}; {source['path']} is missing"
-            self.notes.append(Note(self.subject, f"{text} (the Role devloop-ingest: create serviceaccounts/token)"))
+            self.notes.append(Note(self.subject, f"{text} (the Role devloop-attach: create serviceaccounts/token)"))
             return
         self.put(source["path"], token.encode(), self.private(mode))
 

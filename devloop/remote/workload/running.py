@@ -41,7 +41,7 @@ async def read(cluster: Cluster, workload: Workload) -> tuple[dict[str, str] | N
             ran = await cluster.run(workload.pod_name, str(workload.container["name"]), way)
         except AbsentError as absent:
             if absent.absence is Absence.FORBIDDEN:
-                return None, Note(SUBJECT, "may not be read (the Role devloop-ingest: create and get pods/exec)")
+                return None, Note(SUBJECT, "may not be read (the Role devloop-attach: create and get pods/exec)")
             return None, Note(SUBJECT, f"can't be read: {absent.what}")
         except RemoteError as problem:
             return None, Note(SUBJECT, f"can't be read: {problem.what}")

@@ -24,11 +24,13 @@ TOKEN_SECONDS = 3600
 AGENT_IMAGE = "devloop.test/agent:1"
 
 
-def manifests(users: list[dict[str, str]], role: Role) -> list[dict[str, Any]]:
+def manifests(users: list[dict[str, str]], role: Role, *, agent: bool) -> list[dict[str, Any]]:
     """What an administrator applies for a Role: the objects of `devloop agent manifest --role`, bound to these subjects
-    in place of the group; the Roles' rules untouched. With an agent, where developers may not make one.
+    in place of the group; the Roles' rules untouched. With an agent, if there is to be one, where developers may not
+    make it.
     """
-    found: list[dict[str, Any]] = list(yaml.safe_load_all(kept.manifests(AGENT_IMAGE, role=role)))
+    text = kept.manifests(AGENT_IMAGE, role=role) if agent else kept.roles(role=role)
+    found: list[dict[str, Any]] = list(yaml.safe_load_all(text))
     for each in found:
         if each["kind"] == "RoleBinding" and each["subjects"][0]["kind"] == "Group":
             each["subjects"] = users
@@ -39,10 +41,15 @@ def manifests(users: list[dict[str, str]], role: Role) -> list[dict[str, Any]]:
 
 
 async def grant(
-    api: generated.ApiClient, namespace: str, users: list[dict[str, str]], role: Role = Role.SELF_SERVICE
+    api: generated.ApiClient,
+    namespace: str,
+    users: list[dict[str, str]],
+    role: Role = Role.SELF_SERVICE,
+    *,
+    agent: bool = True,
 ) -> None:
     """Give a Role in a namespace, as an administrator would."""
-    for each in manifests(users, role):
+    for each in manifests(users, role, agent=agent):
         await utils.create_from_dict(api, each, namespace=namespace)
 
 

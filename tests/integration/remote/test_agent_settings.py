@@ -19,6 +19,11 @@ pytestmark = pytest.mark.slow
         ("DEVLOOP_AGENT_DIRECT", "off", "is 'off', and a port is a number from 0 to 65535"),
         ("DEVLOOP_AGENT_DIRECT", "65536", "is '65536', and a port is a number from 0 to 65535"),
         ("DEVLOOP_AGENT_LINGER", "60s", "is '60s', and it is a number of seconds"),
+        (
+            "DEVLOOP_AGENT_ALLOW",
+            "10.0.0.1/8",
+            "is '10.0.0.1/8', and it is addresses and networks: 10.0.0.1/8 has host bits set",
+        ),
     ],
 )
 def test_nonsense_is_told_with_the_variable_and_the_agent_does_not_start(variable: str, value: str, told: str) -> None:

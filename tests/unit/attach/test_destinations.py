@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
+import signal
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from devloop.agent import __main__ as process
 from devloop.agent import forward
 from devloop.agent.attachments import Attachments
 from devloop.agent.datagrams import END, OPEN, Datagrams, Record, Records, destination, written
@@ -178,3 +183,24 @@ def test_endpoints_at_such_addresses_are_left_out() -> None:
     view._services.objects = {"web": service}
     assert view.pods("web", 80) == [("10.0.0.1", 80), ("10.0.0.3", 80)]
     assert view.also("web") == {"168.63.129.16": "fd00:77::2", "10.0.0.3": "fd00:77::3"}
+
+
+async def test_the_agents_process_denies_all_of_that_unless_its_manifest_allows_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[Destinations] = []
+
+    @asynccontextmanager
+    async def serve(*arguments: object, destinations: Destinations, **more: object) -> AsyncIterator[int]:
+        made.append(destinations)
+        os.kill(os.getpid(), signal.SIGTERM)  # `run` has its handler by now
+        yield 0
+
+    monkeypatch.setattr(process, "serve", serve)
+    monkeypatch.setenv("DEVLOOP_AGENT_READY", str(tmp_path / "ready"))
+    for allowed in ("", "169.254.170.2"):
+        monkeypatch.setenv("DEVLOOP_AGENT_ALLOW", allowed)
+        await process.run()
+    first, second = made
+    assert first.denial("169.254.169.254", 80) and first.denial("127.0.0.1", 80) and first.denial("169.254.170.2", 80)
+    assert second.denial("169.254.169.254", 80) and second.denial("169.254.170.2", 80) == ""

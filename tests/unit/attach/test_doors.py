@@ -198,7 +198,7 @@ def test_a_refusal_of_the_api_says_what_to_do() -> None:
     right = pods.refused(
         ApiError(403, "Forbidden", "cannot patch pods/ephemeralcontainers", where="x"), "web-0", "x", ""
     )
-    assert "web-0" in right.what and "--role ingest" in str(right.hint)
+    assert "web-0" in right.what and "--role attach" in str(right.hint)
     assert pods.refused(ApiError(500, "", "boom", where="x"), "web-0", "x", "").hint is None
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from devloop.agent.destinations import DENIED
+from devloop.attach.policies import Peer, Policies
 from devloop.commands.list import Found, notes
 from devloop.remote.catalog import Catalog, survey
 from devloop.remote.kubernetes.kept import manifests, roles
@@ -38,9 +39,9 @@ def refusal(verb: str, resource: str, group: str = "", name: str = "") -> str:
         ("get", "configmaps", "", "api-config", Role.INGEST),
         ("list", "deployments", "apps", "", Role.INGEST),
         ("get", "secrets", "", "db", Role.INGEST),
-        ("create", "serviceaccounts/token", "", "default", Role.INGEST),
-        ("create", "pods/exec", "", "web-0", Role.INGEST),
-        ("patch", "pods/ephemeralcontainers", "", "web-0", Role.INGEST),
+        ("create", "serviceaccounts/token", "", "default", Role.ATTACH),
+        ("create", "pods/exec", "", "web-0", Role.ATTACH),
+        ("patch", "pods/ephemeralcontainers", "", "web-0", Role.ATTACH),
         ("patch", "services", "", "web", Role.ATTACH),
         ("create", "leases", "coordination.k8s.io", "", Role.ATTACH),
         ("update", "deployments/scale", "apps", "web", Role.ATTACH),
@@ -80,7 +81,7 @@ def test_which_roles_somebody_has_is_said_in_a_line() -> None:
     assert nobody.endswith("you have none of devloop's Roles") and all(each in nobody for each in FOR_WHAT.values())
     every = Roles.of(found(*Role))
     assert not every.part and not every.missing
-    narrowed = Roles.of(found(Role.LINK, Role.INGEST, but="Read what an image sets"))
+    narrowed = Roles.of(found(Role.LINK, Role.INGEST, but="Read Secrets"))
     assert narrowed.whole == (Role.LINK,) and narrowed.part == (Role.INGEST,)
     assert narrowed.sentence().endswith("you have devloop-link and a part of devloop-ingest")
     # What only clusters with Istio or Argo have keeps no Role from being whole.
@@ -123,12 +124,10 @@ def test_link_makes_no_pods_and_touches_no_secrets() -> None:
     assert not {resource for _, resource in rights} & {"secrets", "pods/exec", "pods/ephemeralcontainers"}
     writes = {(verb, resource) for verb, resource in rights if verb not in ("get", "list", "watch")}
     assert writes == {("create", "pods/portforward"), ("create", "configmaps")}
-    # Below the largest, nobody creates pods, changes Services or leases unless they attach.
-    smaller = developers(roles(role=Role.INGEST))
+    ingest = developers(roles(role=Role.INGEST))["devloop-ingest"]
+    assert {verb for verb, _ in ingest} == {"get", "list", "watch"}, "nothing is changed, and nothing runs in pods"
+    assert not {"pods/exec", "pods/attach", "pods/ephemeralcontainers"} & {resource for _, resource in ingest}
     assert not any(("create", "pods") in each for each in developers(roles(role=Role.ATTACH)).values())
-    assert not {"services", "leases"} & {
-        resource for each in smaller.values() for verb, resource in each if verb not in ("get", "list", "watch")
-    }
 
 
 def test_the_network_policy_denies_what_the_agent_denies_and_lets_in_what_comes() -> None:
@@ -137,7 +136,9 @@ def test_the_network_policy_denies_what_the_agent_denies_and_lets_in_what_comes(
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
     everywhere, names = policy["spec"]["egress"]
-    excepted = {each for peer in everywhere["to"] for each in peer["ipBlock"]["except"]}
+    pods_of_all, *addresses = everywhere["to"]
+    assert pods_of_all == {"namespaceSelector": {}}, "whatever a network plugin thinks of pods' addresses in an ipBlock"
+    excepted = {each for peer in addresses for each in peer["ipBlock"]["except"]}
     assert excepted == {network for network, why in DENIED if "link-local" in why or "metadata" in why}
     assert {each["port"] for each in names["ports"]} == {53}
     clients, pods = policy["spec"]["ingress"]
@@ -147,6 +148,21 @@ def test_the_network_policy_denies_what_the_agent_denies_and_lets_in_what_comes(
         (19998, 19999),
         (30000, 65535),
     ]
+
+
+def test_with_the_network_policy_devloop_attaches_as_it_does_without_one() -> None:
+    """`attach` refuses where policies keep clients from the agent, or the agent from pods; this one does neither."""
+    policy = next(each for each in objects(manifests("x")) if each["kind"] == "NetworkPolicy")
+    policies = Policies([policy], "shop")
+    agent, original, pod = (
+        Peer(policy["spec"]["podSelector"]["matchLabels"], ("10.0.0.1",)),
+        Peer({}),
+        Peer({"app": "x"}),
+    )
+    assert all(policies.connects(pod, agent, port).may for port in (19998, 19999, 20000, 29999, 30000, 40000))
+    assert not any(policies.connects(pod, agent, port).may for port in (2222, 2223, 15000))
+    assert policies.connects(agent, original, 8080).may
+    assert policies.outsiders(original, 8080, agent, 20000) == []
 
 
 class Refusing:

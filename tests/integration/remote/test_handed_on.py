@@ -67,8 +67,8 @@ async def between(folder: Path, patch: pytest.MonkeyPatch, greeting: bytes = b""
     here: list[asyncio.StreamWriter] = []
     heard = bytearray()
 
-    def note(connection: Any) -> Connection:
-        there.append(Connection(connection))
+    def note(connection: Any, destinations: Any) -> Connection:
+        there.append(Connection(connection, destinations))
         return there[-1]
 
     async def local(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -106,8 +106,8 @@ async def handed_over(
     """The path that Envoy would connect to. `refused`: nobody is here, and the service is the original's pod."""
     there: list[Connection] = []
 
-    def note(connection: Any) -> Connection:
-        there.append(Connection(connection))
+    def note(connection: Any, destinations: Any) -> Connection:
+        there.append(Connection(connection, destinations))
         return there[-1]
 
     patch.setattr(server, "Connection", note)

@@ -263,7 +263,10 @@ class Here:
         if cluster is None or spec.place.none:
             return parts, None
         catalog = self._side.standings().catalogs.get(cluster.namespace)
-        if catalog is not None and not catalog.may_read(spec.place.workload or spec.name):
+        unread = catalog is not None and not catalog.may_read(spec.place.workload or spec.name)
+        if unread and not (
+            self._side.idle and spec.place.workload
+        ):  # where nothing else is wanted, finding it says why
             return parts, None
         if not (spec.place.workload or standing.workload):
             return parts, None

@@ -125,12 +125,12 @@ async def _kind_of(cluster: Cluster, name: str) -> Kind:
     if found:
         several = " or ".join(f"{each.name.lower()}/{name}" for each in found)
         raise UsageError(f"several workloads are called {name} in namespace {cluster.namespace}", hint=several)
+    if refused:  # it may be among what can't be seen
+        what = f"no workload that you may see is called {name}; {refused[0].what}"
+        raise AbsentError(Absence.FORBIDDEN, what)
     by_name = {each: f"{kind.name.lower()}/{each}" for kind in reversed(there) for each in there[kind]}
     close = nearest(name, by_name)
-    hint = f"Did you mean {by_name[close]}?" if close else _listed(there)
-    if not hint and refused:
-        raise refused[0]
-    hint = hint or "No workload can be seen there."
+    hint = f"Did you mean {by_name[close]}?" if close else _listed(there) or "No workload can be seen there."
     raise UsageError(f"no workload is called {name} in namespace {cluster.namespace}", hint=hint)
 
 

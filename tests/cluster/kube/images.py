@@ -90,7 +90,7 @@ def wheels_layer() -> Layer:
         folder = out.with_suffix(".wheels")
         print("collecting the agent's wheels …", flush=True)
         try:
-            install_wheels(REQUIREMENTS, folder)
+            install_wheels(REQUIREMENTS, folder, hashed=True)
             tar_of({"opt/devloop/site": folder}, out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -98,12 +98,12 @@ def wheels_layer() -> Layer:
     return Layer.make(wheels_path(), fill)
 
 
-def install_wheels(requirements: Path, folder: Path) -> None:
+def install_wheels(requirements: Path, folder: Path, *, hashed: bool = False) -> None:
     """For the image's Python, which is Debian's, and not for the one that runs this."""
     command(
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
         *("--target", str(folder), "--only-binary=:all:", "--python-version=3.11", "--no-compile"),
-        *("--implementation=cp", "--requirement", str(requirements)),
+        *("--implementation=cp", *(["--require-hashes"] if hashed else []), "--requirement", str(requirements)),
         *(f"--platform=manylinux_2_{minor}_{platform.machine()}" for minor in (36, 34, 31, 28, 17)),
         f"--platform=manylinux2014_{platform.machine()}",
     )

@@ -11,6 +11,7 @@ Configured by the environment, which the pod's manifest sets:
     DEVLOOP_AGENT_ALLOW  addresses and networks that developers' connections may lead to although the agent denies
                          them (`destinations.py`): "169.254.169.254, fd00:ec2::/32"
     DEVLOOP_AGENT_STATE  a folder for Envoy's configuration and sockets (/tmp/devloop)
+    DEVLOOP_AGENT_ENVOY  the socket of who runs Envoy in a container of its own (`runner.py`); without, the agent does
     ENVOY                Envoy's program, set by the image; without it nothing can be attached
 """
 
@@ -55,8 +56,17 @@ async def run() -> None:
     state = Path(os.environ.get("DEVLOOP_AGENT_STATE", "/tmp/devloop"))
     try:
         envoy = os.environ.get("ENVOY", "")
+        socket = os.environ.get("DEVLOOP_AGENT_ENVOY", "")
+        runner = Path(socket) if socket else None
         async with serve(
-            keys, port, int(linger), direct=direct or None, state=state, envoy=envoy, destinations=destinations
+            keys,
+            port,
+            int(linger),
+            direct=direct or None,
+            state=state,
+            envoy=envoy,
+            destinations=destinations,
+            runner=runner,
         ):
             await asyncio.to_thread(ready.touch)
             await stopped.wait()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import time
@@ -36,6 +37,7 @@ from .objects import (
     next_step,
     owners,
 )
+from .outage import Outage
 from .overlap import conflicts
 from .paths import leases, listen_path, services
 from .plan import socket_path
@@ -56,6 +58,7 @@ SILENCE_SECONDS = 2.0
 CHECK_SECONDS = 0.25
 ENDPOINT_SECONDS = 2.0
 RESTORE_PAUSE = 1.0
+SETTLE_SECONDS = 5.0
 BACK_PAUSE = 0.1
 AGAIN_SECONDS = 0.5
 COUNT_SECONDS = 1.0
@@ -76,22 +79,35 @@ class Engine(Seam):
     def leaving(self) -> None:
         """This agent is about to end."""
 
+    def away(self, why: str) -> None:
+        """Envoy is away, and why; empty: it is back."""
+
 
 class Attachments(Plans):
     """See the module."""
 
     def __init__(
-        self, api: ClusterApi | None, folder: Path, binary: str, destinations: Destinations = EVERYWHERE
+        self,
+        api: ClusterApi | None,
+        folder: Path,
+        binary: str,
+        destinations: Destinations = EVERYWHERE,
+        runner: Path | None = None,
     ) -> None:
+        """`folder`, `binary`, `runner`: see `Gateway`."""
         super().__init__(folder, destinations)
         self.folder = folder
         self._api = api
         self._destinations = destinations
         # A name of its own for each process: on a developer's machine there may be others.
         base = memory_folder()
-        self._memory = base / f"{memory.PREFIX}{os.getpid()}-{id(self):x}" if base is not None else None
-        self._gateway = Gateway(folder, binary, self._lines, self._memory)
+        # An Envoy in a container of its own outlives this process, and reads the next one's files from the same place.
+        own = f"{os.getpid()}-{id(self):x}" if runner is None else hashlib.sha256(bytes(folder)).hexdigest()[:16]
+        self._memory = base / f"{memory.PREFIX}{own}" if base is not None else None
+        self._gateway = Gateway(folder, binary, self._lines, self._memory, runner)
+        self._settled = runner is None
         self._engines: set[Engine] = set()
+        self._outage = Outage(self._engines, self._lead_back)
         self._dirty = asyncio.Event()
         self._applying = asyncio.Lock()
         self._expiry = Expiry()
@@ -412,6 +428,8 @@ class Attachments(Plans):
     def came(self, owner: Engine) -> None:
         """A session has begun."""
         self._engines.add(owner)
+        if self._outage.why:
+            owner.away(self._outage.why)
 
     def services_of(self, owner: object) -> set[str]:
         """The Services that a session gets something of."""
@@ -458,6 +476,8 @@ class Attachments(Plans):
 
     async def _apply(self) -> None:
         self._dirty.clear()
+        if not self._settled:
+            await self._settle()
         await self._pods.prepare()
         plans = self._plans()
         if plans or self._gateway.started:  # datagrams alone don't pass Envoy
@@ -466,6 +486,15 @@ class Attachments(Plans):
             files = envoy.files(plans, str(self.folder), address=address, memory=str(self._memory or ""))
             await self._gateway.apply(files)
         await self._pods.catch(self._leaving.pods)
+
+    async def _settle(self) -> None:
+        """Once: an Envoy that was here before goes on with what it has until it is known what leads here."""
+        with contextlib.suppress(TimeoutError, RefusedError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._view.synced()
+                for name in [name for name, each in self._view.services.items() if is_marked(each)]:
+                    await self._view.endpoints(name)
+        self._settled = True
 
     async def _configure(self) -> None:
         while True:
@@ -494,6 +523,8 @@ class Attachments(Plans):
             if late:
                 continue  # this process was not running; what was said meanwhile is read first
             try:
+                await self._outage.see(self._gateway.away, ran=self._gateway.ran)
+                looked = time.monotonic()
                 self._see_who_is_silent(now)
                 if self._leaving.due(now) and now - counted > COUNT_SECONDS:
                     counted = now
@@ -594,6 +625,11 @@ class Attachments(Plans):
             await asyncio.sleep(LAST_SECONDS)
             await self._gateway.drain()
             await asyncio.sleep(LAST_SECONDS)
+
+    async def _lead_back(self) -> None:
+        if self._api is not None and not self._ending:
+            marked = [name for name, each in self._view.services.items() if is_marked(each)]
+            await asyncio.gather(*(asyncio.to_thread(self._back, name) for name in marked))
 
     def _back(self, name: str) -> None:
         assert self._api is not None

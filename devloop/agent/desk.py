@@ -9,8 +9,8 @@ From the engine: `{"do": "attach", "n": 1, "spec": {…}, "tls": {…}}` (certif
 would wait in vain here, `{"do": "beat"}`.
 From the agent: `{"answer": 1, "listeners": {…}}`, `{"answer": 4, "agent": …, "token": …, "pods": {…}}` or
 `{"answer": 1, "error": "…", "again": false}`, where `again` says that it is a moment's trouble;
-`{"requests": ["…", …], "counts": {"api": {"original": 12}}, "holders": {…}}`, ten times a second at most; and
-`{"leaving": true}` when it is about to end.
+`{"requests": ["…", …], "counts": {"api": {"original": 12}}, "holders": {…}}`, ten times a second at most;
+`{"away": "…"}` when Envoy has ended, `{"away": ""}` when it is back; and `{"leaving": true}` when it is about to end.
 
 Ids are public: they stand in leases and Services. So every message is of the key that its connection was opened with.
 """
@@ -193,6 +193,10 @@ class Desk:
     def leaving(self) -> None:
         """This agent is about to end."""
         self._send({"leaving": True})
+
+    def away(self, why: str) -> None:
+        """Envoy is away, and why; empty: it is back."""
+        self._send({"away": why})
 
     def heard(self, lines: list[str]) -> None:
         """Requests, told in batches."""

@@ -40,6 +40,7 @@ from .plan import (
 from .protocols import ENCRYPTED
 from .records import HTTP, LINE, TCP
 from .routes import TYPE, typed
+from .runner import HEAP_BYTES
 from .spec import WHOLE, Spec
 
 Document = dict[str, Any]
@@ -66,11 +67,6 @@ REQUEST_KB = 128
 stranger can fill."""
 HEAD_SECONDS = 10
 """So long may a head take from its first byte to its last."""
-HEAP_BYTES = 256 << 20
-"""Beyond parts of this Envoy does less and less for whom it does not know; see `_overload`."""
-DATA_BYTES = HEAP_BYTES + (96 << 20)
-"""The kernel gives it no more (RLIMIT_DATA). The container has 512 MiB, and its other process is the SSH server: it is
-Envoy that ends, and is started again, and nobody else."""
 DRAIN_SECONDS = 0.5
 """HTTP/2: from the GOAWAY that tells of another one to that one, after which calls are refused. Many round trips."""
 CONNECTIONS = 8192

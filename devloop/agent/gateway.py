@@ -1,4 +1,8 @@
-"""Envoy as a child process, and its files: written whole, moved into place, and waited for until Envoy has them."""
+"""Envoy's files: written whole, moved into place, and waited for until Envoy has them; and Envoy's life.
+
+Envoy is a child of this process, or runs in a container of its own (`runner.py`). There it outlives this process, and
+the next one takes it up with the files that it has.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,13 @@ import json
 import logging
 import os
 import re
-import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from . import envoy, memory
+from .runner import HEADER, launch
 from .tasks import background
 
 log = logging.getLogger("agent.envoy")
@@ -25,9 +29,8 @@ RESPAWN_SECONDS = 0.1
 END_SECONDS = 1.0
 HURRY_SECONDS = 2.5
 """So long rests are short: until each connection that was busy has been answered, and told to connect anew by that."""
-DRAIN_SECONDS = 3600
-"""How long Envoy lets connections of a listener go on that it has to replace: one whose port speaks another protocol by
-now. They are asked to connect anew with each answer."""
+FIRST_SECONDS = 8.0
+"""The same of the first start, which may have to wait until the node has started the other container."""
 _STATS = "version_text|update_rejected|total_listeners_warming|warming_clusters"
 _CONNECTIONS = re.compile(r"listener\.(\d+)\.downstream_(?:pre_)?cx_active: (\d+)")
 
@@ -67,14 +70,43 @@ class Output(asyncio.SubprocessProtocol):
             self._ended.set_result(None)
 
 
+class Frames(asyncio.Protocol):
+    """The same from a runner, whose connection lasts as long as Envoy does."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._rest = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """Whole frames, as many as there are."""
+        self._rest += data
+        while len(self._rest) >= HEADER.size:
+            fd, length = HEADER.unpack_from(self._rest)
+            if len(self._rest) < HEADER.size + length:
+                return
+            self._output.pipe_data_received(fd, bytes(self._rest[HEADER.size : HEADER.size + length]))
+            del self._rest[: HEADER.size + length]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Envoy, or its container, is gone."""
+        self._output.process_exited()
+
+
 class Gateway:
     """Runs Envoy while there is something for it to do. `lines` hears its access log."""
 
     def __init__(
-        self, folder: Path, binary: str, lines: Callable[[list[str]], None], folder_in_memory: Path | None = None
+        self,
+        folder: Path,
+        binary: str,
+        lines: Callable[[list[str]], None],
+        folder_in_memory: Path | None = None,
+        runner: Path | None = None,
     ) -> None:
-        """`folder_in_memory`: one of this process alone for files that must not be on a disk, each for a moment."""
+        """`folder_in_memory`: one of this agent's alone for files that must not be on a disk, each for a moment.
+        `runner`: the socket of who runs Envoy; None: this process does."""
         self.folder = folder
+        self._runner = runner
         self._memory = folder_in_memory
         self._memory_held: int | None = None
         """See `memory.make`."""
@@ -82,63 +114,123 @@ class Gateway:
         self._lines = lines
         self._files: dict[str, str] = {}
         self._lock = asyncio.Lock()
+        self._beginning = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
         self._output: Output | None = None
         self._ended: asyncio.Future[None] | None = None
-        self._transport: asyncio.SubprocessTransport | None = None
+        self._transport: asyncio.BaseTransport | None = None
+        self._since: float | None = None
+        self.ran = False
+        """It has answered once."""
 
     @property
     def started(self) -> bool:
         """It has been started."""
         return self._running is not None
 
+    @property
+    def away(self) -> float:
+        """For how many seconds it has been away; 0 while it runs, or has never been started."""
+        return time.monotonic() - self._since if self._since is not None else 0.0
+
     async def start(self) -> None:
-        """Start Envoy with what is known; returns when it answers. A second call waits for the same."""
-        if self._running is None:
-            for each in ("eds", "rds"):
-                shutil.rmtree(self.folder / each, ignore_errors=True)
-                (self.folder / each).mkdir(parents=True)
-            if self._memory is not None:
-                self._memory_held = memory.make(self._memory)
-                (self._memory / "sds").mkdir()
-            self._write(envoy.PRESSURE, "0\n")
-            self._write("bootstrap.json", json.dumps(envoy.bootstrap(str(self.folder))))
-            self._files = envoy.files([], str(self.folder))
-            for name, text in self._files.items():
-                self._write(name, text)
-            self._running = background(self._run(), name="envoy")
-        async with asyncio.timeout(TAKEN_SECONDS):
+        """Start Envoy with what is known; returns when it answers. A second call waits for the same. OSError."""
+        async with self._beginning:
+            if self._running is None:
+                self._since = self._since or time.monotonic()
+                if not await self._adopts():
+                    self._begin()
+                self._running = background(self._run(), name="envoy")
+        async with asyncio.timeout(TAKEN_SECONDS if self.ran else FIRST_SECONDS):
             await self._started.wait()
+
+    def _begin(self) -> None:
+        """Files for an Envoy that knows nothing yet."""
+        for each in ("eds", "rds"):
+            (self.folder / each).mkdir(parents=True, exist_ok=True)
+            for file in (self.folder / each).iterdir():
+                file.unlink()
+        if self._memory is not None:
+            self._memory_held = memory.make(self._memory)
+            (self._memory / "sds").mkdir()
+        self._write(envoy.PRESSURE, "0\n")
+        self._write("bootstrap.json", json.dumps(envoy.bootstrap(str(self.folder))))
+        self._files = envoy.files([], str(self.folder))
+        for name, text in self._files.items():
+            self._write(name, text)
+
+    async def _adopts(self) -> bool:
+        """Whether Envoy runs as the last agent has left it; then its files are what is known."""
+        if self._runner is None:
+            return False
+        try:
+            if (await self._admin("/ready")).strip() != "LIVE":
+                return False
+            names = ["cds.json", "lds.json", *(f"{of}/{each.name}" for of in ("eds", "rds") for each in self._of(of))]
+            found = {name: self._path(name).read_text() for name in names}
+            envoy.merged(found["cds.json"], found["cds.json"])  # can be read
+            for text in found.values():
+                envoy.version(text)
+        except (OSError, TimeoutError):
+            return False
+        except (ValueError, KeyError, TypeError):
+            log.warning("Envoy was there, and its files can't be read: another one is started")
+            with contextlib.suppress(OSError, TimeoutError):
+                await self._admin("/quitquitquit", "POST")
+            return False
+        if self._memory is not None:
+            # Envoy watches this very folder.
+            self._memory_held = memory.held(self._memory) or memory.make(self._memory)
+            (self._memory / "sds").mkdir(exist_ok=True)
+        self._write(envoy.PRESSURE, "0\n")
+        self._files = found
+        log.info("Envoy was there, with %d files", len(found))
+        return True
+
+    def _of(self, kind: str) -> list[Path]:
+        return list((self.folder / kind).glob("*.json"))
 
     async def _run(self) -> None:
         """Keep it running. What it needs is in its files, so another one goes on where the last one ended."""
         loop = asyncio.get_running_loop()
+        said = False
         while True:
-            ended = self._ended = loop.create_future()
+            ended: asyncio.Future[None] = loop.create_future()
             output = self._output = Output(self._lines, ended)
             self._show(self._files)
-            self._transport, _ = await loop.subprocess_exec(
-                lambda output=output: output,  # type: ignore[misc]
-                *(self._binary, "-c", str(self.folder / "bootstrap.json")),
-                *("--disable-hot-restart", "--log-level", "warning", "--concurrency", str(workers())),
-                *("--file-flush-interval-msec", "50", "--drain-time-s", str(DRAIN_SECONDS)),
-                *("--drain-strategy", "immediate"),
-                stdin=None,
-            )
-            with contextlib.suppress(OSError, ValueError):  # it has ended again, or the limit is lower already
-                most = (envoy.DATA_BYTES, envoy.DATA_BYTES)
-                resource.prlimit(self._transport.get_pid(), resource.RLIMIT_DATA, most)
+            try:
+                self._transport = await self._launch(output)
+            except OSError as problem:
+                if not said:  # its container may be away for minutes
+                    log.warning("Envoy can't be started: %s", problem)
+                said = True
+                await asyncio.sleep(RESPAWN_SECONDS)
+                continue
+            self._ended, said = ended, False
             try:
                 await self._answers(ended)
-                self._hide()
-                self._started.set()
-                await asyncio.shield(ended)  # it is waited for when this is over, too
+                if not ended.done():
+                    self._hide()
+                    self._since, self.ran = None, True
+                    self._started.set()
+                    await asyncio.shield(ended)  # it is waited for when this is over, too
             finally:
-                self._transport.close()  # ends it, if it has not
+                self._transport.close()  # ends it, if it has not and is a child
             self._started.clear()
+            if self._since is None:
+                self._since = time.monotonic()
             log.warning("Envoy has ended: %s", " | ".join(output.said[-3:]))
             await asyncio.sleep(RESPAWN_SECONDS)
+
+    async def _launch(self, output: Output) -> asyncio.BaseTransport:
+        """OSError where it can't be; while its container is away, too."""
+        if self._runner is None:
+            return await launch(self._binary, self.folder, lambda: output)
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(
+            lambda: Frames(output), str(self._runner)
+        )
+        return transport
 
     async def _answers(self, ended: asyncio.Future[None]) -> None:
         while not ended.done():
@@ -328,8 +420,3 @@ def unchunked(body: bytes) -> bytes:
         out.append(rest[:length])
         body = rest[length + 2 :]
     return b"".join(out)
-
-
-def workers() -> int:
-    """Threads of Envoy's: one for each processor, up to four."""
-    return max(1, min(4, len(os.sched_getaffinity(0))))

@@ -36,6 +36,21 @@ def make(folder: Path) -> int:
     return own
 
 
+def held(folder: Path) -> int | None:
+    """The same for a folder that a process before this one has made; None if it is not there, or somebody's."""
+    with contextlib.suppress(OSError):
+        own = os.open(folder, _FOLDER)
+        try:
+            if os.fstat(own).st_uid == os.geteuid():
+                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return own
+        except BaseException:
+            os.close(own)
+            raise
+        os.close(own)
+    return None
+
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

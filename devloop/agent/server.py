@@ -300,13 +300,15 @@ async def serve(
     state: Path | None = None,
     envoy: str = "",
     destinations: Destinations = EVERYWHERE,
+    runner: Path | None = None,
 ) -> AsyncIterator[int]:
     """Listen on the loopback while the context lasts; gives the port, which matters when `port` is 0.
 
     `keys` holds `host_key`, in any private key format of OpenSSH's, and the developers' public keys:
     `authorized_keys`, or a file `*.pub` for each. `linger`: see Presence. `direct`: the port for direct connections;
-    None: there are none. With `envoy`, its program, developers can attach services; `state` is a folder for its files.
-    `destinations`: where connections may lead. Raises AgentError.
+    None: there are none. With `envoy`, its program, developers can attach services; `state` is a folder for its files;
+    `runner` the socket of who runs it, if that is another container. `destinations`: where connections may lead.
+    Raises AgentError.
     """
     host_key = keys / "host_key"
     try:
@@ -319,7 +321,7 @@ async def serve(
         stack.callback(presence.close)
         attachments: Attachments | None = None
         if envoy and state is not None:
-            attachments = Attachments(api, state, envoy, destinations)
+            attachments = Attachments(api, state, envoy, destinations, runner)
             presence.busy = lambda: attachments.busy
             await attachments.start()
             stack.push_async_callback(attachments.close)

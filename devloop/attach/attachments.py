@@ -130,6 +130,15 @@ class Attachments(Hearers):
             if taken:
                 self._hold(background(self._bridge.until(self._connected), name="agent lost"))
 
+    def _away(self) -> None:
+        """Envoy at the agent is away, or back. What it does then is the agent's; here it is told."""
+        for each in [each for each in self._held.values() if each.task is not None and not each.over]:
+            if each.spec.service and self._session is not None and self._session.away:
+                if each.state.phase is Phase.ATTACHED:
+                    each.become(Phase.OPEN, self._session.away)
+            else:
+                each.dirty.set()
+
     def _led(self) -> set[str]:
         """The Services that are led to the agent for us."""
         return {each.spec.service for each in self._held.values() if each.spec.service and not each.over}
@@ -150,7 +159,7 @@ class Attachments(Hearers):
                         raise SessionLostError("the link is lost")
                     why = "; ".join(self._link.state.notes) or "the link is plain port-forwards"
                     raise AttachError(f"traffic needs the agent: {why}", where=self.api.where)
-                session = Session(ssh, self._heard)
+                session = Session(ssh, self._heard, self._away)
                 await session.open()
                 self._session = session
             if session.leaving:
@@ -291,7 +300,9 @@ class Attachments(Hearers):
         """Its state, when all is as wanted."""
         if found.over:
             return
-        if found.barred:
+        if found.spec.service and self._session is not None and self._session.away:
+            found.become(Phase.OPEN, self._session.away)
+        elif found.barred:
             found.become(Phase.OPEN, f"{found.barred}; the original answers")
         elif found.unmet:
             found.become(Phase.OPEN, found.unmet)

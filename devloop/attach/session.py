@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.5
+AWAY_CHARACTERS = 300
 ANSWER_SECONDS = 10.0
 LOOK_SECONDS = 60.0
 """The same where it is looked what pods say: a silent one takes the agent 10 s, and it looks at some at a time."""
 LINE_BYTES = 16 << 20
 """The longest message of the agent's: a batch of requests is the longest of an honest one."""
+Away = Callable[[], None]
 Heard = Callable[[list[Request], Mapping[str, Mapping[str, int]], Mapping[str, str]], None]
 
 
@@ -66,9 +68,13 @@ def understood(where: str) -> Iterator[None]:
 class Session:
     """A connection to the agent's desk. Importing this imports asyncssh."""
 
-    def __init__(self, carrier: SshCarrier, heard: Heard) -> None:
+    def __init__(self, carrier: SshCarrier, heard: Heard, away: Away = lambda: None) -> None:
+        """`away` is called when `self.away` has changed."""
         self.carrier = carrier
+        self.away = ""
+        """Envoy at the agent is away, and why: nobody's requests come."""
         self._heard = heard
+        self._is_away = away
         self._channel: Any = None
         self._rest = ""
         self._number = 0
@@ -285,6 +291,9 @@ class Session:
                 waiter.set_result(message)
         elif "leaving" in message:
             self.leaving = True
+        elif "away" in message:
+            self.away = str(message["away"])[:AWAY_CHARACTERS]
+            self._is_away()
         elif "requests" in message:
             requests = [each for text in message["requests"] if (each := read(text))]
             counts = {

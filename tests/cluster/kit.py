@@ -162,14 +162,17 @@ class Ran:
     stderr: str
 
 
-async def execute(kubeconfig: Path, namespace: str, pod: str, *command: str) -> Ran:
-    """Run a command in a pod through `pods/exec`, as the user of that kubeconfig."""
+async def execute(kubeconfig: Path, namespace: str, pod: str, *command: str, container: str = "") -> Ran:
+    """Run a command in a pod through `pods/exec`, as the user of that kubeconfig; in the agent's, where it has two."""
+    if not container and pod.startswith("devloop-agent"):
+        container = "agent"
     output = {1: b"", 2: b""}
     code = -1
     async with connect_streams(kubeconfig) as api:
         request = await client.CoreV1Api(api).connect_get_namespaced_pod_exec_without_preload_content(
             pod,
             namespace,
+            **({"container": container} if container else {}),
             command=list(command),
             stdin=False,
             stdout=True,

@@ -159,8 +159,9 @@ async def test_https_under_load_loses_no_request_and_keeps_its_key(
             namespace.developer, namespace.name, "devloop-agent", "python3", "-c", SEARCH, body, "/tmp", "/dev/shm"
         )
         assert searched.stdout == "found []\n", searched
-        logs = await client.CoreV1Api(admin).read_namespaced_pod_log("devloop-agent", namespace.name)
-        assert body not in logs
+        for container in ("agent", "envoy"):
+            read = client.CoreV1Api(admin).read_namespaced_pod_log
+            assert body not in await read("devloop-agent", namespace.name, container=container)
         # A reload: requests wait.
         here.reloading.clear()
         here.end()

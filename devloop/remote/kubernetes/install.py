@@ -145,9 +145,9 @@ def pod_manifest(
             meta = manifest["metadata"]
             meta[place] = {key: value for key, value in meta[place].items() if key not in OUTSIDE}
     _annotate(manifest, annotations)
-    container = manifest["spec"]["containers"][0]
-    container["image"] = image
-    container["env"].append({"name": "DEVLOOP_AGENT_LINGER", "value": str(linger)})
+    for each in manifest["spec"]["containers"]:
+        each["image"] = image
+    container_of(manifest)["env"].append({"name": "DEVLOOP_AGENT_LINGER", "value": str(linger)})
     return manifest
 
 
@@ -218,14 +218,14 @@ async def delete(api: Api, path: str, **preconditions: str) -> bool:
 
 
 QUOTA = {
-    ("limits", "cpu"): "1",
-    ("requests", "cpu"): "100m",
-    ("limits", "memory"): "512Mi",
-    ("requests", "memory"): "128Mi",
-    ("limits", "ephemeral-storage"): "256Mi",
-    ("requests", "ephemeral-storage"): "64Mi",
+    ("limits", "cpu"): "500m",
+    ("requests", "cpu"): "50m",
+    ("limits", "memory"): "384Mi",
+    ("requests", "memory"): "64Mi",
+    ("limits", "ephemeral-storage"): "128Mi",
+    ("requests", "ephemeral-storage"): "32Mi",
 }
-"""What the agent says of itself where a ResourceQuota wants it to be said."""
+"""What each container of the agent's pod says of itself where a ResourceQuota wants it to be said."""
 
 
 def fitting(manifest: Manifest, refusal: str) -> Manifest:
@@ -234,12 +234,12 @@ def fitting(manifest: Manifest, refusal: str) -> Manifest:
     if not found:
         return manifest
     out = copy.deepcopy(manifest)
-    resources = out["spec"]["containers"][0].setdefault("resources", {})
+    words = re.findall(r"[a-z.-]+", missed)
     for (what, name), amount in QUOTA.items():
         plain = [name] if what == "requests" else []  # `cpu` in a quota means requests.cpu
-        words = re.findall(r"[a-z.-]+", missed)
         if f"{what}.{name}" in words or any(each in words for each in plain):
-            resources.setdefault(what, {}).setdefault(name, amount)
+            for container in out["spec"]["containers"]:
+                container.setdefault("resources", {}).setdefault(what, {}).setdefault(name, amount)
     return out
 
 
@@ -463,7 +463,8 @@ def made_by_devloop(pod: Manifest) -> bool:
 def running(pod: Manifest) -> bool:
     """Its container runs. Not `Ready`: the probe's first answer would cost up to a second more."""
     statuses = pod.get("status", {}).get("containerStatuses") or []
-    return not pod["metadata"].get("deletionTimestamp") and any("running" in each["state"] for each in statuses)
+    own = [each for each in statuses if each.get("name") == CONTAINER] or statuses
+    return not pod["metadata"].get("deletionTimestamp") and any("running" in each["state"] for each in own)
 
 
 def ended(pod: Manifest) -> bool:

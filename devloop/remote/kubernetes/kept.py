@@ -263,7 +263,8 @@ def _deployment(image: str, namespace: str | None) -> str:
     pod = pod_manifest(image, 0)
     template = made["spec"]["template"]
     template["metadata"]["labels"] = pod["metadata"]["labels"]
-    main = pod["spec"]["containers"][0]
+    template["metadata"]["annotations"] |= pod["metadata"]["annotations"]
+    main = container_of(pod)
     first: list[Mapping[str, Any]] = []
     for each in template["spec"]["initContainers"]:
         shared = ("image", "imagePullPolicy", "env", "resources", "securityContext", "volumeMounts")

@@ -10,18 +10,23 @@ import asyncio
 import contextlib
 import copy
 import json
+import os
 import queue
 import secrets
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import urllib.error
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from email.message import Message
 from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncssh
+import psutil
 import pytest
 
 from devloop.agent import attachments, leaving, plans, server
@@ -155,6 +160,40 @@ class Local:
         return lambda: None
 
 
+class Beside:
+    """Envoy's container: a group of processes that ends together, as after the kernel has run out of its memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "envoy.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """As the kubelet does it."""
+        env = {"DEVLOOP_AGENT_ENVOY": str(self.socket), "DEVLOOP_AGENT_STATE": str(self.folder), "ENVOY": program()}
+        command = [sys.executable, "-m", "devloop.agent.runner"]
+        self.process = subprocess.Popen(command, env={**os.environ, **env}, start_new_session=True)
+
+    def kill(self) -> None:
+        """All of it, at once."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def envoys(self) -> list[int]:
+        """Envoy's process, if there is one."""
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [each.pid for each in psutil.Process(self.process.pid).children()]
+        return []
+
+    def close(self) -> None:
+        """Nothing of it is left."""
+        if self.process is not None:
+            self.kill()
+
+
 class Rig:
     """One Service, one developer, one agent."""
 
@@ -164,6 +203,7 @@ class Rig:
         self.original = original
         self.proxy = Proxy(self._leads_to)
         self.agent: attachments.Attachments | None = None
+        self.beside: Beside | None = None
         self.carrier = session.carrier
         self.key = ""
         """The fingerprint of the developer's key."""
@@ -237,8 +277,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def a_rig(patch: pytest.MonkeyPatch, original: int, protocol: str, *, settle: float = 0.5) -> AsyncIterator[Rig]:
-    """One that is not attached yet. `settle`: see `leaving.SETTLE_SECONDS`."""
+async def a_rig(
+    patch: pytest.MonkeyPatch, original: int, protocol: str, *, settle: float = 0.5, beside: bool = False
+) -> AsyncIterator[Rig]:
+    """One that is not attached yet. `settle`: see `leaving.SETTLE_SECONDS`. `beside`: Envoy in a container of its own,
+    which is `rig.beside`."""
     binary = program()
     folder = Path(tempfile.mkdtemp(prefix="devloop-rig-"))  # short: names of unix sockets are
     api = Api()
@@ -261,12 +304,19 @@ async def a_rig(patch: pytest.MonkeyPatch, original: int, protocol: str, *, sett
     options: dict[str, Any] = {"username": "ada", "client_keys": [ada], "config": None, "agent_path": None}
     options["known_hosts"] = ([host.convert_to_public()], [], [])
     try:
-        async with server.serve(folder, 0, state=folder / "s", envoy=binary) as port:
+        async with AsyncExitStack() as stack:
+            container = Beside(folder / "s") if beside else None
+            if container is not None:
+                stack.callback(container.close)
+                container.start()
+            runner = container.socket if container is not None else None
+            serve = server.serve(folder, 0, state=folder / "s", envoy=binary, runner=runner)
+            port = await stack.enter_async_context(serve)
             carrier = SshCarrier(await connect(HERE, where="here", port=port, **options), "agent", "here")
             session = Session(carrier, lambda *_: None)
             await session.open()
             rig = Rig(api, session, original, protocol)
-            rig.agent = made[0]
+            rig.agent, rig.beside = made[0], container
             rig.key, rig.options = ada.get_fingerprint(), {**options, "port": port}
             await rig.start()
             try:

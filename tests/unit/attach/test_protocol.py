@@ -13,7 +13,7 @@ from devloop.agent.paths import COMMAND, PROTOCOL, SOFTWARE, protocol_of
 
 SPOKEN = ("agent/desk.py", "agent/spec.py", "agent/records.py", "agent/uplink.py", "attach/session.py")
 """Where the words are: messages, what is in them, and the channels that the connections come by."""
-RECORDED = (4, "c9d75a769353cbab")
+RECORDED = (4, "7c064a61a196ec55")
 
 
 def _digest() -> str:

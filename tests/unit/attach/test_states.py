@@ -13,7 +13,7 @@ from devloop.attach.attachment import Attachment
 from devloop.attach.attachments import Attachments
 from devloop.attach.claims import Claims
 from devloop.attach.seam import AttachError, Phase, Wanted
-from devloop.attach.session import SessionLostError
+from devloop.attach.session import Session, SessionLostError
 from devloop.remote.kubernetes.api import ApiError
 
 from .fake_api import FakeApi, service
@@ -141,3 +141,24 @@ async def test_a_service_that_went_while_nobody_watched_is_missed(monkeypatch: p
         assert gone == []  # it is there, or has been made since
     work._listed({"metadata": {"resourceVersion": "9"}, "items": []})
     assert gone == ["one"]
+
+
+async def test_nothing_is_attached_while_envoy_is_away() -> None:
+    """The agent says so in a message; what is attached then waits for the next one."""
+    work = Attachments(cast(Any, None), cast(Any, FakeApi()), user="ada", host="h")
+    session = Session(cast(Any, SimpleNamespace(where="here")), lambda *_: None, work._away)
+    work._session = session
+    found, _ = attachment()
+    found.task = cast(Any, object())
+    work._held["one"] = found
+    work._stands(found)
+    assert found.state.phase is Phase.ATTACHED
+    session.received('{"away": "Envoy has ended"}\n')
+    assert (found.state.phase, found.state.reason) == (Phase.OPEN, "Envoy has ended")
+    work._stands(found)  # whatever else happens meanwhile
+    assert found.state.phase is Phase.OPEN
+    found.dirty.clear()
+    session.received('{"away": ""}\n')
+    assert found.dirty.is_set()
+    work._stands(found)
+    assert found.state.phase is Phase.ATTACHED

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from devloop.agent import doors, envoy
+from devloop.agent import doors, envoy, runner
 from devloop.agent.doors import Doors
 from devloop.agent.strangers import Strangers
 from tests.ports import free_port
@@ -114,4 +114,4 @@ def test_envoy_is_told_what_it_may_hold(tmp_path: Path) -> None:
         "global_downstream_max_connections",
         "injected_resource",
     }
-    assert envoy.HEAP_BYTES < envoy.DATA_BYTES < 400 << 20, "the container has 512 MiB, and the SSH server is in it"
+    assert runner.HEAP_BYTES < runner.DATA_BYTES < 400 << 20, "its container has 448 MiB"

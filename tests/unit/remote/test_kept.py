@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from devloop.agent import presence
+from devloop.agent.objects import KEPT
+from devloop.agent.runner import DATA_BYTES
 from devloop.remote.kubernetes.install import SELECTOR, Identity, pod_manifest, secret_manifest
 from devloop.remote.kubernetes.kept import keys, linger_of, manifests, owner, roles
 
@@ -42,6 +44,9 @@ def test_the_deployments_pod_is_the_agents_own() -> None:
     template = deployment["spec"]["template"]
     assert {key: value for key, value in template["spec"].items() if key != "initContainers"} == own["spec"]
     assert template["metadata"]["labels"] == own["metadata"]["labels"]
+    # Some meshes are kept out by an annotation.
+    assert own["metadata"]["annotations"].items() <= template["metadata"]["annotations"].items()
+    assert template["metadata"]["annotations"][KEPT] == "true"
     key, _, value = SELECTOR.partition("=")
     assert deployment["spec"]["selector"]["matchLabels"] == {key: value}
     assert template["metadata"]["labels"][key] == value
@@ -49,6 +54,26 @@ def test_the_deployments_pod_is_the_agents_own() -> None:
         # `restricted` looks at each container.
         assert each["securityContext"] == own["spec"]["containers"][0]["securityContext"]
         assert each["image"] == "registry/agent:2"
+
+
+def test_envoy_has_limits_of_its_own_and_no_right_more_than_the_agent() -> None:
+    pod = pod_manifest("registry/agent:2", 0)
+    agent, beside = pod["spec"]["containers"]
+    assert (agent["name"], beside["name"]) == ("agent", "envoy")
+    for each in (agent, beside):
+        assert each["image"] == "registry/agent:2"
+        assert each["resources"]["limits"]["memory"] and each["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert each["securityContext"] == agent["securityContext"]
+    # Envoy ends by itself before the kernel ends its container, which the kubelet would start ever later.
+    assert int(beside["resources"]["limits"]["memory"].removesuffix("Mi")) << 20 > DATA_BYTES + (64 << 20)
+    env = [{each["name"]: each["value"] for each in one["env"]} for one in (agent, beside)]
+    for name in ("DEVLOOP_AGENT_ENVOY", "DEVLOOP_AGENT_STATE"):
+        assert env[0][name] == env[1][name]
+    # It has no key: neither the Secret's, nor the service account's.
+    mounts = {each["mountPath"]: each["name"] for each in beside["volumeMounts"]}
+    assert mounts == {"/tmp": "tmp", "/var/run/secrets/kubernetes.io/serviceaccount": "no-token"}
+    [nothing] = [each for each in pod["spec"]["volumes"] if each["name"] == "no-token"]
+    assert "emptyDir" in nothing
 
 
 class FakeApi:

@@ -82,6 +82,10 @@ def pod(*states: dict[str, Any], deleted: bool = False, phase: str = "Pending") 
 def test_how_far_an_agents_pod_is() -> None:
     assert running(pod({"running": {}}))
     assert not running(pod({"running": {}}, deleted=True))
+    beside = pod({"running": {}}, {"waiting": {"reason": "ContainerCreating"}})
+    runs, waits = beside["status"]["containerStatuses"]
+    for runs["name"], waits["name"] in (("agent", "envoy"), ("envoy", "agent")):
+        assert running(beside) is (runs["name"] == "agent"), "the SSH server's is the one that is waited for"
     assert ended(pod({"running": {}}, deleted=True))
     assert ended(pod(phase="Failed"))
     assert progress(pod({"waiting": {"reason": "ContainerCreating"}})) == ("ContainerCreating", False)
@@ -270,9 +274,13 @@ QUOTA = 'pods "devloop-agent" is forbidden: failed quota: compute: must specify 
 @pytest.mark.parametrize(
     ("missed", "limits", "requests"),
     [
-        ("limits.cpu for: agent", {"cpu": "1"}, {}),
-        ("limits.cpu,requests.ephemeral-storage", {"cpu": "1"}, {"ephemeral-storage": "64Mi"}),
-        ("limits.cpu for: agent; limits.ephemeral-storage for: agent", {"cpu": "1", "ephemeral-storage": "256Mi"}, {}),
+        ("limits.cpu for: agent,envoy", {"cpu": "500m"}, {}),
+        ("limits.cpu,requests.ephemeral-storage", {"cpu": "500m"}, {"ephemeral-storage": "32Mi"}),
+        (
+            "limits.cpu for: agent,envoy; limits.ephemeral-storage for: agent,envoy",
+            {"cpu": "500m", "ephemeral-storage": "128Mi"},
+            {},
+        ),
     ],
 )
 def test_the_agent_says_what_a_resource_quota_wants_to_be_said(
@@ -280,9 +288,10 @@ def test_the_agent_says_what_a_resource_quota_wants_to_be_said(
 ) -> None:
     before = pod_manifest()
     found = fitting(before, QUOTA + missed)
-    (container,), (old,) = found["spec"]["containers"], before["spec"]["containers"]
-    assert container["resources"]["limits"] == {**old["resources"]["limits"], **limits}
-    assert container["resources"]["requests"] == {**old["resources"]["requests"], **requests}
+    assert [each["name"] for each in found["spec"]["containers"]] == ["agent", "envoy"]
+    for container, old in zip(found["spec"]["containers"], before["spec"]["containers"], strict=True):
+        assert container["resources"]["limits"] == {**old["resources"]["limits"], **limits}
+        assert container["resources"]["requests"] == {**old["resources"]["requests"], **requests}
     # What it has said already is not the reason; nor is a quota that is used up.
     assert fitting(found, QUOTA + missed) == found
     assert fitting(before, "exceeded quota: compute, requested: limits.cpu=1, used: 4, limited: 4") == before
@@ -296,13 +305,13 @@ async def test_a_pod_that_a_resource_quota_refuses_is_made_with_limits() -> None
 
         async def request(self, method: str, path: str, body: Any = None, **_: Any) -> Any:
             asked.append(body)
-            if "cpu" not in body["spec"]["containers"][0]["resources"]["limits"]:
+            if any("cpu" not in each["resources"]["limits"] for each in body["spec"]["containers"]):
                 raise ApiError(403, "Forbidden", QUOTA + "limits.cpu for: agent", where="test")
             return body
 
     made = await AgentPod(cast(Any, Quota())).create(pod_manifest())
     assert made is not None and len(asked) == 2
-    assert made["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "1"
+    assert [each["resources"]["limits"]["cpu"] for each in made["spec"]["containers"]] == ["500m", "500m"]
 
 
 class Answer:

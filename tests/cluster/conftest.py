@@ -13,9 +13,11 @@ Each of pytest-xdist's workers has a cluster of its own; at somebody else's they
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -299,6 +301,35 @@ def kill_pod(admin: ApiClient) -> Callable[[str, str], Any]:
         await kit.until_gone(core.read_namespaced_pod, name, namespace, uid=pod.metadata.uid)
 
     return kill
+
+
+@pytest.fixture
+def kill_container(admin: ApiClient, cluster: Target) -> Callable[[str, str, str], Any]:
+    """`await kill_container(NAMESPACE, POD, CONTAINER)`: all its processes, as the kernel does without memory."""
+    cluster.need_own("Killing a container's processes")
+
+    async def kill(namespace: str, name: str, container: str) -> None:
+        pod = await client.CoreV1Api(admin).read_namespaced_pod(name, namespace)
+        [status] = [each for each in pod.status.container_statuses if each.name == container]
+        number = status.container_id.rpartition("/")[2]
+        assert _kill(number), f"no process of {container}"
+
+    return kill
+
+
+def _kill(number: str) -> int:
+    """All processes in the cgroup of a container; how many there were."""
+    found = [each for each in Path("/proc").glob("[0-9]*") if number in _text(each / "cgroup")]
+    for each in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(each.name), signal.SIGKILL)
+    return len(found)
+
+
+def _text(file: Path) -> str:
+    with contextlib.suppress(OSError):
+        return file.read_text()
+    return ""
 
 
 @pytest.fixture

@@ -242,3 +242,45 @@ async def test_no_request_fails_while_it_is_edited_under_load(rig: Rig, tmp_path
         result = await load.stop()
         assert result["failed"] == 0, str(result)
         assert result["counts"]["here"] > 0.99 * result["answered"] - 300, str(result)
+
+
+@pytest.mark.parametrize(("ends", "goes_on"), [("envoy", "agent"), ("agent", "envoy")])
+async def test_a_container_of_the_agents_pod_that_ends_does_not_take_the_other_one_with_it(
+    rig: Rig, kill_container: Callable[[str, str, str], Awaitable[None]], tmp_path: Path, ends: str, goes_on: str
+) -> None:
+    """As the kernel ends what is over its limit of memory. Nobody is told meanwhile that they are attached."""
+    core = client.CoreV1Api(rig.admin)
+
+    async def restarts() -> dict[str, int]:
+        pod = await core.read_namespaced_pod(AGENT, rig.space.name)
+        return {each.name: each.restart_count for each in pod.status.container_statuses}
+
+    async with engine(rig.space.developer, tmp_path) as ada, Here() as here:
+        await ada.attachments.attach(ada.wanted(here), here)
+        await kit.eventually(lambda: ask(rig.space), "here", 5)
+        carrier, before = await ada.link.best(), len(ada.states)
+        load = Load(rig.space, rate=50, connections=4, seconds=60)
+        await asyncio.sleep(1)
+        began = time.time()
+        await kill_container(rig.space.name, AGENT, ends)
+
+        async def ended() -> int:
+            return (await restarts())[ends]
+
+        await kit.eventually(ended, 1, 30)
+
+        async def attached() -> bool:
+            lost = any(not each.startswith(Phase.ATTACHED) for each in ada.states[before:])
+            return lost and ada.attachments.held[0].state.phase is Phase.ATTACHED
+
+        await kit.eventually(attached, True, 40)
+        await kit.eventually(lambda: ask(rig.space), "here", 10)
+        took = time.time() - began
+        result = await load.stop()
+        late = [each for each in result["failures"] if each[0] > began + 6]
+        print(f"\n{ends} ended: attached again after {took:.1f} s; {result['failed']} of {result['answered']} failed")
+        assert not late, str(result)
+        assert (await restarts())[goes_on] == 0
+        if ends == "envoy":
+            assert await ada.link.best() is carrier, "the SSH connection has gone on"
+    await rig.restored(5)

@@ -14,6 +14,8 @@ from .kit import ApiClient, client
 from .test_link_contract import connected
 from .test_link_life import take_away
 
+pytestmark = pytest.mark.role("attach", agent=False)
+
 PROJECT = """\
 [remote]
 [services.web]

@@ -19,6 +19,8 @@ from .conftest import Namespace
 from .kit import ApiClient, client
 from .project import Project, Running, a_project
 
+pytestmark = pytest.mark.role("attach")
+
 ECHO = """
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -23,6 +23,8 @@ from . import kit
 from .conftest import Namespace
 from .kit import ApiClient, client, config
 
+pytestmark = pytest.mark.role("attach", agent=False)
+
 # What no API object has: the image's own and the container runtime's.
 OF_IMAGE = {"PATH", "HOSTNAME", "HOME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 AGENT = "devloop.test/agent:1"

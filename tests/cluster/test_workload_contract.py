@@ -19,6 +19,8 @@ from .conftest import Namespace
 from .kit import ApiClient, client
 from .test_workload import connected
 
+pytestmark = pytest.mark.role("attach", agent=False)
+
 
 class AsAdmin:
     def __init__(self, admin: ApiClient, namespace: str) -> None:

@@ -14,6 +14,8 @@ from .conftest import Namespace
 from .kit import ApiClient
 from .test_workload_volumes import Volumes, claim, local
 
+pytestmark = pytest.mark.role("attach", agent=False)
+
 
 async def test_a_claim_is_mounted(admin: ApiClient, namespace: Namespace, tmp_path: Path) -> None:
     if reason := fuse.missing():

@@ -29,6 +29,8 @@ from .conftest import Namespace
 from .kit import ApiClient, client
 from .test_workload import AGENT, Place, b64, connected
 
+pytestmark = pytest.mark.role("attach", agent=False)
+
 # Runs here and there: {path: [kind, mode, content or target]}.
 WALK = r"""
 import base64, json, os, stat, sys

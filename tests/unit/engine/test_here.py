@@ -79,6 +79,7 @@ def here(networks: list[Network], tmp_path: Path) -> Here:
     specs = {"api": service("api", hold=200_000_000)}
     side: Any = SimpleNamespace(
         parts=made,
+        _remote=SimpleNamespace(allowed_hosts=()),
         project=SimpleNamespace(services=specs),
         until_prepared=parts,
         until_standing=lambda _: nothing(),

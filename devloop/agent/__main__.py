@@ -4,7 +4,9 @@ Configured by the environment, which the pod's manifest sets:
 
     DEVLOOP_AGENT_PORT   where the SSH server listens, on the pod's loopback (2222)
     DEVLOOP_AGENT_DIRECT where it listens at the pod's own address while somebody has asked for it (2223); 0: never
-    DEVLOOP_AGENT_KEYS   the folder with `host_key` and the public keys, mounted from a Secret
+    DEVLOOP_AGENT_KEYS   the folder of the host key, in the pod's memory (/run/devloop-agent)
+    DEVLOOP_AGENT_POD_UID the pod's uid, by which clients tell this pod's host key from another's
+    HOSTNAME             the pod's name, as every container has it
     DEVLOOP_AGENT_LINGER how many seconds without a client until the agent removes itself; 0, the default:
                          it stays, as an administrator's does
     DEVLOOP_AGENT_READY  a file that exists while the server takes connections; the startup probe's
@@ -27,14 +29,17 @@ from pathlib import Path
 
 from .destinations import VARIABLE as ALLOW
 from .destinations import Destinations
+from .hostkey import HostKeyError, Publisher, host_key
 from .loops import new_event_loop
+from .presence import cluster_api
 from .server import AgentError, serve
+from .tasks import background
 
 
 async def run() -> None:
     """Serve until SIGTERM or SIGINT; the connections that are open then are closed in order."""
     port, direct = _port("DEVLOOP_AGENT_PORT", "2222", 1), _port("DEVLOOP_AGENT_DIRECT", "2223", 0)
-    keys = Path(os.environ.get("DEVLOOP_AGENT_KEYS", "/etc/devloop-agent"))
+    keys = Path(os.environ.get("DEVLOOP_AGENT_KEYS", "/run/devloop-agent"))
     ready = Path(os.environ.get("DEVLOOP_AGENT_READY", "/tmp/ready"))
     linger = os.environ.get("DEVLOOP_AGENT_LINGER", "0")
     if not linger.isdecimal():
@@ -68,11 +73,29 @@ async def run() -> None:
             destinations=destinations,
             runner=runner,
         ):
+            # Whoever knows the host key finds that the agent listens.
+            publisher = await _published(keys, stopped)
+            if publisher is None:
+                return
             await asyncio.to_thread(ready.touch)
+            keeping = background(publisher.keep(), name="host key")
             await stopped.wait()
+            keeping.cancel()
     finally:
         # Last of all: a pod that says that it is not ready gets no traffic, and it has to lead that elsewhere first.
         ready.unlink(missing_ok=True)  # noqa: ASYNC240 (a tmpfs, and nothing else runs any more)
+
+
+async def _published(keys: Path, stopped: asyncio.Event) -> Publisher | None:
+    """Have the host key published; None if the agent is to end before it is. AgentError if it may not."""
+    api, uid = cluster_api(), os.environ.get("DEVLOOP_AGENT_POD_UID", "")
+    if api is None or not uid:
+        raise AgentError("the pod has no service account, or DEVLOOP_AGENT_POD_UID is not set")
+    publisher = Publisher(api, await asyncio.to_thread(host_key, keys), os.environ.get("HOSTNAME", ""), uid)
+    try:
+        return publisher if await publisher.publish(stopped) else None
+    except HostKeyError as problem:
+        raise AgentError(str(problem)) from problem
 
 
 def _port(variable: str, default: str, first: int) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 
-PROTOCOL = 4
-"""The version of what an engine and the agent say to each other about attachments, and of what a relayed connection's
-first bytes mean. Whoever changes either raises it (`tests/unit/attach/test_protocol.py` asks): two sides that differ
-say so, where they would lose connections."""
+PROTOCOL = 5
+"""The version of what an engine and the agent say to each other about attachments, of what a relayed connection's first
+bytes mean, and of how an engine joins (`keys.py`). Whoever changes one of them raises it (`tests/unit/attach/
+test_protocol.py` asks): two sides that differ say so, where they would lose connections."""
 COMMAND = f"attachments {PROTOCOL}"
 """The SSH session in which an engine and the agent talk (`desk.py`)."""
 SOFTWARE = f"devloop_{PROTOCOL}"
 """What the agent calls itself when an SSH connection begins (RFC 4253, 4.2). Until version 2 it was `devloop`."""
+GOODBYE = "goodbye"
+"""The SSH session in which an engine leaves for good: the agent forgets its key, and says how many are there, the asker
+among them."""
 STEPS = 100
 """More calls than any restoration takes: a bound, should somebody undo them as fast as they are made."""
 

@@ -14,28 +14,33 @@ import os
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from .objects import kept
 from .tasks import background
 
 log = logging.getLogger("agent")
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-SECRET = "devloop-agent"
 API_SECONDS = 5
+JSON = "application/json"
 LINE_BYTES = 16 << 20
 """A line of a watch: one object, of which etcd takes 1.5 MiB."""
 ANSWER_BYTES = 64 << 20
 """An object, or a list of a namespace's: this pod has 512 MiB in all."""
 
 
+class TooLongError(OSError):
+    """An answer is longer than it may be."""
+
+
 def bounded(data: bytes, most: int) -> bytes:
-    """The same. Raises OSError if it is more than there may be: whoever answers may say anything."""
+    """The same. Raises TooLongError if it is more than there may be: whoever answers may say anything."""
     if len(data) > most:
-        raise OSError(errno.EMSGSIZE, f"there is no end to what the API server says, after {most} bytes")
+        raise TooLongError(errno.EMSGSIZE, f"there is no end to what the API server says, after {most} bytes")
     return data
 
 
@@ -49,15 +54,27 @@ class ClusterApi:
         self._context: ssl.SSLContext | None = None
         self.server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
-    def request(self, method: str, kind: str, name: str, body: object = None) -> dict[str, Any]:
-        """One request for an object of this namespace. Raises OSError, of which HTTPError is one."""
-        return self.call(method, f"/api/v1/namespaces/{self.namespace}/{kind}/{name}", body)
+    def call(
+        self, method: str, path: str, body: object = None, *, content_type: str = JSON, most: int = ANSWER_BYTES
+    ) -> dict[str, Any]:
+        """One request for any path. Raises OSError, of which HTTPError is one, and TooLongError if the answer has more
+        than `most` bytes; ValueError if it is no JSON.
+        """
+        with self._open(method, path, body, API_SECONDS, content_type=content_type) as response:
+            return _read(response, most)
 
-    def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        """One request for any path. Raises OSError, of which HTTPError is one."""
-        with self._open(method, path, body, API_SECONDS) as response:
-            answer: dict[str, Any] = json.loads(bounded(response.read(ANSWER_BYTES + 1), ANSWER_BYTES))
-            return answer
+    def metadata(self, path: str, most: int) -> tuple[dict[str, Any], datetime]:
+        """GET the metadata alone of an object, or of a list if the path has a query; and what the API server's clock
+        says. Raises what `call` does.
+        """
+        kind = "PartialObjectMetadataList" if "?" in path else "PartialObjectMetadata"
+        accept = f"{JSON};as={kind};g=meta.k8s.io;v=v1"
+        with self._open("GET", path, None, API_SECONDS, accept=accept) as response:
+            try:
+                now = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
+            except (TypeError, ValueError):
+                now = datetime.now(UTC)
+            return _read(response, most), now
 
     def lines(self, path: str, silence: float) -> Iterator[bytes]:
         """The lines of a watch, until it ends. OSError: it says nothing for `silence` seconds, or a line has no end."""
@@ -65,7 +82,9 @@ class ClusterApi:
             while line := response.readline(LINE_BYTES + 1):
                 yield bounded(line, LINE_BYTES)
 
-    def _open(self, method: str, path: str, body: object, seconds: float) -> Any:
+    def _open(
+        self, method: str, path: str, body: object, seconds: float, *, content_type: str = JSON, accept: str = JSON
+    ) -> Any:
         request = urllib.request.Request(
             f"{self.server}{path}",
             method=method,
@@ -73,12 +92,23 @@ class ClusterApi:
             # The kubelet renews the token; it is read anew each time.
             headers={
                 "Authorization": f"Bearer {(self.account / 'token').read_text()}",
-                "Content-Type": "application/json",
+                "Content-Type": content_type,
+                "Accept": accept,
             },
         )
         if self._context is None:  # some 10 ms, so it is kept; an authority is not renewed as tokens are
             self._context = ssl.create_default_context(cafile=str(self.account / "ca.crt"))
         return urllib.request.urlopen(request, timeout=seconds, context=self._context)
+
+
+def _read(response: Any, most: int) -> dict[str, Any]:
+    try:
+        answer = json.loads(bounded(response.read(most + 1), most))
+    except RecursionError as problem:
+        raise ValueError("an answer that is nested without end") from problem
+    if not isinstance(answer, dict):
+        raise ValueError("an answer that is no object")
+    return answer
 
 
 class Seat:
@@ -87,6 +117,10 @@ class Seat:
     def __init__(self, presence: Presence) -> None:
         self._presence = presence
         self._connections = 0
+        self.key = b""
+        """The key that it was taken with, in SSH's wire format; further connections come with the same one."""
+        self.entry = ""
+        """What let that key in; see `authorized.py`."""
         self.given_back: Callable[[], None] = lambda: None
         """Called when it is."""
 
@@ -112,6 +146,10 @@ def cluster_api() -> ClusterApi | None:
         return None
 
 
+async def _nobody() -> bool:
+    return False
+
+
 class Presence:
     """Counts clients. `gone` is set when the agent has removed itself."""
 
@@ -122,6 +160,8 @@ class Presence:
         self.clients = 0
         self.busy: Callable[[], bool] = lambda: False
         """Whether traffic still goes through this pod: then it stays, whoever is there."""
+        self.joining: Callable[[], Awaitable[bool]] = _nobody
+        """Whether somebody is about to log in: then it stays too."""
         self._timer: asyncio.TimerHandle | None = None
         self._removing: asyncio.Task[None] | None = None
         self._wait()
@@ -147,32 +187,22 @@ class Presence:
         self._removing = background(self._remove(), name="removal")
 
     async def _remove(self) -> None:
-        """Delete the Secret, then this pod. If somebody joins meanwhile, they make both anew."""
-        if self.busy():
-            self._wait()
+        """Delete this pod; what was put beside it goes with it. Who joins meanwhile makes another one."""
+        if self.busy() or await self.joining() or self.clients:
+            if not self.clients:
+                self._wait()
             return
         try:
             await asyncio.to_thread(self._delete)
-        except OSError as problem:
+        except (OSError, ValueError) as problem:
             log.warning("nobody is here, and the agent can't remove itself: %s", problem)
             self._wait()
 
     def _delete(self) -> None:
         assert self.api is not None
         log.info("nobody has been here for %g s: the agent removes itself", self.linger)
-        try:
-            secret = self.api.request("GET", "secrets", SECRET)
-            # A developer who is just joining has changed the Secret: then it stays, and so does this pod.
-            same = {key: secret["metadata"][key] for key in ("uid", "resourceVersion")}
-            if self.clients:
-                return
-            if not kept(secret):
-                self.api.request("DELETE", "secrets", SECRET, {"preconditions": same})
-        except urllib.error.HTTPError as problem:
-            problem.close()
-            if problem.code != 404:
-                raise
-        self.api.request("DELETE", "pods", os.environ.get("HOSTNAME", SECRET))
+        name = os.environ.get("HOSTNAME", "devloop-agent")
+        self.api.call("DELETE", f"/api/v1/namespaces/{self.api.namespace}/pods/{name}")
 
     def close(self) -> None:
         """The agent ends anyway."""

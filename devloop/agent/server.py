@@ -2,7 +2,7 @@
 
 It listens on the pod's loopback alone, so that a port-forward, and with it the API server's own
 authentication and audit log, stands before every client; who has come that way may come by the pod's own address as
-well (`direct.py`). Behind that only a public key opens it. It
+well (`direct.py`). Behind that only a public key opens it, for which its owner has put an entry beside the agent. It
 forwards connections (RFC 4254, 7.2, "direct-tcpip"), beside itself too (`lanes.py`), and datagrams (`datagrams.py`),
 answers questions about itself, attaches a developer's services (`desk.py`) and refuses all else: no shell, no file
 transfer, no agent or X11 forwarding, no listening ports.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ from typing import Any, cast
 
 import asyncssh
 
-from . import keys
 from .attachments import Attachments
+from .authorized import Admission, Authorized
 from .datagrams import COMMAND as DATAGRAMS
 from .datagrams import Datagrams
 from .desk import Desk
@@ -30,14 +30,16 @@ from .destinations import EVERYWHERE, Destinations
 from .direct import COMMAND as DIRECT
 from .direct import Direct
 from .forward import Connection
+from .hostkey import HostKeyError, host_key
 from .inbound import COMMAND as INBOUND
 from .inbound import ToEngine
 from .lanes import COMMAND as LANES
 from .lanes import Lanes
 from .packets import REKEY_BYTES
-from .paths import COMMAND, SOFTWARE
+from .paths import COMMAND, GOODBYE, SOFTWARE
 from .presence import Presence, Seat, cluster_api
 from .strangers import Stranger, Strangers
+from .tasks import background
 
 log = logging.getLogger("agent")
 
@@ -48,6 +50,8 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly130
 # connection, and with it the sockets that it holds open here.
 KEEPALIVE_SECONDS = 5
 LOGIN_SECONDS = 20
+LOOK_UPS = 6
+"""So many keys of one connection are looked up, as with OpenSSH's MaxAuthTries."""
 STRANGERS = 128
 """So many may not have logged in yet; all come from the loopback, or have shown a ticket. See `strangers.py`."""
 
@@ -60,7 +64,7 @@ class AgentError(Exception):
 class Parts:
     """What all connections share. `attachments`: None where nothing can be attached."""
 
-    keys: Path
+    admission: Admission
     presence: Presence
     lanes: Lanes
     direct: Direct
@@ -77,11 +81,13 @@ class Developer(asyncssh.SSHServer):
         self.parts = parts
         self.seat = seat or Seat(parts.presence)
         if seat is None:
-            self.seat.given_back = lambda: parts.direct.forget(self.seat)
+            self.seat.given_back = self._given_back
         self.connection: Connection | None = None
         self.name = "nobody"
         self.entered = False
-        self._offered = ""
+        self._offered: tuple[asyncssh.SSHKey, str] | None = None
+        """The key that was asked about last, and its entry."""
+        self._known: dict[tuple[str, bytes], str] = {}
         self._stranger: Stranger | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -90,43 +96,49 @@ class Developer(asyncssh.SSHServer):
         self._stranger = self.parts.strangers.arrived("", conn.abort)
 
     def begin_auth(self, username: str) -> bool:
-        """The user name is what the developer calls themself; the key alone decides."""
-        self.name = username
+        """The user name says which entry to look for, and what the developer calls themself; the key alone decides."""
+        self.name = username.rpartition("/")[0] or username
         return True
 
     def public_key_auth_supported(self) -> bool:
-        """Keys are asked for though none is known yet: the first developer's may be in the Secret alone."""
+        """Keys are asked for, and nothing else."""
         return True
 
     async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Whether the mounted Secret has this key; if not, whether the API's has.
-
-        Both are read anew: a developer who has joined meanwhile is let in without a restart, and the kubelet takes a
-        minute or so to write the volume.
-        """
-        if key.public_data not in keys.in_folder(self.parts.keys):
-            api = self.parts.presence.api
-            if api is None:
+        """Whether this key has an entry, as the API has it now; beside another connection, whether it is its key."""
+        public = key.public_data
+        if self.seat.key:
+            if public != self.seat.key:
                 return False
-            try:
-                known = await asyncio.to_thread(keys.in_secret, api)
-            except (OSError, ValueError, KeyError) as problem:
-                log.info("the Secret can't be read: %s", problem)
-                return False
-            if key.public_data not in known:
+            entry = self.seat.entry
+        else:
+            if (username, public) not in self._known:
+                if len(self._known) >= LOOK_UPS:
+                    return False
+                self._known[username, public] = await self.parts.admission.admits(public, username)
+            entry = self._known[username, public]
+            if not entry:
                 return False
         # asyncssh asks this right before it checks a signature: the last one is the one that was proven.
-        self._offered = key.get_fingerprint()
+        self._offered = key, entry
         return True
 
     def auth_completed(self) -> None:
         """Say who is there now."""
-        assert self.connection is not None
+        assert self.connection is not None and self._offered is not None
         self._no_stranger()
-        self.connection.key = self._offered
+        key, entry = self._offered
+        self.connection.key = key.get_fingerprint()
         self.entered = True
+        if not self.seat.key:
+            self.seat.key, self.seat.entry = key.public_data, entry
+            self.parts.admission.entered(entry)
         self.seat.joined()
-        log.info("%s is connected", self.name)
+        log.info("%r is connected", self.name)
+
+    def _given_back(self) -> None:
+        self.parts.direct.forget(self.seat)
+        self.parts.admission.left(self.seat.entry)
 
     def _no_stranger(self) -> None:
         if self._stranger is not None:
@@ -160,7 +172,7 @@ class Developer(asyncssh.SSHServer):
         if self.entered:
             self.entered = False
             self.seat.left()
-            log.info("%s is gone%s", self.name, f": {exc}" if exc else "")
+            log.info("%r is gone%s", self.name, f": {exc}" if exc else "")
 
 
 class Handed(asyncssh.SSHListener):
@@ -184,6 +196,7 @@ class Question(asyncssh.SSHServerSession[str]):
         self.datagrams: Datagrams | ToEngine | None = None
         self.channel: asyncssh.SSHServerChannel[str] | None = None
         self.answer = ""
+        self._asking: Callable[[], Awaitable[str]] | None = None
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[str]) -> None:
         """Keep the channel."""
@@ -204,6 +217,8 @@ class Question(asyncssh.SSHServerSession[str]):
             self.answer = parts.lanes.answer(self.connection)
         elif command == DIRECT:
             self.answer = parts.direct.answer(self.seat)
+        elif command == GOODBYE:
+            self._asking = self._goodbye
         elif (ask := COMMANDS.get(command)) is not None:
             self.answer = ask(parts.presence)
         else:
@@ -218,8 +233,25 @@ class Question(asyncssh.SSHServerSession[str]):
             return
         if self.datagrams is not None:
             return
-        self.channel.write(self.answer)
-        self.channel.exit(0)
+        if self._asking is not None:
+            background(self._ask(self._asking), name="answer")
+            return
+        self._say(self.answer)
+
+    async def _ask(self, asking: Callable[[], Awaitable[str]]) -> None:
+        self._say(await asking())
+
+    def _say(self, answer: str) -> None:
+        assert self.channel is not None
+        if not self.channel.is_closing():
+            self.channel.write(answer)
+            self.channel.exit(0)
+
+    async def _goodbye(self) -> str:
+        """Forget the asker's entry; how many are here, the asker among them, and those who are just joining."""
+        parts = self.parts
+        _, joining = await asyncio.gather(parts.admission.goodbye(self.seat.entry), parts.admission.joining())
+        return str(parts.presence.clients + parts.presence.busy() + joining)
 
     def data_received(self, data: str, datatype: int | None = None) -> None:
         """Only a desk and who carries datagrams are spoken to."""
@@ -255,7 +287,6 @@ def _resolv_conf(presence: Presence) -> str:
 
 
 def _clients(presence: Presence) -> str:
-    # Who asks whether they are alone removes the agent if so; traffic that still comes here is somebody too.
     return str(presence.clients + presence.busy())
 
 
@@ -301,24 +332,30 @@ async def serve(
     envoy: str = "",
     destinations: Destinations = EVERYWHERE,
     runner: Path | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[int]:
     """Listen on the loopback while the context lasts; gives the port, which matters when `port` is 0.
 
-    `keys` holds `host_key`, in any private key format of OpenSSH's, and the developers' public keys:
-    `authorized_keys`, or a file `*.pub` for each. `linger`: see Presence. `direct`: the port for direct connections;
-    None: there are none. With `envoy`, its program, developers can attach services; `state` is a folder for its files;
-    `runner` the socket of who runs it, if that is another container. `destinations`: where connections may lead.
-    Raises AgentError.
+    `keys` is the folder of the host key, which is made if there is none. `linger`: see Presence. `direct`: the port for
+    direct connections; None: there are none. With `envoy`, its program, developers can attach services; `state` is a
+    folder for its files; `runner` the socket of who runs it, if that is another container. `destinations`: where
+    connections may lead. `admission`: who is let in; None: those who have an entry in the cluster. Raises AgentError.
     """
-    host_key = keys / "host_key"
     try:
-        key = asyncssh.read_private_key(str(host_key))
-    except (OSError, asyncssh.KeyImportError) as problem:
-        raise AgentError(f"{host_key}: {problem}") from problem
+        key = await asyncio.to_thread(host_key, keys)
+    except HostKeyError as problem:
+        raise AgentError(str(problem)) from problem
     api = cluster_api()
+    if admission is None:
+        if api is None:
+            raise AgentError("the pod has no service account, so nobody's key can be looked up")
+        admission = Authorized(api)
     async with AsyncExitStack() as stack:
         presence = Presence(api, linger)
+        presence.joining = admission.joining
         stack.callback(presence.close)
+        keeping = background(admission.keep(), name="keys")
+        stack.callback(keeping.cancel)
         attachments: Attachments | None = None
         if envoy and state is not None:
             attachments = Attachments(api, state, envoy, destinations, runner)
@@ -336,7 +373,7 @@ async def serve(
         ways = Direct(direct, login)
         stack.push_async_callback(ways.close)
         strangers = Strangers(total=STRANGERS, each=STRANGERS, seconds=LOGIN_SECONDS)
-        parts = Parts(keys, presence, lanes, ways, attachments, strangers, destinations)
+        parts = Parts(admission, presence, lanes, ways, attachments, strangers, destinations)
         try:
             listener = await asyncssh.listen(LOOPBACK, port, server_factory=lambda: Developer(parts), **settings)
             await stack.enter_async_context(listener)

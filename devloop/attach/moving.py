@@ -19,7 +19,8 @@ from devloop.agent.objects import Document
 from devloop.agent.protocols import Protocol, protocol_of
 from devloop.errors import RemoteError
 from devloop.remote.kubernetes.api import Api, ApiError
-from devloop.remote.kubernetes.install import SELECTOR, container_of, running
+from devloop.remote.kubernetes.install import SELECTOR
+from devloop.remote.kubernetes.podstate import container_of, running
 
 from . import pods
 from .attachment import Attachment

@@ -21,7 +21,7 @@ from devloop.agent.objects import Document
 from devloop.errors import RemoteError
 from devloop.failures import contained
 from devloop.remote.kubernetes.api import Api, ApiError
-from devloop.remote.kubernetes.install import running
+from devloop.remote.kubernetes.podstate import running
 
 from . import pods
 from .attachment import Attachment

@@ -19,6 +19,7 @@ from devloop.agent.records import Request, read
 from devloop.agent.spec import Spec
 from devloop.agent.tasks import background
 from devloop.errors import DevloopError, RemoteError
+from devloop.remote.versions import unequal
 
 from .inbound import WINDOW_BYTES, Inbound
 from .relay import Far, Near
@@ -45,15 +46,8 @@ class SessionLostError(RemoteError):
 
 
 def _differs(theirs: int, where: str) -> AttachError:
-    if theirs < PROTOCOL:
-        what = "the agent is older than this devloop"
-        hint = "`devloop agent uninstall` when nobody else uses it, and the next `up` makes it anew. "
-        hint += "An administrator's: `devloop agent manifest`, applied again."
-    else:
-        what = "the agent is newer than this devloop"
-        hint = "Update devloop: the agent of a namespace is shared by all who work in it."
-    what = f"{what} (it speaks version {theirs} of their protocol, this one {PROTOCOL}), so nothing is attached"
-    return AttachError(what, where=where, hint=hint)
+    what, hint = unequal(theirs)
+    return AttachError(f"{what}, so nothing is attached", where=where, hint=hint)
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def _text(where: str, agent: Standing | None) -> str:
         ("life", leaves),
     ]
     if agent.clients is None:
-        rows.append(("keys", "you may not read its Secret"))
+        rows.append(("keys", "you may not list ConfigMaps"))
     elif not agent.clients:
         rows.append(("keys", "none"))
     for index, client in enumerate(agent.clients or ()):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from devloop.agent.keys import HOST_KEY, POD_UID
 from devloop.agent.objects import KEPT
 from devloop.remote.kubernetes.agent import KubernetesLink
 from devloop.remote.kubernetes.kubeconfig import Kubeconfig
@@ -28,9 +29,13 @@ def devloop(namespace: Namespace, tmp_path: Path) -> Cli:
 
 
 async def there(admin: ApiClient, namespace: str) -> list[str]:
-    """The agent's pods and Secrets; what is on its way out has gone."""
+    """The agent's pods, its ConfigMap and developers' keys; what is on its way out has gone."""
     core = client.CoreV1Api(admin)
-    found = [*(await core.list_namespaced_pod(namespace)).items, *(await core.list_namespaced_secret(namespace)).items]
+    found = [
+        *(await core.list_namespaced_pod(namespace)).items,
+        *(await core.list_namespaced_config_map(namespace)).items,
+        *(await core.list_namespaced_secret(namespace)).items,
+    ]
     names = [each.metadata.name for each in found if not each.metadata.deletion_timestamp]
     return [each for each in names if each.startswith(AGENT)]
 
@@ -50,12 +55,13 @@ async def test_what_install_makes_stays_until_uninstall(
     uid = await agent_uid(admin, namespace.name)
     async with connected(namespace.other_developer, tmp_path / "ben", "agent"):
         assert await agent_uid(admin, namespace.name) == uid
-    # Its last client has gone, and it is there.
+        text = (await devloop("agent", "status")).stdout
+        assert "SHA256:" in text and "stays until it is removed" in text
+    # Its last client has gone, and it is there; what the client had put beside it is not.
     assert await agent_uid(admin, namespace.name) == uid
-    text = (await devloop("agent", "status")).stdout
-    assert "SHA256:" in text and "stays until it is removed" in text
-    assert "Secret devloop-agent and pod devloop-agent removed" in (await devloop("agent", "uninstall")).stdout
-    assert await there(admin, namespace.name) == []
+    assert (await devloop("agent", "status", "--json")).json["agent"]["clients"] == []
+    assert "pod devloop-agent removed" in (await devloop("agent", "uninstall")).stdout
+    await kit.eventually(lambda: there(admin, namespace.name), [])
     assert "nothing was installed" in (await devloop("agent", "uninstall")).stdout
 
 
@@ -79,19 +85,20 @@ async def test_an_administrators_agent_serves_those_who_may_create_nothing(
         ready=lambda each: each.status.ready_replicas == 1,
     )
     core = client.CoreV1Api(admin)
-    before = (await core.read_namespaced_secret(AGENT, namespace.name)).data
+    before = (await core.read_namespaced_config_map(AGENT, namespace.name)).data
+    assert before
     kubectl(cluster, *apply, text=text)
-    assert (await core.read_namespaced_secret(AGENT, namespace.name)).data == before, "applied anew, the same host key"
-    for resource in ("pods", "secrets"):
-        await take_away(admin, namespace.name, resource, "create")
+    assert (await core.read_namespaced_config_map(AGENT, namespace.name)).data == before, "applied anew, the same"
+    await take_away(admin, namespace.name, "pods", "create", "delete")
+    await take_away(admin, namespace.name, "secrets", "get", "list", "watch")
     for developer, name in ((namespace.developer, "ada"), (namespace.other_developer, "ben")):
         async with connected(developer, tmp_path / name, "agent") as link:
             assert (link.state.kind, link.state.notes) == ("agent", ())
             assert await says_bye(link)
-    status = (await devloop("agent", "status", "--json")).json["agent"]
+            status = (await devloop("agent", "status", "--json")).json["agent"]
+            assert len(status["clients"]) == 1
     assert status["made_by"] == "Deployment devloop-agent"
     assert status["running"] and status["installed"]
-    assert len(status["clients"]) == 2
     # Somebody else's: not for `uninstall`, which says whose.
     assert "kubectl delete" in (await devloop("agent", "uninstall", code=1)).stderr
     kubectl(cluster, "delete", "-n", namespace.name, "-f", "-", text=text)
@@ -167,15 +174,15 @@ async def test_where_there_can_be_no_agent_the_link_leaves_nothing_of_it(
         await link.close()
 
 
-async def test_a_secret_that_was_installed_outlives_an_agent_that_was_not(
+async def test_a_config_map_that_was_installed_outlives_an_agent_that_was_not(
     admin: ApiClient, namespace: Namespace, tmp_path: Path
 ) -> None:
     core = client.CoreV1Api(admin)
-    # As `kubectl apply` makes it: empty. Whoever comes first makes the host key.
+    # As `kubectl apply` makes it: empty. Whichever agent starts writes its host key into it.
     metadata = client.V1ObjectMeta(name=AGENT, annotations={KEPT: "true"})
-    await core.create_namespaced_secret(namespace.name, client.V1Secret(metadata=metadata))
+    await core.create_namespaced_config_map(namespace.name, client.V1ConfigMap(metadata=metadata))
     async with connected(namespace.developer, tmp_path / "ada", "agent"):
-        before = (await core.read_namespaced_secret(AGENT, namespace.name)).data
-        assert "host_key" in before and len(before) == 2
+        assert set((await core.read_namespaced_config_map(AGENT, namespace.name)).data) == {HOST_KEY, POD_UID}
     await kit.eventually(lambda: there(admin, namespace.name), [AGENT])
-    assert (await core.read_namespaced_secret(AGENT, namespace.name)).data == before
+    async with connected(namespace.developer, tmp_path / "ada", "agent"):
+        pass

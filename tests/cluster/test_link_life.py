@@ -12,6 +12,7 @@ from typing import Any
 import asyncssh
 import pytest
 
+from devloop.agent.keys import HOST_KEY, SELECTOR
 from devloop.remote.kubernetes.agent import KubernetesLink
 from devloop.remote.kubernetes.api import Api
 from devloop.remote.kubernetes.kubeconfig import Kubeconfig
@@ -44,8 +45,19 @@ async def agent_uid(admin: ApiClient, namespace: str) -> str:
     return uid
 
 
+async def entries(admin: ApiClient, namespace: str) -> list[Any]:
+    """Developers' keys."""
+    found = await client.CoreV1Api(admin).list_namespaced_config_map(namespace, label_selector=SELECTOR)
+    return list(found.items)
+
+
+async def count(admin: ApiClient, namespace: str) -> int:
+    """How many there are."""
+    return len(await entries(admin, namespace))
+
+
 async def nothing_left(admin: ApiClient, namespace: str) -> None:
-    """Neither the pod nor the Secret.
+    """Neither the pod nor a ConfigMap of its, or of a developer's key.
 
     A connection that went silent still counts until the agent's keepalive has given it up (20 s); then nobody is
     there to remove the agent, and it does so itself when it has lingered (60 s).
@@ -54,8 +66,8 @@ async def nothing_left(admin: ApiClient, namespace: str) -> None:
 
     async def left() -> list[str]:
         pods = (await core.list_namespaced_pod(namespace)).items
-        secrets = (await core.list_namespaced_secret(namespace)).items
-        return [each.metadata.name for each in (*pods, *secrets) if each.metadata.name == AGENT]
+        maps = (await core.list_namespaced_config_map(namespace)).items
+        return [each.metadata.name for each in (*pods, *maps) if each.metadata.name.startswith(AGENT)]
 
     await kit.eventually(left, [], 120)
 
@@ -116,12 +128,13 @@ async def test_developers_share_an_agent_and_the_last_one_takes_it_away(
         uid = await agent_uid(admin, namespace.name)
         began = time.monotonic()
         async with connected(namespace.other_developer, tmp_path / "ben", "agent") as second:
-            # The kubelet shows a new key within a minute; the agent asks for it.
+            # The agent asks for a new key when it is shown it.
             assert time.monotonic() - began < 10
-            secret = await client.CoreV1Api(admin).read_namespaced_secret(AGENT, namespace.name)
-            assert sum(name.endswith(".pub") for name in secret.data) == 2
+            assert len(await entries(admin, namespace.name)) == 2
             assert second.state.kind == "agent"
         assert await agent_uid(admin, namespace.name) == uid
+        # Ben's engine has said goodbye, and its key is good no more.
+        await kit.eventually(lambda: count(admin, namespace.name), 1)
     await nothing_left(admin, namespace.name)
 
 
@@ -155,13 +168,13 @@ async def test_an_agent_whose_last_client_has_crashed_removes_itself(
     await link.close()
 
 
-async def test_another_host_key_than_the_secrets_is_refused(
+async def test_another_host_key_than_the_published_one_is_refused(
     admin: ApiClient, namespace: Namespace, gate: Gate, behind_gate: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     core = client.CoreV1Api(admin)
     async with connected(behind_gate(namespace.developer), tmp_path, "agent") as link:
-        other = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
-        await core.patch_namespaced_secret(AGENT, namespace.name, {"stringData": {"host_key": other}})
+        other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+        await core.patch_namespaced_config_map(AGENT, namespace.name, {"data": {HOST_KEY: other}})
         gate.sever()
 
         async def reason() -> bool:
@@ -178,10 +191,10 @@ async def take_away(admin: ApiClient, namespace: str, resource: str, *verbs: str
     for each in Role:
         if (role := given.get(each.object_name)) is None:
             continue
-        for rule in role.rules:
+        for rule in role.rules or ():
             if resource in rule.resources:
                 rule.verbs = [verb for verb in rule.verbs if verb not in verbs]
-        role.rules = [rule for rule in role.rules if rule.verbs]
+        role.rules = [rule for rule in role.rules or () if rule.verbs]
         await rbac.replace_namespaced_role(each.object_name, namespace, role)
 
 

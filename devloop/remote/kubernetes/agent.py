@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from devloop.agent.paths import GOODBYE
 from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import RemoteError
 from devloop.remote.imports import imported
@@ -18,17 +19,11 @@ from devloop.remote.link import CarrierLostError, PermanentError, Resolver
 from devloop.remote.said import said
 
 from .api import Api
-from .install import (
-    IMAGE,
-    LINGER_SECONDS,
-    START_SECONDS,
-    Agent,
-    AgentRefusedError,
-    Identity,
-    Installation,
-    identity,
-)
+from .identity import Identity, identity
+from .install import IMAGE, LINGER_SECONDS, START_SECONDS, Installation
+from .joining import PORT, Agent
 from .kubeconfig import Kubeconfig
+from .podstate import AgentRefusedError
 
 if TYPE_CHECKING:
     import socket
@@ -42,11 +37,8 @@ log = logging.getLogger(__name__)
 P = TypeVar("P", bound=asyncio.Protocol)
 T = TypeVar("T")
 Way = Literal["auto", "agent", "portforward"]
-PORT = 2222
 # The container runs some tenths of a second before its SSH server listens.
 KNOCK_SECONDS = 0.05
-JOIN_SECONDS = 100.0
-"""How long a key that was just added may be refused: the kubelet's period, where the agent can't ask the API."""
 BETTER_SECONDS = 0.3
 """So long who wants the best connection for a long time waits for an answer from the pod's address; if there is one,
 for the login as well, which takes eight round trips on a far network."""
@@ -81,6 +73,7 @@ class KubernetesLink(LiveLink):
         self._mesh = mesh
         self._direct = direct
         self._identity: Identity | None = None
+        self._installation: Installation | None = None
 
     async def _connect(self, tell: Callable[[str], None]) -> Carrier:
         await imported("kubernetes.aio.client", "kubernetes.aio.config", "devloop.remote.sshcarrier")
@@ -88,9 +81,10 @@ class KubernetesLink(LiveLink):
             return await self._portforward(())
         if self._identity is None:
             self._identity = await asyncio.to_thread(identity, self._key_file)
-        installation = Installation(self.api, self._identity, self._image, self._linger, mesh=self._mesh)
+        if self._installation is None:  # kept: the entry that it has made is good for the next connection too
+            self._installation = Installation(self.api, self._identity, self._image, self._linger, mesh=self._mesh)
         try:
-            return await dial(installation, tell, self._direct, self.refresh)
+            return await dial(self._installation, tell, self._direct, self.refresh)
         except AgentRefusedError as problem:
             if self._way == "agent":
                 rights = "`devloop doctor` names the Roles; `devloop agent manifest` is for an administrator."
@@ -149,7 +143,7 @@ async def dial(
         return await connect(
             "127.0.0.1",
             where=api.where,
-            username=who.name,
+            username=agent.user,
             client_keys=[who.key],
             known_hosts=([agent.host_key], [], []),
             config=None,
@@ -162,17 +156,19 @@ async def dial(
             connection: Any = await login(port=PORT, tunnel=PodPort(api, agent.pod))
             break
         except PermanentError as problem:
-            cause = problem.__cause__
-            denied = isinstance(cause, asyncssh.PermissionDenied)
-            # Another host key: the agent was made anew since the Secret was read. Either way it is read again.
-            if denied and time.monotonic() - began < JOIN_SECONDS:
-                tell("waiting until the agent knows your key")
-                await asyncio.sleep(1)
-            elif denied or isinstance(cause, asyncssh.HostKeyNotVerifiable):
-                hint = f"The Secret {agent.pod} and its pod do not belong together: delete both."
-                raise RemoteError(problem.what, where=api.where, hint=hint) from problem
-            else:
-                raise
+            if isinstance(problem.__cause__, asyncssh.PermissionDenied):
+                # The agent has removed an entry that was over.
+                if (renewed := await installation.joining.renew(agent)) is not None:
+                    agent = renewed
+                    continue
+                hint = f"kubectl logs {agent.pod} -n {api.namespace} says why."
+                raise RemoteError("the agent does not let your key in", where=api.where, hint=hint) from problem
+            if isinstance(problem.__cause__, asyncssh.HostKeyNotVerifiable):
+                # Nothing has been told it: neither a name nor a key. It is read again with the next attempt.
+                what = "what answers in the agent's place has another host key than the agent has published"
+                hint = f"The API server's port-forward leads to the pod {agent.pod}: ask who has made it."
+                raise RemoteError(what, where=api.where, hint=hint) from problem
+            raise
         except RemoteError as problem:
             # Not listening yet. A pod that was deleted meanwhile is found when all is looked up anew.
             early = isinstance(problem.__cause__, (PortForwardLostError, asyncssh.ConnectionLost, ConnectionError))
@@ -195,7 +191,7 @@ async def dial(
 
 
 async def _still(installation: Installation, agent: Agent) -> bool:
-    from .install import running
+    from .podstate import running
 
     pod = await installation.api.find(f"/api/v1/namespaces/{installation.api.namespace}/pods/{agent.pod}")
     return pod is not None and pod["metadata"]["uid"] == agent.uid and running(pod)
@@ -288,7 +284,7 @@ class AgentCarrier:
         self.ssh.abort(reason)
 
     async def close(self) -> None:
-        """Leave. What fails here is the agent's own to do, some time later."""
+        """Leave, and have our key forgotten. What fails here is the agent's own to do, some time later."""
         with contextlib.suppress(RemoteError, OSError, TimeoutError):
             async with asyncio.timeout(5):
                 if await self._alone():
@@ -302,5 +298,5 @@ class AgentCarrier:
 
         for each in self.connections:
             with contextlib.suppress(asyncssh.Error, ValueError):
-                return (await said(each.connection, "clients", check=False)).strip() == "1"
+                return (await said(each.connection, GOODBYE, check=False)).strip() == "1"
         return False

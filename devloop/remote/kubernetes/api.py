@@ -161,11 +161,12 @@ class Api:
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         seconds: float = REQUEST_SECONDS,
     ) -> dict[str, Any]:
         """Send a request and read its object. Raises ApiError and ApiUnreachableError."""
         timeout = aiohttp.ClientTimeout(total=seconds, connect=CONNECT_SECONDS)
-        headers = {"Content-Type": content_type} if body is not None else {}
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
         data = json.dumps(body).encode() if body is not None else None
         target = f"{path}?{urlencode(query)}" if query else path
         for attempt in range(1, BUSY_TRIES + 1):

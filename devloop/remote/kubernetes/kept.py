@@ -10,42 +10,36 @@ There are three kinds of agent in a namespace, and clients join each in the same
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from devloop.agent import keys
 from devloop.agent.objects import KEPT, kept
 from devloop.errors import DevloopError, RemoteError
 from devloop.remote.roles import SMALLEST, Role
 
 from .api import Api, ApiError
-from .install import (
-    MADE_BY,
-    MANIFEST,
-    NAME,
-    AgentPod,
+from .identity import user_name
+from .install import MADE_BY, MANIFEST, AgentPod, pod_manifest
+from .joining import Tell
+from .podstate import (
     AgentRefusedError,
     AgentStuckError,
     Manifest,
-    Tell,
-    allowed,
     container_of,
-    delete,
     made_by_devloop,
-    pod_manifest,
     progress,
     running,
-    secret_manifest,
-    user_name,
 )
 
 DEPLOYMENT = MANIFEST.with_name("agent-deployment.yaml")
 POLICY = MANIFEST.with_name("network-policy.yaml")
+LISTED = 200
+"""So many keys are shown."""
 FOR_ADMINISTRATORS = "`devloop doctor` names the Roles; `devloop agent manifest` is for an administrator."
 
 
@@ -77,7 +71,7 @@ class Standing:
     linger_seconds: int
     """0 if it stays, else how long it waits for a next client after the last."""
     clients: tuple[Client, ...] | None
-    """Who has a key; None if this user may not read the Secret."""
+    """Who has a key; None if this user may not list ConfigMaps."""
 
 
 async def standing(api: Api) -> Standing | None:
@@ -86,7 +80,7 @@ async def standing(api: Api) -> Standing | None:
     if pod is None:
         return None
     try:
-        clients: tuple[Client, ...] | None = keys(await _secret(api) or {})
+        clients: tuple[Client, ...] | None = clients_of(await _entries(api))
     except ApiError as problem:
         if problem.status != HTTPStatus.FORBIDDEN:
             raise
@@ -126,11 +120,8 @@ async def install(api: Api, image: str, tell: Tell) -> bool:
         if not running(there):
             await pods.started(tell)
         return False
-    secret = pod = None
+    pod = None
     try:
-        if await _secret(api) is None:
-            path = f"/api/v1/namespaces/{api.namespace}/secrets"
-            secret = await allowed(api, "creating the agent's Secret", "POST", path, secret_manifest(annotations=marks))
         tell("creating the agent's pod")
         pod = await pods.create(pod_manifest(image, 0, marks))
         await pods.started(tell)
@@ -139,8 +130,6 @@ async def install(api: Api, image: str, tell: Tell) -> bool:
         with contextlib.suppress(RemoteError):
             if pod is not None:
                 await pods.delete(pod)
-            if secret is not None:
-                await delete(api, f"{path}/{NAME}", uid=secret["metadata"]["uid"])
         if isinstance(problem, AgentRefusedError):
             raise AgentRefusedError(
                 problem.what, where=problem.where, hint=problem.hint or FOR_ADMINISTRATORS
@@ -153,7 +142,7 @@ async def install(api: Api, image: str, tell: Tell) -> bool:
 
 
 async def uninstall(api: Api) -> tuple[str, ...]:
-    """Remove what `install` has made; says what that was, in words. Raises ApiError.
+    """Remove what `install` has made, what is beside it too; says what that was, in words. Raises ApiError.
 
     DevloopError for an agent that is somebody else's to remove.
     """
@@ -174,18 +163,18 @@ async def uninstall(api: Api) -> tuple[str, ...]:
             else f"kubectl delete pod {pod['metadata']['name']} -n {api.namespace}",
         )
     removed = []
-    secret = await _secret(api)
-    if secret is not None and kept(secret):
-        path = f"/api/v1/namespaces/{api.namespace}/secrets/{NAME}"
-        if await delete(api, path, uid=secret["metadata"]["uid"]):
-            removed.append(f"Secret {NAME}")
     if pod is not None and await pods.delete(pod):
         removed.append(f"pod {pod['metadata']['name']}")
     return tuple(removed)
 
 
-async def _secret(api: Api) -> Manifest | None:
-    return await api.find(f"/api/v1/namespaces/{api.namespace}/secrets/{NAME}")
+async def _entries(api: Api) -> list[Manifest]:
+    """Developers' keys: of each object the metadata alone, however large it is."""
+    query = {"labelSelector": keys.SELECTOR, "limit": str(LISTED)}
+    accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+    found = await api.request("GET", keys.config_maps(api.namespace), query=query, accept=accept)
+    items = found.get("items")
+    return items if isinstance(items, list) else []
 
 
 def owner(pod: Manifest) -> str:
@@ -206,26 +195,15 @@ def linger_of(pod: Manifest) -> int:
     return int(value) if value.isdecimal() else 0
 
 
-def keys(secret: Manifest) -> tuple[Client, ...]:
-    """The developers' keys of the agent's Secret, by name."""
-    found = []
-    for entry, value in (secret.get("data") or {}).items():
-        if entry != "authorized_keys" and not entry.endswith(".pub"):
-            continue
-        for line in base64.b64decode(value).decode(errors="replace").splitlines():
-            # `ssh-ed25519 BASE64 COMMENT`, as devloop writes it (sshd(8), AUTHORIZED_KEYS).
-            match line.split(None, 2):
-                case [kind, blob, *comment] if not kind.startswith("#"):
-                    found.append(Client(" ".join(comment) or entry, _fingerprint(blob)))
+def clients_of(entries: Iterable[Manifest]) -> tuple[Client, ...]:
+    """Whose keys these are, by name; a developer with several engines has one."""
+    found = set()
+    for each in entries:
+        metadata = each.get("metadata") or {}
+        if keys.is_entry(metadata):
+            who = (metadata.get("annotations") or {}).get(keys.WHO)
+            found.add(Client(str(who or "unknown"), keys.fingerprint(metadata["name"])))
     return tuple(sorted(found, key=lambda each: (each.name, each.fingerprint)))
-
-
-def _fingerprint(blob: str) -> str:
-    try:
-        digest = hashlib.sha256(base64.b64decode(blob, validate=True)).digest()
-    except ValueError:
-        return "no key"
-    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 def manifests(image: str, namespace: str | None = None, role: Role = SMALLEST) -> str:
@@ -264,12 +242,7 @@ def _deployment(image: str, namespace: str | None) -> str:
     template = made["spec"]["template"]
     template["metadata"]["labels"] = pod["metadata"]["labels"]
     template["metadata"]["annotations"] |= pod["metadata"]["annotations"]
-    main = container_of(pod)
-    first: list[Mapping[str, Any]] = []
-    for each in template["spec"]["initContainers"]:
-        shared = ("image", "imagePullPolicy", "env", "resources", "securityContext", "volumeMounts")
-        first.append({**each, **{key: main[key] for key in shared if key in main}})
-    template["spec"] = {**pod["spec"], "initContainers": first}
+    template["spec"] = pod["spec"]
     if namespace:
         made["metadata"] = {"namespace": namespace, **made["metadata"]}
     return _dump(made)

@@ -172,11 +172,7 @@ NEEDS = (
         "Make an agent",
         "unless an administrator has installed one (`devloop agent manifest`), the link is plain port-forwards: "
         "slower, and to Services and pods of this namespace only",
-        (
-            ("", "pods", ("create", "delete"), ""),
-            ("", "secrets", ("create",), ""),
-            ("", "secrets", ("update", "patch", "delete"), AGENT),
-        ),
+        (("", "pods", ("create", "delete"), ""),),
         agent=True,
         maker=True,
     ),

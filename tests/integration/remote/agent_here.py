@@ -13,6 +13,8 @@ import pytest
 from devloop.agent import server
 from devloop.remote.life import Dial, LiveLink
 
+from .admitted import Admitted
+
 
 @asynccontextmanager
 async def an_agent(
@@ -21,7 +23,6 @@ async def an_agent(
     """A server with one developer's key: its port, and how asyncssh connects to it."""
     host, ada = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     (folder / "host_key").write_bytes(host.export_private_key("openssh"))
-    (folder / "ada.pub").write_bytes(ada.export_public_key("openssh"))
     options: dict[str, Any] = {
         "username": "ada",
         "client_keys": [ada],
@@ -31,7 +32,8 @@ async def an_agent(
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "cluster_api", lambda: None)
-        async with server.serve(folder, 0, direct=direct, state=folder / "state", envoy=envoy) as port:
+        more: dict[str, Any] = {"direct": direct, "state": folder / "state", "envoy": envoy}
+        async with server.serve(folder, 0, admission=Admitted(ada), **more) as port:
             yield port, options
 
 

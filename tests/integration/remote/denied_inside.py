@@ -22,6 +22,8 @@ from devloop.agent import server
 from devloop.agent.datagrams import COMMAND, DATA, OPEN, Record, Records, destination, written
 from devloop.agent.destinations import Destinations
 
+from .admitted import Admitted
+
 ADDRESSES = ("169.254.169.254", "169.254.20.10", "100.100.100.200", "10.96.0.1", "fd00:ec2::254", "fd00:96::1")
 RESOLV_CONF = "nameserver 169.254.20.10\n"  # NodeLocal DNSCache
 
@@ -74,13 +76,12 @@ async def main(allowed: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         (folder / "host_key").write_bytes(key.export_private_key("openssh"))
-        (folder / "me.pub").write_bytes(mine.export_public_key("openssh"))
         hosts = folder / "hosts"
         hosts.write_text("169.254.169.254 metadata.example.com\n10.96.0.1 api.example.com\n127.0.0.1 localhost\n")
         mount = await asyncio.create_subprocess_exec("mount", "--bind", str(hosts), "/etc/hosts")
         assert await mount.wait() == 0
         patch.setattr(server, "cluster_api", lambda: None)
-        async with server.serve(folder, 0, destinations=destinations) as port:
+        async with server.serve(folder, 0, destinations=destinations, admission=Admitted(mine)) as port:
             options = {"client_keys": [mine], "known_hosts": None, "config": None, "agent_path": None}
             async with asyncssh.connect("127.0.0.1", port, username="me", **options) as connection:
                 for host in (

@@ -44,6 +44,8 @@ from tests.needs import missing
 from tests.ports import free_port
 from tests.waiting import until
 
+from .admitted import Admitted
+
 Document = dict[str, Any]
 P = TypeVar("P", bound=asyncio.Protocol)
 HERE = "127.0.0.1"
@@ -205,6 +207,7 @@ class Rig:
         self.agent: attachments.Attachments | None = None
         self.beside: Beside | None = None
         self.carrier = session.carrier
+        self.admitted: Admitted | None = None
         self.key = ""
         """The fingerprint of the developer's key."""
         self.options: dict[str, Any] = {}
@@ -300,7 +303,7 @@ async def a_rig(
     patch.setattr(server, "cluster_api", lambda: api)
     host, ada = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     (folder / "host_key").write_bytes(host.export_private_key("openssh"))
-    (folder / "ada.pub").write_bytes(ada.export_public_key("openssh"))
+    admitted = Admitted(ada)
     options: dict[str, Any] = {"username": "ada", "client_keys": [ada], "config": None, "agent_path": None}
     options["known_hosts"] = ([host.convert_to_public()], [], [])
     try:
@@ -310,13 +313,15 @@ async def a_rig(
                 stack.callback(container.close)
                 container.start()
             runner = container.socket if container is not None else None
-            serve = server.serve(folder, 0, state=folder / "s", envoy=binary, runner=runner)
+            more: dict[str, Any] = {"envoy": binary, "runner": runner, "admission": admitted}
+            serve = server.serve(folder, 0, state=folder / "s", **more)
             port = await stack.enter_async_context(serve)
             carrier = SshCarrier(await connect(HERE, where="here", port=port, **options), "agent", "here")
             session = Session(carrier, lambda *_: None)
             await session.open()
             rig = Rig(api, session, original, protocol)
             rig.agent, rig.beside = made[0], container
+            rig.admitted = admitted
             rig.key, rig.options = ada.get_fingerprint(), {**options, "port": port}
             await rig.start()
             try:

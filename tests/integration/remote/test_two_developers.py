@@ -11,13 +11,11 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import asyncssh
 import pytest
 
-from devloop.agent import server
 from devloop.agent.member import Target
 from devloop.agent.objects import OWNER_KEY, lease, lease_name, marker, marker_name, swapped
 from devloop.agent.paths import COMMAND, leases, services
@@ -88,9 +86,9 @@ async def ask(rig: Rig, header: str = "") -> bytes:
 async def two(patch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Rig, Eve]]:
     """Ada's rig, and Eve beside her."""
     eve_key = asyncssh.generate_private_key("ssh-ed25519")
-    known = server.keys.in_folder
-    patch.setattr(server.keys, "in_folder", lambda folder: known(folder) | {eve_key.public_data})
     async with server_of(b"original") as original, a_rig(patch, original, "http") as rig:
+        assert rig.admitted is not None
+        rig.admitted.keys.add(eve_key.public_data)
         options = {**rig.options, "client_keys": [eve_key], "username": "ada"}  # the name decides nothing
         async with asyncssh.connect(HERE, **options) as connection:
             eve = Eve(connection)
@@ -239,12 +237,3 @@ async def test_words_that_no_engine_says_are_refused(monkeypatch: pytest.MonkeyP
         await rig.attach(Local(here))
         assert "error" in await eve.say(do="attach", spec={**of(rig).document(), **change})
         assert await ask(rig) == b"ada"
-
-
-def test_a_key_that_can_not_be_read_locks_nobody_else_out(tmp_path: Path) -> None:
-    ada = asyncssh.generate_private_key("ssh-ed25519")
-    (tmp_path / "ada.pub").write_bytes(ada.export_public_key("openssh"))
-    (tmp_path / "a.pub").write_bytes(b"\xff\xfe no text")
-    (tmp_path / "b.pub").write_text("ssh-ed25519 AAAA\nno key\n")
-    (tmp_path / "authorized_keys").write_text("ssh-rsa ????\n")
-    assert server.keys.in_folder(tmp_path) == {ada.public_data}

@@ -44,18 +44,18 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterApi:
 
 
 def test_a_line_of_a_watch_has_an_end(api: ClusterApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_open", lambda *_: io.BufferedReader(Endless(b"x")))
+    monkeypatch.setattr(api, "_open", lambda *_, **__: io.BufferedReader(Endless(b"x")))
     with pytest.raises(OSError, match="no end"):
         list(api.lines("/", 1))
-    monkeypatch.setattr(api, "_open", lambda *_: io.BytesIO(b"one\ntwo\n"))
+    monkeypatch.setattr(api, "_open", lambda *_, **__: io.BytesIO(b"one\ntwo\n"))
     assert list(api.lines("/", 1)) == [b"one\n", b"two\n"]
 
 
 def test_an_answer_has_an_end(api: ClusterApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_open", lambda *_: io.BufferedReader(Endless(b" ")))
+    monkeypatch.setattr(api, "_open", lambda *_, **__: io.BufferedReader(Endless(b" ")))
     with pytest.raises(OSError, match="no end"):
         api.call("GET", "/")
-    monkeypatch.setattr(api, "_open", lambda *_: io.BytesIO(b'{"a": 1}'))
+    monkeypatch.setattr(api, "_open", lambda *_, **__: io.BytesIO(b'{"a": 1}'))
     assert api.call("GET", "/") == {"a": 1}
 
 

@@ -10,7 +10,8 @@ from devloop.agent.objects import unsupported
 from devloop.attach.draft import fitting
 from devloop.attach.mesh import look, mesh_of, strict
 from devloop.attach.seam import AttachError, Wanted
-from devloop.remote.kubernetes.install import OUTSIDE, container_of, pod_manifest
+from devloop.remote.kubernetes.install import OUTSIDE, pod_manifest
+from devloop.remote.kubernetes.podstate import container_of
 
 SERVICE: dict[str, Any] = {
     "metadata": {"name": "web"},

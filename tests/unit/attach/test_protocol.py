@@ -11,9 +11,9 @@ import pytest
 import devloop
 from devloop.agent.paths import COMMAND, PROTOCOL, SOFTWARE, protocol_of
 
-SPOKEN = ("agent/desk.py", "agent/spec.py", "agent/records.py", "agent/uplink.py", "attach/session.py")
+SPOKEN = ("agent/desk.py", "agent/spec.py", "agent/records.py", "agent/uplink.py", "attach/session.py", "agent/keys.py")
 """Where the words are: messages, what is in them, and the channels that the connections come by."""
-RECORDED = (4, "7c064a61a196ec55")
+RECORDED = (5, "e9cf7ddf6dabec1b")
 
 
 def _digest() -> str:

@@ -13,18 +13,11 @@ from typing import Any, cast
 import pytest
 import yaml
 
+from devloop.agent import keys
 from devloop.remote.kubernetes.api import BUSY_TRIES, Api, ApiError
-from devloop.remote.kubernetes.install import (
-    AgentPod,
-    ended,
-    fitting,
-    identity,
-    made_by_devloop,
-    pod_manifest,
-    progress,
-    running,
-    secret_manifest,
-)
+from devloop.remote.kubernetes.identity import identity
+from devloop.remote.kubernetes.install import AgentPod, fitting, pod_manifest
+from devloop.remote.kubernetes.podstate import ended, made_by_devloop, progress, running
 from devloop.remote.kubernetes.rights import NEEDS
 from devloop.remote.kubernetes.spdy import DICTIONARY, Connection, StreamResetError
 from devloop.remote.roles import Role
@@ -62,14 +55,35 @@ def test_the_rights_that_are_asked_for_are_those_of_the_role(role: Role) -> None
 def test_a_developers_key_is_made_once_and_is_theirs_alone(tmp_path: Path) -> None:
     file = tmp_path / "state" / "agent_key"
     first, second = identity(file), identity(file)
-    assert first.line == second.line
+    assert first.key.public_data == second.key.public_data
     assert file.stat().st_mode & 0o777 == 0o600
     assert list(file.parent.iterdir()) == [file]
-    secret = secret_manifest(first)
-    assert set(secret["stringData"]) == {"host_key", first.entry}
-    assert first.entry.endswith(".pub")
-    assert all(each.isalnum() or each in "-._" for each in first.entry)
-    assert "PRIVATE" not in secret["stringData"][first.entry]
+    entry = keys.entry(first.key.public_data, keys.new_suffix(), first.name, "devloop-agent", "uid")
+    # DNS-1123 subdomain (Kubernetes' rule for names of objects).
+    assert re.fullmatch(r"[a-z0-9][-a-z0-9]{0,251}[a-z0-9]", entry["metadata"]["name"])
+    assert keys.fingerprint(entry["metadata"]["name"]) == first.key.get_fingerprint()
+    assert keys.is_entry(entry["metadata"])
+    assert entry["immutable"] and "PRIVATE" not in str(entry)
+
+
+@pytest.mark.parametrize(
+    ("user", "suffix"),
+    [
+        ("ada@laptop/0123456789abcdef", "0123456789abcdef"),
+        ("a/b/c/0123456789abcdef", "0123456789abcdef"),
+        ("/0123456789abcdef", "0123456789abcdef"),
+        ("ada\nben/0123456789abcdef", "0123456789abcdef"),
+        ("0123456789abcdef", ""),
+        ("ada/0123456789ABCDEF", ""),
+        ("ada/0123456789abcdef\n", ""),
+        ("ada/0123456789abcdef/", ""),
+        ("ada/../x", ""),
+        ("", ""),
+    ],
+)
+def test_which_entry_a_user_name_is_about(user: str, suffix: str) -> None:
+    assert keys.suffix_of(user) == suffix
+    assert keys.suffix_of(keys.user(user, "0" * 16)) == "0" * 16
 
 
 def pod(*states: dict[str, Any], deleted: bool = False, phase: str = "Pending") -> dict[str, Any]:
@@ -92,6 +106,10 @@ def test_how_far_an_agents_pod_is() -> None:
     what, stuck = progress(pod({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling x"}}))
     assert stuck
     assert "Back-off pulling x" in what
+    ending = pod({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}})
+    ended_with = {"terminated": {"message": "a traceback\ndevloop agent: it may not\n"}}
+    ending["status"]["containerStatuses"][0]["lastState"] = ended_with
+    assert progress(ending) == ("it ends again and again (devloop agent: it may not)", True)
     unscheduled = pod()
     unscheduled["status"]["conditions"] = [
         {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}

@@ -55,13 +55,13 @@ class ClusterApi:
         self.server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
     def call(
-        self, method: str, path: str, body: object = None, *, content_type: str = JSON, most: int = ANSWER_BYTES
+        self, method: str, path: str, body: object = None, *, content_type: str = JSON, most: int | None = None
     ) -> dict[str, Any]:
         """One request for any path. Raises OSError, of which HTTPError is one, and TooLongError if the answer has more
-        than `most` bytes; ValueError if it is no JSON.
+        than `most` bytes (ANSWER_BYTES); ValueError if it is no JSON.
         """
         with self._open(method, path, body, API_SECONDS, content_type=content_type) as response:
-            return _read(response, most)
+            return _read(response, ANSWER_BYTES if most is None else most)
 
     def metadata(self, path: str, most: int) -> tuple[dict[str, Any], datetime]:
         """GET the metadata alone of an object, or of a list if the path has a query; and what the API server's clock

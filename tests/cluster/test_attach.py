@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from devloop.attach import Phase, personal
 
 from . import kit
 from .attaching import Here, Load, ask, client_pod, engine, objects_of, run_service
 from .conftest import Namespace
 from .kit import ApiClient
+
+pytestmark = pytest.mark.role("attach")
 
 
 async def test_an_intercept_of_all_and_nothing_of_it_is_left(

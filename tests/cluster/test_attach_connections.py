@@ -6,12 +6,16 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from devloop.attach import personal
 
 from . import kit
 from .attaching import PORT, SERVICE, Here, Load, ask, client_pod, engine, objects_of, run_service
 from .conftest import Namespace
 from .kit import ApiClient
+
+pytestmark = pytest.mark.role("attach")
 
 STAYS = 40
 """Seconds: longer than a listener that is taken away lets anybody go on."""

@@ -19,6 +19,8 @@ from .attaching import PORT, SERVICE, Engine, Here, Load, ask, client_pod, engin
 from .conftest import Namespace
 from .kit import ApiClient
 
+pytestmark = pytest.mark.role("attach")
+
 FOR_GOOD = 10**9
 """Requests on one connection."""
 HOLD = """

@@ -26,6 +26,8 @@ from .attaching import Engine, Here, engine
 from .conftest import Namespace
 from .kit import ApiClient, client
 
+pytestmark = pytest.mark.role("attach")
+
 IMAGE = "devloop.test/market:1"
 GRPC, HTTP = 9090, 8080
 LANGUAGES = {

@@ -15,6 +15,8 @@ from .attaching import PORT, SERVICE, Here, ask, client_pod, engine, objects_of,
 from .conftest import Namespace
 from .kit import ApiClient, client
 
+pytestmark = pytest.mark.role("attach")
+
 MANAGER = "gitops"
 
 

@@ -23,6 +23,8 @@ from .conftest import Namespace, Target
 from .kit import ApiClient, client
 from .test_attach_traffic import TCP, WEBSOCKET, grpc_and_http2, python
 
+pytestmark = pytest.mark.role("attach")
+
 WEB = "web"
 MINE = ("-H", "baggage: devloop=ada")
 PODS = ("web-0", "web-1")
@@ -382,6 +384,7 @@ async def test_a_pod_that_comes_back_is_intercepted_again(
         await answers(space, {host("web-2"): "web-2"})
 
 
+@pytest.mark.role("self-service")
 async def test_an_agent_that_is_lost_leaves_the_pods_to_themselves_and_the_next_one_has_doors_of_its_own(
     admin: ApiClient, open_namespace: Namespace, tmp_path: Path, kill_pod: Callable[[str, str], Any]
 ) -> None:

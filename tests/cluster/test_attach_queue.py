@@ -7,12 +7,16 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from devloop.attach import Wanted
 
 from . import kit
 from .attaching import Here, engine
 from .conftest import Namespace
 from .kit import ApiClient, client
+
+pytestmark = pytest.mark.role("attach")
 
 MESSAGES = 600
 CONSUMER = r"""

@@ -21,6 +21,8 @@ from .attaching import Here, engine, objects_of
 from .conftest import Namespace
 from .kit import ApiClient, client
 
+pytestmark = pytest.mark.role("attach")
+
 PORT = 8443
 SOURCE = inspect.getsource(tls_programs)
 GRPC = inspect.getsource(attach_grpc).replace("from __future__ import annotations", "")
@@ -135,6 +137,7 @@ async def curl(space: Namespace, *arguments: str) -> str:
     return ran.stdout + ran.stderr
 
 
+@pytest.mark.role("self-service")
 @pytest.mark.parametrize("speaks", ["tls", "plain"])
 async def test_https_under_load_loses_no_request_and_keeps_its_key(
     admin: ApiClient, namespace: Namespace, tmp_path: Path, speaks: Any

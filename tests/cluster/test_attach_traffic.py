@@ -9,6 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
+
 from devloop.attach import ALL, Header, Match, Phase, Route, Wanted, personal
 
 from . import attach_grpc, kit
@@ -16,6 +18,8 @@ from .attach_grpc import MESSAGES, STREAM, Greeter
 from .attaching import PORT, SERVICE, Here, Load, ask, client_pod, engine, objects_of, run_service
 from .conftest import Namespace
 from .kit import ApiClient, client
+
+pytestmark = pytest.mark.role("attach")
 
 WEBSOCKET = """
 import base64, os, socket, sys

@@ -25,6 +25,8 @@ from .conftest import Namespace
 from .kit import ApiClient, client
 from .kube.gate import Gate
 
+pytestmark = pytest.mark.role("link")
+
 FIRST = 9000
 HOST = "target"
 

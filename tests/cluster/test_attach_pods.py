@@ -108,9 +108,11 @@ async def test_what_a_route_takes_comes_here_and_the_rest_is_answered_by_the_pod
         found = await ada.attachments.attach(wanted(ada, here), here)
         assert found.spec.way == "pods" and found.state.phase is Phase.ATTACHED
         assert "web-0, web-1" in found.state.notes[0]
-        # The Service is not touched, and there is no second one.
+        # The Service is not touched. The one that is new stands for the attachment and leads nowhere.
         now = await everything(admin, space)
+        new = {key: now.pop(key) for key in set(now) - set(before) if not key.startswith("lease/")}
         assert {key: each for key, each in now.items() if not key.startswith("lease/")} == before
+        assert [each["spec"].get("selector") for each in new.values()] == [None]
         for _ in range(3):
             await answers(space, originals)
             await answers(space, dict.fromkeys(originals, "here"), *MINE)

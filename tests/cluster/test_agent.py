@@ -233,7 +233,7 @@ async def test_who_reads_all_that_a_developer_may_has_nothing_of_the_host_key(ag
         core = client.CoreV1Api(api)
         maps, secrets = await core.list_namespaced_config_map(space), await core.list_namespaced_secret(space)
         pod = await core.read_namespaced_pod(POD, space)
-        log = await core.read_namespaced_pod_log(POD, space)
+        log = [await core.read_namespaced_pod_log(POD, space, container=each) for each in ("agent", "envoy")]
     assert "PRIVATE KEY" not in f"{maps} {secrets} {pod} {log}"
     assert not any(each.metadata.name.startswith(POD) for each in secrets.items)
     assert any(each.metadata.name == POD for each in maps.items)

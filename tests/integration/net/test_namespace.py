@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -200,14 +201,21 @@ async def test_a_bind_outlives_the_folder_of_the_one_that_it_replaces(cluster: C
 async def test_nothing_is_left_when_the_holder_is_killed(cluster: Cluster) -> None:
     pod = await cluster.pod()
     running = await pod.start(SYSTEM_PYTHON, "-c", "import time; time.sleep(100)")
-    namespace = _inode(f"/proc/{running.pid}/ns/net")
-    assert namespace != _inode("/proc/self/ns/net")
-    pod.holder.kill()
-    await asyncio.wait_for(pod.lost.wait(), DEADLINE)
-    await asyncio.to_thread(pod.holder.wait)
-    with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(running.pid).wait(DEADLINE)
-    assert namespace not in _network_namespaces()
+    assert _inode(f"/proc/{running.pid}/ns/net") != _inode("/proc/self/ns/net")
+    with _held(running.pid) as namespace:
+        pod.holder.kill()
+        await asyncio.wait_for(pod.lost.wait(), DEADLINE)
+        await asyncio.to_thread(pod.holder.wait)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(running.pid).wait(DEADLINE)
+        assert namespace not in _network_namespaces()
+
+
+@contextlib.contextmanager
+def _held(pid: int) -> Iterator[int]:
+    """The number of a process's network namespace, which no other one gets meanwhile."""
+    with Path(f"/proc/{pid}/ns/net").open("rb") as file:
+        yield os.fstat(file.fileno()).st_ino
 
 
 def _inode(path: str) -> int:
@@ -248,9 +256,9 @@ async def test_nothing_is_left_when_the_engine_is_killed(namespaces: None) -> No
     assert engine.stdout is not None
     holder, service = map(int, (await asyncio.wait_for(engine.stdout.readline(), DEADLINE)).split())
     processes = [psutil.Process(holder), psutil.Process(service)]
-    namespace = _inode(f"/proc/{service}/ns/net")
-    engine.kill()
-    await engine.wait()
-    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=DEADLINE)
-    assert not alive
-    assert namespace not in _network_namespaces()
+    with _held(service) as namespace:
+        engine.kill()
+        await engine.wait()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=DEADLINE)
+        assert not alive
+        assert namespace not in _network_namespaces()

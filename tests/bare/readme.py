@@ -21,7 +21,9 @@ SPACED = f"{HOME}/a b/home"
 ONCE_MORE = 3
 """So many failures may be races; more are not run again. As in .ci/run."""
 TEXT_AND_PATHS = (
-    *("tests/unit", "tests/tui/test_run.py", "tests/tui/test_logs.py"),
+    *(f"tests/unit/{each}" for each in ("commands", "config", "local", "scaffold", "workload")),
+    *(f"tests/unit/test_{each}.py" for each in ("docs", "escapes", "failures", "paths", "places")),
+    *("tests/tui/test_run.py", "tests/tui/test_logs.py"),
     *("tests/integration/test_cli.py", "tests/integration/test_engine.py"),
 )
 """What of the suite deals with text, files and terminals."""

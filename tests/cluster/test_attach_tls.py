@@ -107,7 +107,7 @@ class HereTls(Here):
 
     async def begin(self) -> None:
         """The (next) process."""
-        server = await tls_programs.serve("here", self.port, self._context, self._greeter)
+        server = await tls_programs.serve("here", self.port, self._context, self._greeter, "127.0.0.1")
         self._servers = [server]
         self.port = server.sockets[0].getsockname()[1]
 

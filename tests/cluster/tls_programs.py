@@ -43,8 +43,10 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, nam
         writer.close()
 
 
-async def serve(name: str, port: int, made: ssl.SSLContext | None, greeter: Any = None) -> asyncio.Server:
-    """HTTP/1.1, or gRPC with `greeter`."""
+async def serve(
+    name: str, port: int, made: ssl.SSLContext | None, greeter: Any = None, host: str | None = None
+) -> asyncio.Server:
+    """HTTP/1.1, or gRPC with `greeter`. On every address without `host`; with port 0, each family has its own number."""
 
     async def came(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if greeter is not None:
@@ -52,7 +54,7 @@ async def serve(name: str, port: int, made: ssl.SSLContext | None, greeter: Any 
         else:
             await answer(reader, writer, name)
 
-    return await asyncio.start_server(came, None, port, ssl=made)
+    return await asyncio.start_server(came, host, port, ssl=made)
 
 
 async def load(plan: dict[str, Any]) -> dict[str, Any]:

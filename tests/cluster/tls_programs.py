@@ -46,7 +46,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, nam
 async def serve(
     name: str, port: int, made: ssl.SSLContext | None, greeter: Any = None, host: str | None = None
 ) -> asyncio.Server:
-    """HTTP/1.1, or gRPC with `greeter`. On every address without `host`; with port 0, each family has its own number."""
+    """HTTP/1.1, or gRPC with `greeter`. On every address without `host`; with port 0, each family has its own."""
 
     async def came(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if greeter is not None:

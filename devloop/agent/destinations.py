@@ -26,24 +26,20 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 VARIABLE = "DEVLOOP_AGENT_ALLOW"
 DNS = 53
 OWN_PORTS = range(20000, 30000)
-"""Of the agent's own: where Envoy listens for Services (`attachments.FIRST_LISTENER`, up to that of `pods.py`). Their
+"""Of the agent's own: where Envoy listens for Services (`plans.FIRST_LISTENER`, up to that of `pods.py`). Their
 endpoints name this pod, so whoever has looked one up may come here."""
 _METADATA = "a metadata service, which gives out what is the node's"
 _LINK_LOCAL = "link-local: on the node, or beside it"
 _LOOPBACK = "the agent's own loopback"
 DENIED: tuple[tuple[str, str], ...] = (
-    (
-        "169.254.0.0/16",
-        _LINK_LOCAL,
-    ),  # RFC 3927; AWS, Google, Azure, Oracle, OpenStack, … at .169.254; ECS, EKS at .170.x
+    # RFC 3927; AWS, Google, Azure, Oracle, OpenStack, … at .169.254; ECS, EKS at .170.x
+    ("169.254.0.0/16", _LINK_LOCAL),
     ("fe80::/10", _LINK_LOCAL),  # RFC 4291, 2.5.6; OpenStack at fe80::a9fe:a9fe
     ("100.100.100.200/32", _METADATA),  # Alibaba
     ("192.0.0.192/32", _METADATA),  # Oracle Cloud Classic
-    (
-        "168.63.129.16/32",
-        _METADATA,
-    ),  # Azure's wire server: a node's extensions and their secrets. Of Microsoft's range,
-    # so nobody else's; its resolver at port 53 is for who has it in resolv.conf.
+    # Azure's wire server: a node's extensions and their secrets. Of Microsoft's range, so nobody else's; its resolver
+    # at port 53 is for who has it in resolv.conf.
+    ("168.63.129.16/32", _METADATA),
     ("fd00:ec2::/32", _METADATA),  # AWS: ::254 (instances), ::23 (EKS Pod Identity), its time and DNS servers
     ("fd20:ce::254/128", _METADATA),  # Google
     ("fd00:c1::a9fe:a9fe/128", _METADATA),  # Oracle

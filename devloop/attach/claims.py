@@ -11,7 +11,7 @@ write at the same time has to look again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -125,65 +125,68 @@ class Claims:
     # --- The Service ------------------------------------------------------------------------------------------------
 
     async def shadow(self, service: Document) -> None:
-        """Make the shadow Service, or make it right."""
+        """Make the shadow Service, or make it right. AttachError."""
         wanted = objects.shadow(service)
-        path = f"{self._services}/{wanted['metadata']['name']}"
+        await self._place(
+            wanted,
+            "making the shadow Service",
+            right=lambda found: objects.same_shadow(found, wanted),
+            ours=lambda found: objects.shadows(found) is not None,
+            renewed=lambda found: objects.renewed_shadow(found, wanted),  # in place: its endpoints are in use
+            hint="The original pods are reached by a Service of that name: rename yours.",
+        )
+
+    async def mark(self, spec: Spec, key: str, service: Document) -> None:
+        """Make what stands for an attachment in the pods, if it is not there. AttachError."""
+        wanted = objects.marker(spec, key, service)
+        await self._place(
+            wanted,
+            "making the Service that stands for it",
+            right=lambda found: objects.marks(found, spec, key) and objects.same_owner(found, wanted),
+            ours=objects.is_marker,
+        )
+
+    async def _place(
+        self,
+        wanted: Document,
+        doing: str,
+        *,
+        right: Callable[[Document], bool],
+        ours: Callable[[Document], bool],
+        renewed: Callable[[Document], Document] | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """Have a Service of ours there. One that is not `right` is `renewed`, if its owner is the same, or made anew.
+
+        AttachError, with `hint` if the name is taken by one that is not `ours`.
+        """
+        name = wanted["metadata"]["name"]
+        path = f"{self._services}/{name}"
         for _ in range(TRIES):
             try:
                 await self.api.request("POST", self._services, wanted)
                 return
             except ApiError as problem:
                 if problem.status != HTTPStatus.CONFLICT:
-                    raise refused(problem, "making the shadow Service", self.api.where) from problem
+                    raise refused(problem, doing, self.api.where) from problem
             found = await self.api.find(path)
             if found is None:
                 continue
-            if objects.same_shadow(found, wanted):
+            if right(found):
                 return
-            if objects.shadows(found) is None:
-                raise AttachError(
-                    f"there is a Service {wanted['metadata']['name']} already, and it is not devloop's",
-                    where=self.api.where,
-                    hint="The original pods are reached by a Service of that name: rename yours.",
-                )
+            if not ours(found):
+                what = f"there is a Service {name} already, and it is not devloop's"
+                raise AttachError(what, where=self.api.where, hint=hint)
             try:
-                if objects.same_owner(found, wanted):  # in place: its endpoints are in use
-                    await self.api.request("PUT", path, objects.renewed_shadow(found, wanted))
+                if renewed is not None and objects.same_owner(found, wanted):
+                    await self.api.request("PUT", path, renewed(found))
                     return
                 await self.api.request("DELETE", path, objects.delete("services", found, "").body)
             except ApiError as problem:
                 if problem.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
                     raise
             await asyncio.sleep(0.02)
-        raise AttachError(f"the Service {wanted['metadata']['name']} keeps changing", where=self.api.where)
-
-    async def mark(self, spec: Spec, key: str, service: Document) -> None:
-        """Make what stands for an attachment in the pods, if it is not there. AttachError."""
-        wanted = objects.marker(spec, key, service)
-        path = f"{self._services}/{wanted['metadata']['name']}"
-        for _ in range(TRIES):
-            try:
-                await self.api.request("POST", self._services, wanted)
-                return
-            except ApiError as problem:
-                if problem.status != HTTPStatus.CONFLICT:
-                    raise refused(problem, "making the Service that stands for it", self.api.where) from problem
-            found = await self.api.find(path)
-            if found is not None and objects.marks(found, spec, key) and objects.same_owner(found, wanted):
-                return
-            if found is not None and not objects.is_marker(found):
-                raise AttachError(
-                    f"there is a Service {wanted['metadata']['name']} already, and it is not devloop's",
-                    where=self.api.where,
-                )
-            if found is not None:
-                try:
-                    await self.api.request("DELETE", path, objects.delete("services", found, "").body)
-                except ApiError as problem:
-                    if problem.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
-                        raise
-            await asyncio.sleep(0.02)
-        raise AttachError(f"the Service {wanted['metadata']['name']} keeps changing", where=self.api.where)
+        raise AttachError(f"the Service {name} keeps changing", where=self.api.where)
 
     async def lead(self, spec: Spec, listeners: Mapping[int, int], known: Document | None = None) -> int:
         """Lead the Service to the agent, with us among its holders; its resourceVersion then.

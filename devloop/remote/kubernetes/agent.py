@@ -23,7 +23,7 @@ from .identity import Identity, identity
 from .install import IMAGE, LINGER_SECONDS, START_SECONDS, Installation
 from .joining import PORT, Agent
 from .kubeconfig import Kubeconfig
-from .podstate import AgentRefusedError
+from .podstate import FOR_ADMINISTRATORS, AgentRefusedError
 
 if TYPE_CHECKING:
     import socket
@@ -87,8 +87,8 @@ class KubernetesLink(LiveLink):
             return await dial(self._installation, tell, self._direct, self.refresh)
         except AgentRefusedError as problem:
             if self._way == "agent":
-                rights = "`devloop doctor` names the Roles; `devloop agent manifest` is for an administrator."
-                raise PermanentError(problem.what, where=problem.where, hint=problem.hint or rights) from problem
+                hint = problem.hint or FOR_ADMINISTRATORS
+                raise PermanentError(problem.what, where=problem.where, hint=hint) from problem
             return await self._portforward((f"plain port-forwards, as the agent can't be used: {problem.what}",))
 
     @property

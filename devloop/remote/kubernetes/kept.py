@@ -27,6 +27,7 @@ from .identity import user_name
 from .install import MADE_BY, MANIFEST, AgentPod, pod_manifest
 from .joining import Tell
 from .podstate import (
+    FOR_ADMINISTRATORS,
     AgentRefusedError,
     AgentStuckError,
     Manifest,
@@ -40,7 +41,6 @@ DEPLOYMENT = MANIFEST.with_name("agent-deployment.yaml")
 POLICY = MANIFEST.with_name("network-policy.yaml")
 LISTED = 200
 """So many keys are shown."""
-FOR_ADMINISTRATORS = "`devloop doctor` names the Roles; `devloop agent manifest` is for an administrator."
 
 
 @dataclass(frozen=True, slots=True)

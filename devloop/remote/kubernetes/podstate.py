@@ -11,6 +11,7 @@ from .api import Api, ApiError
 
 CONTAINER = "agent"
 """The name of the agent's own container."""
+FOR_ADMINISTRATORS = "`devloop doctor` names the Roles; `devloop agent manifest` is for an administrator."
 WORDS = 500
 """So many characters of what a container has said last are shown."""
 Manifest = dict[str, Any]

@@ -23,7 +23,7 @@ from devloop.agent.paths import services
 from devloop.agent.plan import PortPlan, ServicePlan
 from devloop.agent.runner import UNREAD_BYTES, Runner
 from tests.ports import free_port
-from tests.waiting import until
+from tests.waiting import until, until_so
 
 from .envoy_here import HERE, NAME, Beside, Local, a_rig, program, serving
 
@@ -82,9 +82,7 @@ async def answered(port: int) -> bool:
 
 
 async def eventually(port: int, seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not await answered(port):  # noqa: ASYNC110 (another process)
-            await asyncio.sleep(0.02)
+    await until_so(lambda: answered(port), seconds)
 
 
 def plan(original: int, *ports: int) -> list[ServicePlan]:
@@ -234,9 +232,10 @@ async def test_nobody_is_told_that_they_are_attached_while_it_is_away(monkeypatc
             return b""
 
     async def comes(port: int, name: bytes) -> None:
-        async with asyncio.timeout(10):
-            while await server(port) != name:  # noqa: ASYNC110 (another process)
-                await asyncio.sleep(0.02)
+        async def is_there() -> bool:
+            return await server(port) == name
+
+        await until_so(is_there)
 
     async with (
         serving(lambda *given: says(b"original", *given)) as original,

@@ -126,18 +126,13 @@ def opened() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 4)  # NETLINK_SOCK_DIAG
 
 
-def connections(sock: socket.socket, ports: Collection[int]) -> list[Connection]:
-    """All that lead to one of these ports: not to a socket that was put between, nor by way of one. OSError."""
-    return told_apart(sock, ports)[0]
-
-
-def told_apart(sock: socket.socket, ports: Collection[int]) -> tuple[list[Connection], list[Connection]]:
-    """`connections`, and those that end at a socket which was put between: a door's, or one taken over. OSError."""
+def connections(sock: socket.socket, ports: Collection[int], *, taken_over: bool = False) -> list[Connection]:
+    """All that lead to one of these ports, by the server's socket: not to one that was put between (a door's). Those by
+    way of one (`takeover.py`) only if `taken_over`. OSError."""
     found = _established(sock)
     between = {(each.client_port, each.address, each.port) for each in found if each.transparent}
-    led = [each for each in found if each.port in ports]
-    straight = [each for each in led if not each.transparent and each.ends not in between]
-    return straight, [each for each in led if each.transparent]
+    led = [each for each in found if each.port in ports and not each.transparent]
+    return [each for each in led if taken_over or each.ends not in between]
 
 
 def _established(sock: socket.socket) -> list[Connection]:

@@ -272,10 +272,8 @@ class Door:
         """How many connections lead to these ports past this door, by client: those from before. OSError."""
         passed = {*self._passed, self._agent[0]}
         with contextlib.closing(diag.opened()) as sock:
-            found, between = diag.told_apart(sock, ports)
-            # What was taken over leads to the original until its streams have ended (`takeover.py`).
-            own = {each.ends for each in self._open}
-            found += [each for each in between if (each.client, each.client_port) not in own]
+            # What was taken over leads to the original until its streams have ended.
+            found = diag.connections(sock, ports, taken_over=True)
         clients = Counter(each.client for each in found if each.client not in passed and each.client != each.address)
         return diag.fitting(Counter({each: clients[each] for each in clients if not ip_address(each).is_loopback}))
 

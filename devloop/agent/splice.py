@@ -102,12 +102,6 @@ class Inward(Side):
         super().connection_made(transport)
         self._task = background(self._join(), name="splice")
 
-    @property
-    def ends(self) -> tuple[str, int] | None:
-        """The address and port at the other end, of IPv4 where that is mapped; None where there is none yet."""
-        peer = self.transport.get_extra_info("peername") if hasattr(self, "transport") else None
-        return (peer[0].removeprefix("::ffff:"), peer[1]) if peer else None
-
     async def _join(self) -> None:
         onward = _Counted(self)
         try:

@@ -269,8 +269,7 @@ async def test_a_hundred_move_while_they_are_in_use_and_no_request_fails(
         for name, counts in (await clients.answered(settled)).items():
             print(f"{kind}, {way}: {name}: {dict(counts)} of the {time.time() - settled:.0f} s after")
             assert kind == "grpc" or not counts["original"]
-        # In the pods they are with the mover by now, and the door does not count them (docs/attachments.md).
-        assert await look(ada, found) in ((streams,) if way == "service" else (0, streams))
+        assert await look(ada, found) == streams
         print(f"{kind}, {way}: {said(found)}")
         await ada.attachments.leave(found)
         assert await clients.failed(asleep) == []

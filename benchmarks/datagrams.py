@@ -30,6 +30,7 @@ from devloop.remote.ssh import connect
 from devloop.remote.sshcarrier import SshCarrier
 from tests.integration.net.conftest import SYSTEM_PYTHON, Pod
 from tests.integration.net.conftest import Table as Router
+from tests.integration.remote.admitted import Admitted
 
 ADDRESS, PORT = "10.96.0.1", 8125
 SIZES = (64, 1400)
@@ -83,9 +84,9 @@ Ask = Callable[..., Awaitable[Any]]
 
 
 async def agent(folder: Path) -> None:
-    """An agent, until its standard input ends."""
-    server.cluster_api = lambda: None  # type: ignore[assignment]
-    async with server.serve(folder, 0) as port:
+    """An agent with the key of `measure`, until its standard input ends."""
+    server.cluster_api = lambda: None
+    async with server.serve(folder, 0, admission=Admitted(asyncssh.read_public_key(folder / "bench.pub"))) as port:
         print(port, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 

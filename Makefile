@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-# HASHED=1, as CI has it: every package is what requirements-ci.txt has the hash of, setuptools too. pip takes no hashes
-# together with an editable package, so that one comes after the others, and `pip check` looks at all of them.
-INSTALL = $(if $(HASHED),$(PIP) install --require-hashes --no-deps -r requirements-ci.txt && \
+# HASHED=1, as CI has it: every package is what requirements-ci.txt has the hash of, setuptools too. uv installs them in a
+# tenth of pip's time. An editable package has no hash, so that one comes after the others, and `pip check` looks at all.
+INSTALL = $(if $(HASHED),$(PIP) install --require-hashes --no-deps -r requirements-uv.txt && \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-ci.txt && \
 	$(PIP) install --no-deps --no-build-isolation -e . && $(PIP) check,\
 	$(PIP) install -c constraints.txt -e '.[dev]')
 
@@ -70,8 +71,10 @@ hashes: ## Write requirements-ci.txt and the agent's requirements.txt anew from 
 	echo setuptools > .lock/build.in
 	$(COMPILE) -c constraints.txt pyproject.toml --extra dev .lock/build.in -o .lock/ci.txt
 	$(COMPILE) -c constraints.txt devloop/agent/requirements.in -o .lock/agent.txt
+	echo uv | $(COMPILE) - -o .lock/uv.txt
 	(echo '# What CI installs, with the hashes of all files of each version; made by `make hashes`.'; \
 	 cat .lock/ci.txt) > requirements-ci.txt
+	(echo '# What installs them, with its hashes; made by `make hashes`.'; cat .lock/uv.txt) > requirements-uv.txt
 	(echo '# requirements.in with what it needs, by hashes; the Dockerfile and the test cluster install exactly these.'; \
 	 echo '# Made by `make hashes`.'; cat .lock/agent.txt) > devloop/agent/requirements.txt
 	rm -rf .lock
@@ -81,7 +84,7 @@ COMPILE = .lock/bin/uv pip compile --quiet --universal --python-version 3.11 --g
 	--no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
 audit: setup ## Known vulnerabilities of what CI and the agent's image install (pip-audit, in an environment of its own)
-	@$(BIN)/python -m tools.audit $(if $(WHERE_POSSIBLE),--where-possible) requirements-ci.txt devloop/agent/requirements.txt
+	@$(BIN)/python -m tools.audit $(if $(WHERE_POSSIBLE),--where-possible) requirements-ci.txt requirements-uv.txt devloop/agent/requirements.txt
 
 sbom: setup ## The bill of materials of IMAGE=NAME (CycloneDX), from Docker, as devloop-agent.cdx.json
 	@test -n "$(IMAGE)" || { echo 'make sbom IMAGE=REGISTRY/devloop-agent:VERSION' >&2; exit 2; }

@@ -57,13 +57,11 @@ def versions() -> int:
 def here(version: str, python: str, report: Report) -> None:
     """With an interpreter of this machine, in an environment outside of the checkout."""
     environment = cache() / f"python-{version}"
-    for step in (
-        [python, "-m", "venv", "--clear", str(environment)],
-        [f"{environment}/bin/python", "-m", "pip", "install", "--quiet", "-c", "constraints.txt", "-e", ".[dev]"],
-    ):
-        if subprocess.run(step, cwd=CHECKOUT, stdin=subprocess.DEVNULL).returncode:
-            report.add(f"Python {version} ({python})", 1, "its environment can't be made")
-            return
+    shutil.rmtree(environment, ignore_errors=True)
+    setup = ["make", "-s", "setup", "HASHED=1", f"PYTHON={python}", f"VENV={environment}"]
+    if subprocess.run(setup, cwd=CHECKOUT, stdin=subprocess.DEVNULL).returncode:
+        report.add(f"Python {version} ({python})", 1, "its environment can't be made")
+        return
     process = subprocess.Popen(
         [f"{environment}/bin/{TESTS.split()[0]}", *TESTS.split()[1:]],
         cwd=CHECKOUT,
@@ -89,5 +87,5 @@ def on_debian(version: str, suite: str, report: Report) -> None:
         if typist.types(f"git clone -q -c advice.detachedHead=false /srv/checkout.bundle {CLONE}", folder=HOME):
             report.add(f"Python {version} (Debian {suite})", 1, "no clone")
             return
-        line = f"python3 -c 'import sys; assert sys.version.startswith(\"{version}.\"), sys.version' && make -s setup"
+        line = f"python3 -c 'import sys; assert sys.version.startswith(\"{version}.\"), sys.version' && make -s setup HASHED=1"
         typist.tests(f"Python {version} (Debian {suite}), unit tests", f"{line} && .venv/bin/{TESTS}")

@@ -49,6 +49,7 @@ ENGINES = (
 NEXT = "Run `make cluster`, or set DEVLOOP_TEST_KUBECONFIG; docs/cluster-tests.md has more."
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own reads the groups, and was registered after this file
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what lies in this folder. It gets more time than others: pods start and stop in it."""
     for each in items:
@@ -61,6 +62,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 each.add_marker(pytest.mark.xdist_group(group))
     # What takes longest comes first, so that neither of two workers waits for the other at the end.
     items.sort(key=lambda each: each.path.name not in ENGINES)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run where two workers would share a group: each would find the other's services at its ports."""
+    if session.config.getoption("dist", "no") == "loadgroup" and hasattr(session.config, "workerinput"):
+        loose = [each.nodeid for each in session.items if each.path.is_relative_to(HERE) and "@" not in each.nodeid]
+        if loose:
+            raise pytest.UsageError(f"pytest-xdist does not know the group of {loose[0]}")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -87,5 +87,6 @@ def on_debian(version: str, suite: str, report: Report) -> None:
         if typist.types(f"git clone -q -c advice.detachedHead=false /srv/checkout.bundle {CLONE}", folder=HOME):
             report.add(f"Python {version} (Debian {suite})", 1, "no clone")
             return
-        line = f"python3 -c 'import sys; assert sys.version.startswith(\"{version}.\"), sys.version' && make -s setup HASHED=1"
-        typist.tests(f"Python {version} (Debian {suite}), unit tests", f"{line} && .venv/bin/{TESTS}")
+        is_it = f"python3 -c 'import sys; assert sys.version.startswith(\"{version}.\"), sys.version'"
+        line = f"{is_it} && make -s setup HASHED=1 && .venv/bin/{TESTS}"
+        typist.tests(f"Python {version} (Debian {suite}), unit tests", line)

@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import socket
+import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -49,6 +50,45 @@ class ApiUnreachableError(RemoteError):
     """No answer from the API server: the network, a name, a certificate, or a timeout."""
 
 
+class _Client:
+    """A `kubernetes.aio.client.ApiClient` with its session, and what runs through that."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.settings = client.configuration
+        self.tls = _tls(self.settings)
+        self._asked = 0
+        self._answers: weakref.WeakSet[aiohttp.ClientResponse] = weakref.WeakSet()
+
+    @property
+    def used(self) -> bool:
+        """A request, a watch or a websocket has not ended."""
+        return self._asked > 0 or any(not each.closed for each in self._answers)
+
+    async def request(self, method: str, path: str, **options: Any) -> aiohttp.ClientResponse:
+        """One request to a path of the server's. Raises what the session does."""
+        rest = self._client.rest_client
+        if rest.pool_manager is None:
+            rest.pool_manager = rest._create_pool_manager()
+        session: aiohttp.ClientSession = rest.pool_manager
+        self._asked += 1
+        try:
+            response = await session.request(method, self.settings.host + path, **options)
+            self._answers.add(response)
+        finally:
+            self._asked -= 1
+        return response
+
+    async def close(self) -> None:
+        """End the session and all that runs through it."""
+        await self._client.close()
+
+
+def _tls(settings: Any) -> tuple[str | None, ...]:
+    """What a session can't change: a client's certificate is shown once to a connection."""
+    return settings.cert_file, settings.key_file
+
+
 class Api:
     """A client of one context. `close` it."""
 
@@ -56,43 +96,42 @@ class Api:
         self.kubeconfig = kubeconfig
         self.namespace = kubeconfig.chosen.namespace
         self.where = kubeconfig.where
-        self._client: Any = None
+        self._client: _Client | None = None
+        self._former: list[_Client] = []
+        """Those of earlier certificates that something still runs through."""
+        self._refused = False
+        """The API server takes these credentials no more."""
         self._loading = asyncio.Lock()
 
-    async def client(self) -> Any:
-        """A `kubernetes.aio.client.ApiClient` with credentials that are good now.
-
-        It is another one when they have been renewed: ask for it at each use, and do not keep or close it.
-        """
+    async def _current(self) -> _Client:
+        """A client with credentials that are good now. It is another one when a certificate was renewed."""
         async with self._loading:
-            if self._client is None or self.kubeconfig.stale():
+            if self._client is None or self._refused or self.kubeconfig.stale():
                 from kubernetes.aio import client
 
                 settings = await self.kubeconfig.configuration()
-                if self._client is None:
-                    self._client = client.ApiClient(settings)
+                self._refused = False
+                if self._client is not None and self._client.tls == _tls(settings):
+                    self._client.settings.api_key = settings.api_key  # a token is sent with each request
                 else:
-                    # The session stays: what runs through it goes on. A new client certificate takes a new one.
-                    old = self._client.configuration
-                    if (old.cert_file, old.key_file) == (settings.cert_file, settings.key_file):
-                        old.api_key = settings.api_key
-                    else:
-                        await self._client.close()
-                        self._client = client.ApiClient(settings)
+                    if self._client is not None:
+                        # What runs through it goes on: the link itself is one of its websockets.
+                        self._former.append(self._client)
+                    self._client = _Client(client.ApiClient(settings))
+            for each in [one for one in self._former if not one.used]:
+                self._former.remove(each)
+                await each.close()
             return self._client
 
     async def close(self) -> None:
-        """End the session and every request and websocket of it."""
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.close()
+        """End every session, and every request and websocket of them."""
+        clients, self._client, self._former = [*self._former, self._client], None, []
+        for each in clients:
+            if each is not None:
+                await each.close()
 
-    async def _session(self) -> tuple[aiohttp.ClientSession, str, dict[str, Any]]:
-        """The session, the server's URL, and what each request is sent with."""
-        client = await self.client()
-        rest, settings = client.rest_client, client.configuration
-        if rest.pool_manager is None:
-            rest.pool_manager = rest._create_pool_manager()
+    def _options(self, settings: Any) -> dict[str, Any]:
+        """What each request is sent with."""
         headers = {"Accept": "application/json", "User-Agent": "devloop"}
         if token := settings.api_key.get("BearerToken"):
             headers["Authorization"] = token
@@ -102,26 +141,31 @@ class Api:
         if settings.proxy:
             options["proxy"] = settings.proxy
             options["proxy_headers"] = settings.proxy_headers
-        return rest.pool_manager, settings.host, options
+        return options
 
     async def _send(
         self, method: str, path: str, *, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str], **more: Any
     ) -> aiohttp.ClientResponse:
-        """One request. With credentials that are refused (401), those of a plugin are fetched anew, once."""
+        """One request. With credentials that are refused (401), those of a plugin or of a file are fetched anew, once:
+        for this request and later ones. What runs goes on with what it was let in with.
+        """
         for attempt in (1, 2):
-            session, host, options = await self._session()
+            client = await self._current()
+            keys = client.settings.api_key
+            options = self._options(client.settings)
             sent = {**options, "headers": {**options["headers"], **headers}, **more}
             try:
-                response = await session.request(method, host + path, timeout=timeout, **sent)
+                response = await client.request(method, path, timeout=timeout, **sent)
             except (aiohttp.ClientError, OSError, TimeoutError) as problem:
                 raise self._unreachable(problem) from problem
             if response.status != HTTPStatus.UNAUTHORIZED or attempt == 2:
                 break
-            if "exec" not in self.kubeconfig.chosen.user:
+            if not {"exec", "tokenFile"} & self.kubeconfig.chosen.user.keys():
                 break
             response.release()
-            self.kubeconfig.forget()
-            await self.close()
+            if client is self._client and keys is client.settings.api_key:  # nobody has fetched others meanwhile
+                self.kubeconfig.forget()
+                self._refused = True
         return response
 
     def _unreachable(self, problem: BaseException) -> ApiUnreachableError:

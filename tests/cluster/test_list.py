@@ -75,6 +75,7 @@ async def populate(admin: ApiClient, namespace: str) -> None:
     await kit.until(apps.list_namespaced_deployment, namespace, ready=lambda each: each.status.ready_replicas == 2)
 
 
+@pytest.mark.role("attach")
 async def test_what_there_is_and_which_service_stands_for_it(
     admin: ApiClient, namespace: Namespace, devloop: Cli, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ WHOLE = 100.0
 MAX_HOLD_SECONDS = 86400.0
 MAX_ROUTES = 256
 MAX_TEXT = 256
+MAX_PATTERN = 1024
 _NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 
 
@@ -42,9 +43,11 @@ class Match:
 
     def __post_init__(self) -> None:
         if self.how == "regex":
+            if len(self.value) > MAX_PATTERN:
+                raise SpecError(f"a regular expression has {MAX_PATTERN} characters at most")
             try:
                 re.compile(self.value)
-            except re.error as problem:
+            except (re.error, OverflowError, RecursionError) as problem:  # a number, or groups, without end
                 raise SpecError(f"the regular expression {self.value!r}: {problem}") from None
 
     def __str__(self) -> str:

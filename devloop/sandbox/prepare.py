@@ -118,7 +118,10 @@ def _argv(spec: Object, variables: Mapping[str, str]) -> Sequence[str]:
     if not spec.get("command"):
         text = f"container {spec['name']} has no `command`, and what its image would run is not known here"
         raise NotStartedError("CreateContainerError", f"{text}; add `command` to the manifest")
-    return [expand(each, variables.get) for each in (*spec["command"], *(spec.get("args") or []))]
+    try:
+        return [expand(each, variables.get) for each in (*spec["command"], *(spec.get("args") or []))]
+    except ValueError as problem:
+        raise NotStartedError("CreateContainerError", f"container {spec['name']}: an argument: {problem}") from None
 
 
 def _working_folder(spec: Object, folder: Path) -> tuple[Path, Bind | None]:

@@ -156,7 +156,11 @@ class _Maker:
                 used.add(reference)
                 return found.value
 
-            text = expand(value, value_of)
+            try:
+                text = expand(value, value_of)
+            except ValueError as problem:
+                self.problems.append(Problem(subject, str(problem)))
+                return
             known = {**links, **self.variables}
             self.put(name, text, "the pod's spec", any(known[each].secret for each in used))
             if borrowed := sorted(used & (self.stand_ins | self.soft_links(links))):

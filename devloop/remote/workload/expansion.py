@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+LARGEST = 128 << 10
+"""Characters: Linux starts no program with a longer one (MAX_ARG_STRLEN). Forty variables that each name the one before
+them twice would be a TiB."""
+
 
 def expand(text: str, value_of: Callable[[str], str | None]) -> str:
     """Replace each `$(NAME)` by its value; one that `value_of` does not know stays as it is.
 
     `$$` is a `$`, so `$$(NAME)` is the text `$(NAME)`. A `$` before anything else, and a `$(` that is never
-    closed, are text. What comes out is not expanded again.
+    closed, are text. What comes out is not expanded again. Raises ValueError if that is too long for any program.
     """
     out: list[str] = []
-    position = 0
+    position = length = 0
     while position < len(text):
         if text[position] != "$" or position + 1 == len(text):
             out.append(text[position])
@@ -31,4 +35,7 @@ def expand(text: str, value_of: Callable[[str], str | None]) -> str:
         else:
             out.append(text[position : position + 2])
             position += 2
+        length += len(out[-1])
+        if length > LARGEST:
+            raise ValueError(f"it has more than {LARGEST >> 10} KiB, so no program starts with it")
     return "".join(out)

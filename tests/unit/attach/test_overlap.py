@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from devloop.agent.overlap import conflicts, overlap
+from devloop.agent.patterns import Effort, matches
 from devloop.agent.spec import ALL, Header, How, Match, Route, Spec, SpecError, personal
 
 
@@ -32,6 +33,8 @@ X_ADA, X_BEN = Route((header("x-user", "ada"),)), Route((header("X-User", "ben")
         (X_ADA, Route((header("x-user", "b.*", "regex"),)), False),
         # Two regular expressions are not compared.
         (Route((header("x", "a", "regex"),)), Route((header("x", "b", "regex"),)), True),
+        # What can't be told is taken to meet.
+        (X_ADA, Route((header("x-user", "(?i)b.*", "regex"),)), True),
         # Each asks for a header of its own.
         (X_ADA, Route((header("x-team", "blue"),)), False),
         (X_ADA, personal("ben"), False),
@@ -114,3 +117,68 @@ def test_what_is_no_attachment_is_said_so(wrong: dict[str, Any] | None) -> None:
     document = {**spec("ada").document(), **wrong} if wrong else wrong
     with pytest.raises(SpecError):
         Spec.read(document)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"(\w+\s?)*;", "a" * 60),
+        ("(a|aa)+$", "a" * 60 + "b"),
+        ("(a?){40}a{40}", "a" * 39),
+        ("(.*)*x", "a" * 60),
+        ("((((a{0,30}){30}){30}){30})", "a"),
+        ("(a{1000}){1000}", "a"),
+        ("(" * 1000 + ")" * 1000, "a"),
+        ("(((){1000}){1000}){1000}", "a"),
+        ("(.*.*.*.*.*.*.*.*){90}z", "a" * 8000),
+    ],
+    ids=range(9),
+)
+def test_a_pattern_of_somebody_elses_takes_no_time(pattern: str, text: str) -> None:
+    """Python would take years for most of these; what is counted here are steps, of which there are so many."""
+    effort = Effort()
+    assert matches(pattern, text, effort) is not True
+    assert effort.steps > -20_000
+
+
+def test_all_patterns_of_an_attachment_together_take_no_time() -> None:
+    """Two that have as much of it as there may be: what is not told any more counts as meeting."""
+    hard = tuple(Route((Header(f"x-{n}", Match("regex", r"(\w+\s?)*;")),)) for n in range(200))
+    texts = tuple(Route((Header(f"x-{n}", Match("exact", "a" * 250)),)) for n in range(200))
+    assert conflicts(spec("me", routes=texts), [spec("ada", routes=hard)])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "fits"),
+    [
+        ("a{2,3}", "aaaa", False),
+        ("a{2,3}", "aaa", True),
+        ("x|^ada$", "ada", True),
+        ("(?:a|b)+c?", "ababc", True),
+        (r"[^a-c\d]+", "xyz", True),
+        (r"[^a-c\d]+", "x1", False),
+        (r"\d+-\w{3}", "12-abc", True),
+        (r"a\.b", "a.b", True),
+        (r"a\.b", "axb", False),
+        ("", "", True),
+        (".*", "a\nb", False),
+        ("a$", "a\n", False),
+        (r"\w", "ü", False),  # RE2's are of ASCII
+        # Not told.
+        ("(?i)a", "A", None),
+        ("a**", "a", None),
+        (r"\bada\b", "ada", None),
+        ("[[:alpha:]]", "a", None),
+        (r"\pL", "a", None),
+        ("(a", "a", None),
+        ("a)", "a", None),
+    ],
+)
+def test_what_a_pattern_matches_as_re2_does(pattern: str, text: str, fits: bool | None) -> None:
+    assert matches(pattern, text) is fits
+
+
+@pytest.mark.parametrize("pattern", ["(" * 900, "a{99999999999999999999}", "a" * 1025], ids=range(3))
+def test_a_pattern_without_end_is_refused(pattern: str) -> None:
+    with pytest.raises(SpecError, match="regular expression"):
+        Match("regex", pattern)

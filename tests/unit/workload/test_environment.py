@@ -60,6 +60,14 @@ def test_secrets_are_marked_also_where_another_value_holds_one() -> None:
     assert found["URL"].value == "x://pa$$(A)ss@db", "what is put in is not expanded again"
 
 
+def test_variables_that_double_each_other_come_to_an_end() -> None:
+    env = [{"name": "V0", "value": "x" * 100}]
+    env += [{"name": f"V{n}", "value": f"$(V{n - 1})$(V{n - 1})"} for n in range(1, 60)]
+    found = make({"env": env})
+    assert found.problems
+    assert sum(len(each.value) for each in found.variables) < 1 << 20
+
+
 def test_bytes_that_are_no_text_keep_their_value() -> None:
     value = make({"env": [key("RAW", "secret", "one", "RAW")]}).mapping()["RAW"]
     assert value.encode(errors="surrogateescape") == b"\xff"

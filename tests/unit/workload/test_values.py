@@ -58,6 +58,11 @@ def test_expansion(text: str, wanted: str) -> None:
     assert expand(text, VARIABLES.get) == wanted
 
 
+def test_what_no_program_starts_with_is_not_made() -> None:
+    with pytest.raises(ValueError, match="no program starts"):
+        expand("$(LONG)" * 1_000_000, {"LONG": "x" * 100_000}.get)
+
+
 @given(st.text(alphabet="ab$() ü"))
 def test_text_without_a_reference_stays(text: str) -> None:
     escaped = text.replace("$", "$$")
@@ -85,7 +90,7 @@ def test_quantities(text: str, divisor: str, milli: bool, wanted: str) -> None:
     assert quantity.divided(text, divisor, milli=milli) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "1x", "Ki", "1 Ki", "--1", "0x10"])
+@pytest.mark.parametrize("text", ["", "1x", "Ki", "1 Ki", "--1", "0x10", "1e9999999999"])
 def test_no_quantity(text: str) -> None:
     with pytest.raises(ValueError, match="is no quantity"):
         quantity.parse(text)

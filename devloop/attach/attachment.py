@@ -80,9 +80,23 @@ class Attachment:
         """The session that knows of it, and what it was told of the local service: whether it runs, its `deaf`, and its
         `deaf_datagrams`."""
         self.task: asyncio.Task[None] | None = None
+        """Keeps it, once it is attached."""
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Whatever is done for it alone, and ends with it: that too, what watches for it, what puts right."""
         self.stop: Callable[[], None] = lambda: None
         """Hear no more of the local service."""
         self._changed = changed
+
+    def hold(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """A task of its own, which ends with it."""
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def cancel(self) -> None:
+        """End what is done for it. Who calls this may be one of these tasks, and ends at its next step."""
+        for each in self.tasks:
+            each.cancel()
 
     @property
     def lease(self) -> str:

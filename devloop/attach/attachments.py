@@ -37,6 +37,8 @@ from .encryption import Encryption
 from .hearers import Hearers
 from .moving import Moved, Mover
 from .reaching import BarredError, Reaching
+from .releases import Releases, UnsettledError
+from .renewals import Renewals
 from .seam import AttachError, Holding, LocalEnd, Phase, Wanted
 from .session import Session, SessionLostError, understood
 from .sizes import Sizes
@@ -48,8 +50,6 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.1, 5.0)
 SESSION_SECONDS = 30.0
-DRAIN_SECONDS = 5.0
-"""How long requests that the local service is answering may take to end when it leaves."""
 AGAIN_SECONDS = 10
 READY_SECONDS = 15.0
 ABSENT = "the local service does not run; the original answers"
@@ -82,14 +82,14 @@ class Attachments(Hearers):
         self._sizes = Sizes(api, self._claims, self._started)
         self._bridge = Bridge(api, self._claims, self._led, self._agent_gone)
         self._reaching = Reaching(api, run, self._claims.service, self._good_session, self._bar, self._clear)
-        self._leaving: set[Attachment] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._releases = Releases(self._claims, self._locks, lambda: self._session)
+        self._renewals = Renewals(self._claims, self._renewed, self._unheld)
         self._session: Session | None = None
         self._ready: Session | None = None
         self._opening = asyncio.Lock()
         self._connected = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._giving_up: set[asyncio.Task[None]] = set()
         self._stops: list[Callable[[], None]] = []
 
     @property
@@ -104,7 +104,7 @@ class Attachments(Hearers):
         self._stops.append(self._link.subscribe(self._linked))
         self._linked(self._link.state)
         watching = (self._watching, self._doors.watching, self._bridge.watching, self._reaching.watching)
-        for work in (self._renewing, *watching, self._warm):
+        for work in (self._renewals.renewing, *watching, self._warm):
             self._hold(background(work(), name=work.__name__))
 
     def _hold(self, task: asyncio.Task[None]) -> None:
@@ -172,9 +172,10 @@ class Attachments(Hearers):
         """Attach; returns when traffic comes, or for a `replace` when the workload's pods have gone.
 
         HeldError if somebody else holds it; AttachError if it can't be, with what to do; RemoteError if the cluster
-        can't be reached. After an error nothing is left of it.
+        can't be reached. After an error nothing is left of it, or its lease until that is so.
         """
         began = await self._draft(wanted)
+        await self._releases.free(began)
         found = Attachment(began, wanted, local, self._changed)
         if began.id in self._held:
             raise AttachError("it is attached already", where=wanted.service or wanted.workload)
@@ -189,22 +190,31 @@ class Attachments(Hearers):
                     if attempt == 2:
                         raise RemoteError(str(problem), where=self.api.where) from problem
         except BaseException as problem:
-            self._held.pop(began.id, None)
-            with contextlib.suppress(RemoteError, SessionLostError, OSError):
-                await asyncio.shield(self._release(found))
-            found.become(Phase.REFUSED, problem.what if isinstance(problem, RemoteError) else "")
-            raise
+            if self._held.get(began.id) is found:
+                del self._held[began.id]
+            error = problem if isinstance(problem, RemoteError) else None
+            try:
+                await asyncio.shield(self._releases.begin(found))
+            except UnsettledError as more:
+                if error is not None:
+                    error = RemoteError(f"{error.what}; and {more.what}", where=error.where, hint=more.hint)
+            except (RemoteError, OSError, TimeoutError) as more:
+                log.info("what %s has changed is not put back yet: %s", began.id, more)
+            found.become(Phase.REFUSED, error.what if error is not None else "")
+            if error is None or error is problem:
+                raise
+            raise error from problem
         found.stop = found.local.subscribe(found.dirty.set)
-        found.task = background(self._keep(found), name=f"attachment {began.id}")
-        self._hold(background(self._earlier.watching(found), name=f"connections from before of {began.id}"))
+        found.task = found.hold(background(self._keep(found), name=f"attachment {began.id}"))
+        found.hold(background(self._earlier.watching(found), name=f"connections from before of {began.id}"))
         if began.service:
-            self._hold(background(self._reaching.keeping(found), name=f"who reaches {began.id}"))
-            self._hold(background(self._reaching.foreseeing(found), name=f"who will reach {began.id}"))
+            found.hold(background(self._reaching.keeping(found), name=f"who reaches {began.id}"))
+            found.hold(background(self._reaching.foreseeing(found), name=f"who will reach {began.id}"))
         if found.ended is not None and found.ended.secrets:
             work = self._encryption.watching(found, lambda: None if self._lost() else self._session)
-            self._hold(background(work, name=f"certificates of {began.id}"))
+            found.hold(background(work, name=f"certificates of {began.id}"))
         if began.kind == "replace":
-            self._hold(background(self._sizes.watching(found), name=f"size of {began.workload}"))
+            found.hold(background(self._sizes.watching(found), name=f"size of {began.workload}"))
         return found
 
     async def move(self, found: Attachment, *, force: bool = False) -> Moved:
@@ -226,13 +236,14 @@ class Attachments(Hearers):
         """Bring the cluster to what is wanted, from wherever it is; what is there already is left as it is."""
         spec = found.spec
         async with self._locks[spec.service or spec.workload]:
-            session = await self._desk() if spec.service else None
+            # Also without a Service: after kill -9 it is the agent that puts a workload back.
+            session = await self._desk() if spec.service or found.task is None else None
             service, leases = await asyncio.gather(self._service(spec), self._claims.leases())
             await self._claims.check(spec, leases)
             replicas = await self._remembered(found, leases)
             swapped = service is not None and spec.way == "service"
             kept = objects.record(objects.swapped(service, _none(service), {})) if service and swapped else None
-            key = self._link.key if session is not None else ""
+            key = self._link.key
             await self._claims.acquire(spec, key=key, replicas=replicas, kept=kept)
             if session is not None and service is not None:
                 if swapped:
@@ -406,20 +417,15 @@ class Attachments(Hearers):
     def _lost(self) -> bool:
         return self._session is None or self._session.lost or not self._link.holds(self._session.carrier)
 
-    async def _renewing(self) -> None:
-        """Renew every lease three times within its duration."""
-        while True:
-            await asyncio.sleep(self._claims.seconds / 3)
-            # Also while one comes or goes: waiting for pods to end or to be ready can take longer than a lease holds.
-            for each in [each for each in self._held.values() if not each.over] + list(self._leaving):
-                try:
-                    if not await self._claims.renew(each.spec) and not each.over and each.task is not None:
-                        # It was over, and somebody has put all back: as if it was attached anew.
-                        each.version = -1
-                        each.dirty.set()
-                except Exception as problem:  # whatever it is, the other leases are to be renewed
-                    log.info("the lease of %s is not renewed: %s", each.spec.id, problem)
-                    contained(problem, f"the lease of {each.spec.id} can't be renewed")
+    def _renewed(self) -> list[Attachment]:
+        """Also while one comes or goes: waiting for pods to end or to be ready can take longer than a lease holds."""
+        return [*(each for each in self._held.values() if not each.over), *self._releases.kept]
+
+    def _unheld(self, found: Attachment) -> None:
+        """Its lease was over, and somebody has put all back: as if it was attached anew."""
+        if not found.over and found.task is not None:
+            found.version = -1
+            found.dirty.set()
 
     async def _watching(self) -> None:
         """Notice what others do to our Services."""
@@ -470,17 +476,17 @@ class Attachments(Hearers):
                 found.version = version(service)
                 ours = who == "devloop"
                 text = f"{who or 'somebody'} has changed the Service"
-                self._hold(background(self._undone(found, text, ours=ours), name="undone"))
+                found.hold(background(self._undone(found, text, ours=ours), name="undone"))
 
     def _started(self, found: Attachment, what: str, ours: bool) -> None:
         """Somebody has started a workload that is replaced: its pods work beside the local service."""
-        self._hold(background(self._undone(found, what, ours=ours, wait=False), name="started"))
+        found.hold(background(self._undone(found, what, ours=ours, wait=False), name="started"))
 
     def _deleted(self, found: Attachment, what: str) -> None:
         """The watch tells it, or a call that meets nothing: the shadow Service goes too, and that is told as well."""
         if not found.gone:
             found.gone = True
-            self._hold(background(self._undone(found, what), name="deleted"))
+            found.hold(background(self._undone(found, what), name="deleted"))
 
     async def _undone(self, found: Attachment, what: str, *, ours: bool = False, wait: bool = True) -> None:
         """Do it again after a moment, a few times; then leave it to them."""
@@ -512,21 +518,11 @@ class Attachments(Hearers):
 
     def _give_up(self, found: Attachment, phase: Phase, why: str) -> None:
         """It is not held any more; all is put back by a task of its own, which `close` waits for."""
-        if self._held.pop(found.spec.id, None) is None:
+        if self._held.get(found.spec.id) is not found:
             return
+        del self._held[found.spec.id]
         found.become(phase, why)
-        task = background(self._put_back(found), name=f"giving up {found.spec.id}")
-        self._giving_up.add(task)
-        task.add_done_callback(self._giving_up.discard)
-
-    async def _put_back(self, found: Attachment) -> None:
-        self._leaving.add(found)
-        try:
-            await self._release(found)
-        except (RemoteError, SessionLostError, OSError, TimeoutError) as problem:
-            log.info("what %s changed is left to the agent: %s", found.spec.id, problem)
-        finally:
-            self._leaving.discard(found)
+        self._releases.begin(found)
 
     # --- Leaving ------------------------------------------------------------------------------------------------------
 
@@ -534,66 +530,17 @@ class Attachments(Hearers):
         """Put all back; returns when it is, and what the local service was answering is answered.
 
         What stands in for a workload is stopped before that starts again, unless `stop` is false: it goes on beside it,
-        as an intercept. RemoteError if the cluster can't be reached: then the agent does it when the lease is over.
+        as an intercept. RemoteError if something of it can't be put back now: that is tried again for a while, and the
+        agent does it when the lease is over.
         """
-        if self._held.pop(found.spec.id, None) is None:
+        if self._held.get(found.spec.id) is not found:
             return
+        del self._held[found.spec.id]
         found.become(Phase.LEAVING)
-        if found.task is not None:
-            found.task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await found.task
-        self._leaving.add(found)
         try:
-            await self._release(found, stop=stop)
+            await asyncio.shield(self._releases.begin(found, stop=stop))
         finally:
-            self._leaving.discard(found)
             found.become(Phase.LEFT)
-
-    async def _release(self, found: Attachment, *, stop: bool = True) -> None:
-        """Undo, in the order that leaves no request unanswered, and no queue with two consumers."""
-        found.stop()
-        handed_over = await found.local.stop() if stop and found.spec.kind == "replace" and found.task else None
-        try:
-            await self._undo(found, handed_over)
-        finally:
-            if handed_over is not None:
-                handed_over()
-
-    async def _undo(self, found: Attachment, handed_over: Callable[[], None] | None) -> None:
-        spec, session = found.spec, self._session
-        async with self._locks[spec.service or spec.workload]:
-            if spec.kind == "replace" and spec.service:
-                await self._back_to_size(found)
-            if session is not None and not session.lost and spec.service:
-                with contextlib.suppress(SessionLostError, AttachError):
-                    await session.detach(spec)
-            # A replaced workload's lease has the workload's name, and may be somebody else's by now.
-            if spec.kind != "replace" or await self._is_ours(found):
-                await self._claims.restore({found.lease})
-            if handed_over is not None:
-                handed_over()  # what waits goes to the pods now, which are ready
-            if session is not None and not session.lost and spec.service:
-                await session.drained(spec, DRAIN_SECONDS)
-                await session.forget(spec)
-
-    async def _is_ours(self, found: Attachment) -> bool:
-        for each in await self._claims.leases():
-            if each["metadata"]["name"] == found.lease:
-                spec = objects.spec_of(each)
-                return spec is not None and spec.id == found.spec.id
-        return False
-
-    async def _back_to_size(self, found: Attachment) -> None:
-        """The replaced pods first, so that there is somebody to lead the traffic back to."""
-        for each in await self._claims.leases():
-            if each["metadata"]["name"] == found.lease:
-                said = (each["metadata"].get("annotations") or {}).get(objects.REPLICAS, "")
-                if said.isdecimal():
-                    scale = await self._claims.resize(found.spec.workload, int(said), only_from=0)
-                    await replace.until_ready(self.api, str(scale["status"].get("selector") or ""), int(said))
-                    if int(said):
-                        await replace.until_endpoints(self.api, objects.shadow_name(found.spec.service))
 
     async def holdings(self) -> list[Holding]:
         """Who holds what in this namespace, the oldest first."""
@@ -618,10 +565,11 @@ class Attachments(Hearers):
     async def close(self) -> None:
         """Leave everything. What can't be put back now is the agent's to do."""
         leaving = (self.leave(each) for each in self.held)
-        results = await asyncio.gather(*leaving, *self._giving_up, return_exceptions=True)
+        results = await asyncio.gather(*leaving, return_exceptions=True)
         for each in results:
             if isinstance(each, Exception):
                 log.warning("leaving: %s", contained(each, "what is attached can't be put back"))
+        await self._releases.close()
         for stop in self._stops:
             stop()
         for task in list(self._tasks):

@@ -11,6 +11,7 @@ write at the same time has to look again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,8 +27,10 @@ from devloop.remote import roles
 from devloop.remote.kubernetes.api import MERGE, Api, ApiError
 
 from .seam import AttachError, HeldError
+from .unsettled import WRITE_SECONDS, Unsettled
 
 TRIES = 8
+Meant = Callable[[Document], bool]
 
 
 class GoneError(AttachError):
@@ -41,6 +44,8 @@ class Claims:
         self.api = api
         self.seconds = seconds
         """How long a lease holds after it was renewed."""
+        self.unsettled = Unsettled()
+        """Workloads that may still be set to zero by a call of ours that has had no answer."""
         self._services = services(api.namespace)
         self._leases = leases(api.namespace)
 
@@ -247,7 +252,10 @@ class Claims:
             spec = objects.spec_of(each)
             if spec is not None and spec.workload and objects.REPLICAS in (each["metadata"].get("annotations") or {}):
                 try:
-                    sizes[spec.workload] = await self.size(spec.workload)
+                    size = await self.size(spec.workload)
+                    # One that may still be set to zero is as one that can't be read: its lease has to stay.
+                    if not size or spec.workload not in self.unsettled:
+                        sizes[spec.workload] = size
                 except ApiError as problem:
                     # A colleague's, of a kind that we may not read: theirs alone stays as it is.
                     if problem.status != HTTPStatus.FORBIDDEN:
@@ -257,30 +265,52 @@ class Claims:
     async def size(self, workload: str) -> int | None:
         """How many replicas a workload is to have; None if it isn't there."""
         found = await self.api.find(self._scale(workload))
+        self._sees(workload, found)
         return int(found["spec"].get("replicas", 0)) if found is not None else None
 
+    def _sees(self, workload: str, found: Document | None) -> None:
+        text = str(found["metadata"].get("resourceVersion", "")) if found is not None else None
+        self.unsettled.seen(workload, text, time.monotonic())
+
     async def resize(self, workload: str, replicas: int, *, only_from: int | None = None) -> Document:
-        """Give it another size, if it has the size `only_from`; what its scale is then."""
+        """Give it another size, if it has the size `only_from`; what its scale is then.
+
+        If it was to be zero and there is no answer, it is `unsettled`: it may be set later.
+        """
         path = self._scale(workload)
         for _ in range(TRIES):
             found = await self.api.get(path)
+            self._sees(workload, found)
             size = int(found["spec"].get("replicas", 0))
             if size == replicas or (only_from is not None and size != only_from):
                 return found
+            body = {**found, "spec": {**found["spec"], "replicas": replicas}}
+            before = None
+            if not replicas:
+                before = self.unsettled.writes(workload, str(found["metadata"].get("resourceVersion", "")))
             try:
-                body = {**found, "spec": {**found["spec"], "replicas": replicas}}
-                return {**found, **await self.api.request("PUT", path, body)}
+                answer = await self.api.request("PUT", path, body, query={"timeout": f"{WRITE_SECONDS}s"})
             except ApiError as problem:
+                # What the server has trouble with, it may have done all the same (etcd's timeouts).
+                if not replicas and problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                    self.unsettled.refused(workload, before)
                 if problem.status != HTTPStatus.CONFLICT:
                     raise refused(problem, f"changing the size of {workload}", self.api.where) from problem
+            else:
+                self.unsettled.answered(workload)
+                return {**found, **answer}
         raise AttachError("its size keeps changing", where=workload)
 
     def _scale(self, workload: str) -> str:
         kind, _, name = workload.partition("/")
         return scale(self.api.namespace, f"{kind}s", name)
 
-    async def restore(self, dead: Collection[str]) -> None:
-        """Put back what these leases stood for, and whatever else nobody holds.
+    async def restore(self, dead: Collection[str], meant: Meant = lambda _: True) -> bool:
+        """Put back what these leases stood for, and whatever else nobody holds. False if one of them has to stay: what
+        it says is still needed, as the size of its workload can't be told now.
+
+        `meant` says of a lease of such a name whether it is the one that is meant: by now it may be somebody else's, or
+        have been renewed.
 
         What there is is read once, as each call carries the version of what it changes. Only who holds what is read
         again before a Service is changed or deleted: whoever has just come has a lease and relies on what is there.
@@ -290,12 +320,14 @@ class Claims:
             looked = known is None
             if known is None:
                 known = await self.snapshot()
-            step = objects.next_step(known, dead)
+            over = _those(known, dead, meant)
+            step = objects.next_step(known, over)
             if step is not None and step.kind == "services" and not looked:
                 known = replace(known, leases=tuple(await self.leases()))
-                step = objects.next_step(known, dead)
+                over = _those(known, dead, meant)
+                step = objects.next_step(known, over)
             if step is None:
-                return
+                return not over
             try:
                 known = objects.after(known, step, await self.perform(step))
             except ApiError as problem:
@@ -304,6 +336,7 @@ class Claims:
                     raise
                 known = None
                 await asyncio.sleep(0.01 * (count + 1))
+        return False
 
     async def perform(self, call: Call) -> Document:
         """One call of a restoration; its answer."""
@@ -311,6 +344,10 @@ class Claims:
             return await self.resize(f"{call.kind.removesuffix('s')}/{call.name}", call.replicas, only_from=0)
         path = {"services": self._services, "leases": self._leases}[call.kind]
         return await self.api.request(call.verb, f"{path}/{call.name}", call.body)
+
+
+def _those(known: Snapshot, dead: Collection[str], meant: Meant) -> set[str]:
+    return {name for each in known.leases if (name := str(each["metadata"]["name"])) in dead and meant(each)}
 
 
 def held(spec: Spec, clash: list[Spec], over: Mapping[str, float], where: str) -> HeldError:

@@ -74,6 +74,8 @@ class Session:
         self._number = 0
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._listening: dict[str, Any] = {}
+        self._targets: dict[str, tuple[Spec, LocalEnd, int, Callable[[], None]]] = {}
+        """By path, where connections go that come now: an attachment that comes again may have another local port."""
         self._relays: dict[str, weakref.WeakSet[Far]] = {}
         self._inbound: Inbound | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -184,14 +186,19 @@ class Session:
         from devloop.remote.sshcarrier import PACKET_BYTES, Channel
         from devloop.remote.sshcarrier import WINDOW_BYTES as CHANNEL_BYTES
 
+        self._targets[path] = (spec, local, port, served)
         if path in self._listening:
             return
 
-        async def connect(factory: Callable[[], Near]) -> tuple[asyncio.Transport, Near]:
-            async with asyncio.timeout(spec.hold):
-                return await local.connect(factory, port)
-
         async def opened() -> Any:
+            if path not in self._targets:
+                raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "it is not attached any more")
+            spec, local, port, served = self._targets[path]
+
+            async def connect(factory: Callable[[], Near]) -> tuple[asyncio.Transport, Near]:
+                async with asyncio.timeout(spec.hold):
+                    return await local.connect(factory, port)
+
             far = Far(connect, served)
             self._relays.setdefault(spec.id, weakref.WeakSet()).add(far)
             try:
@@ -248,6 +255,7 @@ class Session:
     async def forget(self, spec: Spec) -> None:
         """Take no more connections for it."""
         for port in spec.ports:
+            self._targets.pop(listen_path(spec.id, port), None)
             listener = self._listening.pop(listen_path(spec.id, port), None)
             if listener is not None:
                 listener.close()

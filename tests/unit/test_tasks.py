@@ -17,6 +17,8 @@ AWAITED = {
     "devloop/agent/direct.py": {"_arrived"},
     # File → functions whose tasks are awaited by somebody, whom their exceptions reach.
     "devloop/agent/tasks.py": {"background"},
+    "devloop/attach/releases.py": {"begin"},  # what fails is tried again, and told where nobody waits for it
+    "devloop/attach/renewals.py": {"_renew"},
     "devloop/sandbox/sandbox.py": {"_pod"},  # its end is looked at: a pod that can't be kept says why
     "devloop/sandbox/pod.py": {"_let_go"},
     "devloop/net/publish.py": {"_arrival"},

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from devloop.agent import objects
+from devloop.attach import attachments as engine
 from devloop.attach import sizes
 from devloop.attach.attachments import Attachments
 from devloop.attach.replace import look
 from devloop.attach.seam import AttachError, Phase, State, Wanted
 from devloop.remote.kubernetes.api import ApiError
+from devloop.remote.link import Phase as LinkPhase
 
 from .fake_api import Document, FakeApi
 
@@ -107,11 +110,45 @@ class FakeLocal:
         return over
 
 
+class FakeLink:
+    """To an agent, or none but port-forwards."""
+
+    key = "SHA256:ada"
+    state = SimpleNamespace(phase=LinkPhase.CONNECTED, notes=("plain port-forwards, as nobody may install an agent",))
+
+    def __init__(self) -> None:
+        self.agent = True
+
+    async def ready(self, seconds: float) -> None:
+        pass
+
+    async def best(self) -> object:
+        return self if self.agent else None
+
+    def holds(self, carrier: object) -> bool:
+        return True
+
+
+class FakeSession:
+    lost = leaving = False
+    away = ""
+
+    def __init__(self, carrier: object, *_: object) -> None:
+        self.carrier = carrier
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
 class Rig:
-    def __init__(self, replicas: int = 2) -> None:
-        self.api = FakeCluster(replicas)
+    def __init__(self, replicas: int = 2, api: FakeCluster | None = None) -> None:
+        self.api = api or FakeCluster(replicas)
         self.local = FakeLocal(self.api)
-        self.attachments = Attachments(cast(Any, None), cast(Any, self.api), user="ada", host="laptop")
+        self.link = FakeLink()
+        self.attachments = Attachments(cast(Any, self.link), cast(Any, self.api), user="ada", host="laptop")
         self.states: list[State] = []
         self._news = asyncio.Event()
         self.attachments.subscribe(lambda found: (self.states.append(found.state), self._news.set()))  # type: ignore[func-returns-value]
@@ -135,6 +172,7 @@ class Rig:
 @pytest.fixture
 async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(sizes, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(engine, "Session", FakeSession)
     found = Rig()
     yield found
     await found.attachments.close()
@@ -202,6 +240,15 @@ async def test_a_stand_in_that_is_to_go_on_beside_it_is_not_stopped(rig: Rig) ->
     found = await rig.attach()
     await rig.attachments.leave(found, stop=False)
     assert rig.local.size_at_end is None and rig.api.sizes[WORKER] == 2
+
+
+async def test_without_an_agent_nothing_is_stopped_for_nobody_would_put_it_back(rig: Rig) -> None:
+    """After kill -9 of this engine, that is."""
+    rig.link.agent = False
+    with pytest.raises(AttachError, match="traffic needs the agent: plain port-forwards"):
+        await rig.attach()
+    assert rig.api.sizes[WORKER] == 2 and rig.lease() is None
+    assert rig.local.size_at_end is None
 
 
 async def test_what_could_not_be_attached_stops_nothing(rig: Rig) -> None:

@@ -380,7 +380,7 @@ async def test_the_lease_of_one_attachment(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(work._claims, "renew", renew)
     work._claims.seconds = 0
-    task = asyncio.create_task(work._renewing())
+    task = asyncio.create_task(work._renewals.renewing())
     async with asyncio.timeout(5):
         await renewed.wait()
     assert not task.done()
@@ -448,7 +448,7 @@ async def test_one_attachment_that_can_not_be_put_back(monkeypatch: pytest.Monke
     stopped: list[bool] = []
     work._stops.append(lambda: stopped.append(True))
     work._held["one"] = attachment("one")
-    monkeypatch.setattr(work, "_release", raises_later)
+    monkeypatch.setattr(work._releases, "_release", raises_later)
     await work.close()
     assert stopped, "what is left of the closing is done"
 

@@ -87,6 +87,13 @@ def test_what_is_above_its_floor_is_said(monkeypatch: Any) -> None:
     assert len(above(rows(failure(115.0)))) == 1
 
 
+def test_a_floor_for_each_connection_grows_with_those_that_were_there(monkeypatch: Any) -> None:
+    monkeypatch.setattr(floors, "FLOORS", {"leave": {"failed": Floor(1, "why", each=True)}})
+    assert above(rows(*(failure(125.0, opened=opened) for opened in (105.0, 106.0, 122.0)))) == []
+    assert len(above(rows(*(failure(125.0, opened=opened) for opened in (105.0, 105.0, 122.0))))) == 1
+    assert len(above(rows(*(failure(125.0, opened=opened) for opened in (121.0, 122.0))))) == 1
+
+
 def test_every_floor_has_a_reason_and_an_event_that_there_is() -> None:
     for kind, floors_of in floors.FLOORS.items():
         assert kind in {*KINDS, *LONG, "attach", "start", "end"}

@@ -24,6 +24,8 @@ from .settings import SOURCES, Settings
 from .waiting import until
 
 SYSCTLS = Path("/proc/sys")
+RARELY_COLLECTED = {"GOGC": "400"}
+"""Kubernetes' programs are Go's, and collecting garbage is much of what they do: memory is cheaper here than time."""
 # What the kubelet sets (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables); these belong to
 # the whole machine, not to a namespace, so they are put back.
 TUNABLES = (
@@ -167,7 +169,7 @@ class Sandbox:
         """Start a program in the node; its output goes to `state/logs/NAME.log`."""
         log = self.settings.state / "logs" / f"{name}.log"
         log.parent.mkdir(exist_ok=True)
-        self.ask(do="start", name=name, argv=argv, log=str(log), env=env or {})
+        self.ask(do="start", name=name, argv=argv, log=str(log), env={**RARELY_COLLECTED, **(env or {})})
 
     def stop(self, name: str, seconds: float = 10) -> None:
         """Stop a program of the node's with SIGTERM, and with SIGKILL after `seconds`."""

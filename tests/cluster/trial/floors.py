@@ -19,6 +19,8 @@ class Floor:
     most: int
     reason: str
     clients: tuple[str, ...] = ("",)
+    each: bool = False
+    """And one more for each connection that was there before the event: a long trial has many."""
 
 
 ASKED = ("web post", "web socket", "web greeted", "checkout", "prices")
@@ -28,6 +30,7 @@ UNDER_WAY = Floor(
     "what a process or a link that is killed had read is lost, unless it may be repeated (RFC 9110, 9.2.2): a POST, a "
     "gRPC call, a stream, a line of a TCP connection; one for each connection at most",
     clients=ASKED,
+    each=True,
 )
 RELOADED = Floor(
     6,
@@ -85,6 +88,8 @@ def above(rows: Iterable[Row]) -> list[str]:
             failures = [each for each in row.failures if each.kind == kind]
             covered = [each for each in failures if floor is not None and each.client.startswith(floor.clients)]
             most = floor.most if floor is not None else 0
+            if floor is not None and floor.each:
+                most += len({(each.client, each.opened) for each in covered if each.opened < row.event.began})
             if len(covered) > most or len(covered) < len(failures):
                 first = next(each for each in failures if each not in covered or len(covered) > most)
                 found.append(f"{row.event.name}: {len(failures)} {kind}, {most} allowed; the first is {first}")

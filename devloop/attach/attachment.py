@@ -29,7 +29,8 @@ REVERT_SECONDS = 60.0
 def identifier(user: str, host: str, instance: str, wanted: Wanted) -> str:
     """The same for the same engine and service: one that was killed finds its own attachments again."""
     target = wanted.service or wanted.workload.replace("/", "-")
-    digest = hashlib.sha256("\0".join((user, host, instance, wanted.kind, target)).encode()).hexdigest()[:10]
+    named = (user, host, instance, wanted.kind, target, wanted.local)
+    digest = hashlib.sha256("\0".join(named).encode()).hexdigest()[:10]
     clean = re.sub(r"[^a-z0-9-]", "-", target.lower()).strip("-") or "x"
     return short(clean, f"-{digest}", 50)
 

@@ -26,7 +26,7 @@ from devloop.remote.kubernetes.api import Api, ApiError
 from devloop.remote.link import LinkState
 from devloop.remote.link import Phase as LinkPhase
 
-from . import mesh, replace
+from . import mesh, replace, silent
 from .attachment import Attachment
 from .bridge import Bridge
 from .claims import Claims, GoneError, gone, held, version
@@ -287,6 +287,10 @@ class Attachments(Hearers):
                     await (self._doors.ready if found.task is None else self._doors.look)(found, session)
                     found.version = 0
                 found.gone = False
+            elif session is not None:
+                # It puts the workload back if this engine can't: so it has to see the lease, which it says by this.
+                await session.attach(spec, found.end, lambda: None)
+                await session.detach(spec)
             if spec.kind == "replace":
                 await self._sizes.stop(found)
                 if not spec.service:
@@ -550,16 +554,16 @@ class Attachments(Hearers):
     async def take_over(self, wanted: Wanted) -> list[Holding]:
         """Put back what dead ones hold of this, so that it can be attached. HeldError if one of them is alive.
 
-        What that was comes back."""
+        What that was comes back. It takes as long as a lease holds: see `silent.py`."""
         spec = await self._draft(wanted)
         leases = await self._claims.leases()
         now = datetime.now(UTC)
         over = {each.id: seconds for each, seconds in objects.holdings(leases, now)}
         clash = conflicts(spec, [each for each, _ in objects.holdings(leases, now)])
-        alive = [each for each in clash if over[each.id] <= 0]
-        if alive:
-            raise held(spec, alive, over, self.api.where)
-        await self._claims.restore({objects.lease_name(each) for each in clash})
+        looked = await silent.watched(self._claims, {objects.lease_name(each) for each in clash}, enough=True)
+        if alive := [each for each in clash if objects.lease_name(each) in looked.alive]:
+            raise held(spec, alive, {}, self.api.where)
+        await self._claims.restore(looked.silent.keys(), looked.meant)
         return [Holding(each, over[each.id], mine=False) for each in clash]
 
     async def close(self) -> None:

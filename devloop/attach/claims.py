@@ -363,7 +363,7 @@ def held(spec: Spec, clash: list[Spec], over: Mapping[str, float], where: str) -
     if any(each.user == spec.user and each.host != spec.host for each in clash):
         hint = f"You are both called {spec.user}: DEVLOOP_USER, or `[user] name`, gives you a name of your own."
     if dead:
-        hint = "The agent puts it back by itself soon; `devloop leave --take-over` does it now."
+        hint = "The agent puts it back by itself soon; where there is none, `devloop leave --take-over` does."
     what = "; ".join(lines) or "somebody holds it whose lease can't be read"
     return HeldError(what, where=f"{where} {spec.service or spec.workload}", hint=hint, holders=tuple(clash), dead=dead)
 

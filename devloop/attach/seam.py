@@ -74,6 +74,8 @@ class Wanted:
     """`pods`: take what comes to the pods' own addresses, whatever the Service is: each gets a container that stays.
     None: at the Service's address; where that doesn't do (a headless Service, one with UDP ports), it is refused."""
     tls: Encryption = field(default_factory=Encryption)
+    local: str = ""
+    """The local service's name: several of an engine's may each have ports of one Service."""
 
 
 class Phase(StrEnum):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from sys import stderr
 from typing import TYPE_CHECKING
 
 from devloop.commands.common import check_names, engine_socket, print_json
@@ -183,7 +184,7 @@ def _put_back(args: argparse.Namespace) -> int:
         service = of.services.get(name) if of else None
         if service is not None:
             names |= {*service.place.names, *([service.place.workload] if service.place.workload else [])}
-    where, done = at(cluster(args, of), lambda api: put_back(Claims(api), names))
+    where, done = at(cluster(args, of), lambda api: put_back(Claims(api), names, lambda text: print(text, file=stderr)))
     for line in done:
         print(line)
     if not done:
@@ -191,18 +192,24 @@ def _put_back(args: argparse.Namespace) -> int:
     return 0
 
 
-async def put_back(claims: Claims, names: Collection[str]) -> list[str]:
+async def put_back(claims: Claims, names: Collection[str], say: Callable[[str], None] = lambda text: None) -> list[str]:
     """Put back what dead ones hold of these Services and workloads (none: of all), and what nobody holds at all.
 
-    What was put back, a line each. HeldError if one that is named is held by somebody who is there.
+    What was put back, a line each. HeldError if one that is named is held by somebody who is there. `say` is told that
+    it takes a while.
     """
     from devloop.agent import objects
-    from devloop.attach import HeldError
+    from devloop.attach import HeldError, silent
     from devloop.commands.holdings import Holding, holdings, nobodys
 
     found = await claims.snapshot()
     meant = [each for each in holdings(found.leases) if not names or each.is_of(names)]
-    alive, dead = [each for each in meant if each.over <= 0], [each for each in meant if each.over > 0]
+    leases = {objects.lease_name(each.spec) for each in meant}
+    if takes := silent.seconds([each for each in found.leases if each["metadata"]["name"] in leases]):
+        say(f"whether anybody renews what they hold is watched for {takes:g} s")
+    looked = await silent.watched(claims, leases, enough=bool(names))
+    alive = [each for each in meant if objects.lease_name(each.spec) in looked.alive]
+    dead = [each for each in meant if each not in alive]
     if names and alive:
         raise HeldError(
             "; ".join(map(Holding.sentence, alive)),
@@ -211,8 +218,10 @@ async def put_back(claims: Claims, names: Collection[str]) -> list[str]:
             holders=tuple(each.spec for each in alive),
             dead=False,
         )
-    await claims.restore({objects.lease_name(each.spec) for each in dead})
+    await claims.restore(looked.silent.keys(), looked.meant)
+    left = {each["metadata"]["name"] for each in await claims.leases()}  # one whose size may not be read stays
     lost = nobodys(found.services, found.leases)
-    return [f"{each.target}: put back; {each.sentence()}" for each in dead] + [
+    words = ["not put back" if objects.lease_name(each.spec) in left else "put back" for each in dead]
+    return [f"{each.target}: {word}; {each.sentence()}" for each, word in zip(dead, words, strict=True)] + [
         f"{name}: put back; nobody held it any more" for name, known in lost.items() if known
     ]

@@ -398,6 +398,7 @@ def wants(spec: Service, standing: Standing, attach: Attach, user: str) -> list[
     routes = asked or ((personal(user),) if attach.kind is AttachKind.INTERCEPT else (ALL,))
     plain = Wanted(
         kind=_KINDS[attach.kind],
+        local=spec.name,
         routes=routes,
         fail="closed" if attach.fail == "closed" else "open",
         hold=spec.hold / SECOND,

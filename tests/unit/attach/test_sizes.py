@@ -118,6 +118,7 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.agent = True
+        self.refusal = ""
 
     async def ready(self, seconds: float) -> None:
         pass
@@ -133,10 +134,18 @@ class FakeSession:
     lost = leaving = False
     away = ""
 
-    def __init__(self, carrier: object, *_: object) -> None:
+    def __init__(self, carrier: Any, *_: object) -> None:
         self.carrier = carrier
 
     async def open(self) -> None:
+        pass
+
+    async def attach(self, spec: Any, *_: object) -> tuple[dict[int, int], list[str]]:
+        if self.carrier.refusal:
+            raise AttachError(self.carrier.refusal, where="x")
+        return {}, []
+
+    async def detach(self, spec: Any) -> None:
         pass
 
     async def close(self) -> None:
@@ -249,6 +258,14 @@ async def test_without_an_agent_nothing_is_stopped_for_nobody_would_put_it_back(
         await rig.attach()
     assert rig.api.sizes[WORKER] == 2 and rig.lease() is None
     assert rig.local.size_at_end is None
+
+
+async def test_with_an_agent_that_sees_no_leases_nothing_is_stopped_either(rig: Rig) -> None:
+    rig.link.refusal = "the agent may not see leases: its Role devloop-agent-attach is missing"
+    with pytest.raises(AttachError, match="may not see leases"):
+        await rig.attach()
+    assert rig.api.calls == ["POST leases", next(each for each in rig.api.calls if each.startswith("DELETE leases"))]
+    assert rig.api.sizes[WORKER] == 2 and rig.lease() is None
 
 
 async def test_what_could_not_be_attached_stops_nothing(rig: Rig) -> None:

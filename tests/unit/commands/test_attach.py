@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -291,11 +293,23 @@ async def taken(api: FakeApi, *specs: Spec, dead: tuple[str, ...] = ()) -> Any:
     return claims
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds pass whenever it is looked how late it is."""
+    from devloop.attach import silent
+
+    monkeypatch.setattr(silent, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(silent, "time", SimpleNamespace(monotonic=itertools.count(0.0, 10.0).__next__))
+
+
+@pytest.mark.usefixtures("quick")
 async def test_what_a_dead_one_holds_is_put_back_and_the_living_keep_theirs() -> None:
     api = FakeApi(service(), service("web"))
     before = api.plain()
     claims = await taken(api, spec("one"), spec("two", "web", user="eve"), dead=("one",))
-    [line] = await put_back(claims, set())
+    said: list[str] = []
+    [line] = await put_back(claims, set(), said.append)
+    assert said == ["whether anybody renews what they hold is watched for 30 s"]
     assert line.startswith("api: put back; bob@studio holds all requests of api (intercept) since 2026-11-21T11:12:00Z")
     assert [each["metadata"]["name"] for each in await claims.leases()] == ["devloop-two"]
     path = "/api/v1/namespaces/space/services/api"
@@ -314,6 +328,47 @@ async def test_what_is_alive_is_not_taken_over() -> None:
     assert api.plain() == before
 
 
+@pytest.mark.parametrize("names", [set(), {"api"}])
+@pytest.mark.usefixtures("quick")
+async def test_who_renews_by_a_clock_that_is_behind_is_alive(names: set[str]) -> None:
+    """A minute: by this machine's clock its lease is over whenever it is renewed."""
+    api = FakeApi(service())
+    claims = await taken(api, spec("one"), dead=("one",))
+    moments = itertools.count(1)
+
+    def renews(method: str, path: str) -> None:
+        if method == "GET" and path.endswith("/leases"):
+            [lease] = [each for key, each in api.objects.items() if "/leases/" in key]
+            lease["spec"]["renewTime"] = f"2026-01-01T00:00:{next(moments):02}.000000Z"
+
+    before = set(api.objects)
+    api.before = renews
+    if names:
+        with pytest.raises(HeldError):
+            await put_back(claims, names)
+    else:
+        assert await put_back(claims, names) == []
+    assert set(api.objects) == before
+
+
+@pytest.mark.usefixtures("quick")
+async def test_who_comes_back_at_the_last_moment_keeps_theirs() -> None:
+    api = FakeApi(service())
+    claims = await taken(api, spec("one"), dead=("one",))
+    restore = claims.restore
+
+    async def late(*args: Any) -> bool:
+        [lease] = [each for key, each in api.objects.items() if "/leases/" in key]
+        lease["spec"]["renewTime"] = "2026-01-01T00:00:01.000000Z"
+        return bool(await restore(*args))
+
+    claims.restore = late
+    [line] = await put_back(claims, set())
+    assert line.startswith("api: not put back")
+    assert len(await claims.leases()) == 1
+
+
+@pytest.mark.usefixtures("quick")
 async def test_only_what_is_named_is_put_back() -> None:
     api = FakeApi(service(), service("web"))
     claims = await taken(api, spec("one"), spec("two", "web"), dead=("one", "two"))

@@ -26,6 +26,8 @@ Document = dict[str, Any]
 RETRY_SECONDS = (0.1, 5.0)
 FORBIDDEN_SECONDS = 60.0
 WATCH_SECONDS = 120
+SILENCE_SECONDS = 90.0
+"""A watch that hears nothing for so long, not even a bookmark (one a minute), has lost its connection in silence."""
 ERROR_BYTES = 64 << 10
 """What is read of an answer that is an error."""
 AGAIN = frozenset(
@@ -70,12 +72,15 @@ class Watched:
                 found = self._api.call("GET", f"{self._path}?{self._query}")
                 self._tell(self._all, found.get("items") or [])
                 version = found["metadata"]["resourceVersion"]
-                query = f"watch=1&timeoutSeconds={WATCH_SECONDS}&resourceVersion={version}&{self._query}"
+                query = f"watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}"
+                query += f"&resourceVersion={version}&{self._query}"
                 delay = RETRY_SECONDS[0]
-                for line in self._api.lines(f"{self._path}?{query}", WATCH_SECONDS + 15):
+                for line in self._api.lines(f"{self._path}?{query}", SILENCE_SECONDS):
                     event = json.loads(line)
                     if event["type"] == "ERROR" or self._closed.is_set():
                         break
+                    if event["type"] == "BOOKMARK":  # nothing has changed
+                        continue
                     self._tell(self._one, event["type"], event["object"])
             except urllib.error.HTTPError as problem:
                 problem.close()

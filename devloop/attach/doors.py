@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from devloop.agent.objects import Document, unsupported
+from devloop.agent.objects import Document, owners, unsupported
 from devloop.errors import RemoteError
 from devloop.failures import contained
 from devloop.remote.kubernetes.api import Api, ApiError
@@ -119,6 +119,8 @@ class Doors:
         service = await self._claims.service(found.spec.service)
         if service is None:
             raise gone(found.spec, self._api.where)
+        # Somebody may hold it at its address: then it selects the agent's pod, and by the agent's ports.
+        service = owners(service)
         selector = service["spec"].get("selector") or {}
         self._selectors[found.spec.id] = selector
         query = ",".join(f"{key}={value}" for key, value in selector.items())

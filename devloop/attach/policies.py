@@ -10,6 +10,7 @@ implementation thinks otherwise.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ NAME_LABEL = "kubernetes.io/metadata.name"
 """The label that every namespace has."""
 ANYBODY: Document = {}
 """A peer that stands for all, whom a rule without peers admits."""
+
+
+COMPARED = 300_000
+"""Peers of rules that are looked at, some 0.5 s; what is left then can't be told. Policies are anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +64,24 @@ class Verdict:
         return " or ".join(said + [f"the NetworkPolicy {each} does not admit them" for each in self.into])
 
 
+@dataclass(slots=True)
+class _Work:
+    """What has been worked out of some policies."""
+
+    applying: dict[tuple[frozenset[tuple[str, str]], Direction], list[Document]] = field(default_factory=dict)
+    """By a pod's labels: they are asked again for each port and each other pod."""
+    compared: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """A namespace's, with what is known of the namespace's own labels: its name, or all."""
+    """A namespace's, with what is known of the namespace's own labels: its name, or all. For one look: the work that
+    it does has a bound. Not to be asked in an event loop where there may be many."""
 
     items: Sequence[Document]
     namespace: str
     labels: Mapping[str, str] | None = None
+    _work: _Work = field(default_factory=_Work, compare=False, repr=False)
 
     def connects(self, source: Peer, target: Peer, port: int | None) -> Verdict:
         """Whether `source` may connect to a TCP port of `target`; without a port, to any that is asked for."""
@@ -86,14 +102,29 @@ class Policies:
             return []
         known = self._peers(original, port)
         wanted = [ANYBODY] if known is None or ANYBODY in known else [each for each in known if self._outside(each)]
-        return [each for each in wanted if not any(_covers(one, each) for one in admitted)]
+        found = []
+        for each in wanted:
+            if not self._looks(len(admitted)):  # whether one of them is kept out can't be told
+                break
+            if not any(_covers(one, each) for one in admitted):
+                found.append(each)
+        return found
 
     def selecting(self, peer: Peer, direction: Direction) -> list[str]:
         """The policies that apply to a pod: of those alone it depends who may connect to it, or where it may to."""
         return sorted(str(each["metadata"]["name"]) for each in self._applying(peer, direction))
 
     def _applying(self, peer: Peer, direction: Direction) -> list[Document]:
-        return [each for each in self.items if applies(each["spec"], peer.labels, direction)]
+        key = (frozenset(peer.labels.items()), direction)
+        if (found := self._work.applying.get(key)) is None:
+            found = [each for each in self.items if applies(each["spec"], peer.labels, direction)]
+            self._work.applying[key] = found
+        return found
+
+    def _looks(self, many: int) -> bool:
+        """So many peers may be looked at."""
+        self._work.compared += many
+        return self._work.compared <= COMPARED
 
     def _rules(self, peer: Peer, direction: Direction) -> list[Document]:
         key = direction.lower()
@@ -106,17 +137,26 @@ class Policies:
         if not names:
             return True, []
         peers = "from" if direction == "Ingress" else "to"
-        found = [
-            _both(_port(rule.get("ports"), target, port), self._any(rule.get(peers), other))
-            for rule in self._rules(subject, direction)
-        ]
-        return (True if True in found else None if None in found else False), names
+        may: bool | None = False
+        for rule in self._rules(subject, direction):
+            at_port = _port(rule.get("ports"), target, port)
+            one = False if at_port is False else _both(at_port, self._any(rule.get(peers), other))
+            if one is True:
+                return True, names
+            may = None if one is None else may
+        return may, names
 
     def _any(self, peers: Sequence[Document] | None, pod: Peer) -> bool | None:
         if not peers:
             return True
-        found = [self._is(each, pod) for each in peers]
-        return True if True in found else None if None in found else False
+        if not self._looks(len(peers)):
+            return None
+        found: bool | None = False
+        for each in peers:
+            if (one := self._is(each, pod)) is True:
+                return True
+            found = None if one is None else found
+        return found
 
     def _is(self, peer: Document, pod: Peer) -> bool | None:
         if block := peer.get("ipBlock"):
@@ -205,10 +245,15 @@ def _port(ports: Iterable[Document] | None, target: Peer, port: int | None) -> b
     return False
 
 
+@functools.lru_cache(4096)
+def _network(cidr: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(cidr, strict=False)
+
+
 def _within(block: Document, address: str) -> bool:
     def has(cidr: str) -> bool:
         try:
-            return ipaddress.ip_address(address) in ipaddress.ip_network(cidr, strict=False)
+            return ipaddress.ip_address(address) in _network(cidr)
         except ValueError:
             return False
 
@@ -225,7 +270,7 @@ def _covers(one: Document, other: Document) -> bool:
         if "ipBlock" not in one or "ipBlock" not in other or one["ipBlock"].get("except"):
             return False
         try:
-            outer, inner = (ipaddress.ip_network(each["ipBlock"]["cidr"], strict=False) for each in (one, other))
+            outer, inner = (_network(str(each["ipBlock"]["cidr"])) for each in (one, other))
         except ValueError:
             return False
         return (

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TypeVar
 
 from devloop.agent import objects
 from devloop.agent.objects import Document
@@ -25,7 +26,7 @@ from devloop.remote.kubernetes.podstate import running
 
 from . import pods
 from .attachment import Attachment
-from .policies import Peer, Policies, Verdict, described
+from .policies import Peer, Policies, Verdict
 from .scalers import selects
 from .scene import (
     LABEL,
@@ -34,10 +35,11 @@ from .scene import (
     Suspect,
     address_of,
     admitting,
+    barred_doors,
     kept_out,
-    kinds,
     labels_of,
-    original_of,
+    outside,
+    selecting,
     suspects,
 )
 from .seam import AttachError
@@ -45,6 +47,8 @@ from .session import Session
 from .trying import Run, Target, tried
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PROBED = 6
 """Kinds of pods that try it out; others of the same labels fare alike."""
@@ -100,6 +104,7 @@ class Reaching:
         """Policies are in force in this cluster, as far as it has shown between the agent and an original."""
         self._foreseen: set[str] = set()
         """Attachments that give way to a policy whose force has not shown yet."""
+        self._working = asyncio.Lock()
         self._reached: set[tuple[str, tuple[Target, ...]]] = set()
         """Who has reached the agent, by their uids, since policies were last changed."""
 
@@ -113,34 +118,19 @@ class Reaching:
         scene = await self._scene(service)
         if scene is None:
             return
-        if probed and kept_out(scene, service):
+        if probed and await self._worked_out(lambda: kept_out(scene, service) != ""):
             self._enforced = False
-        agent = Peer.of(scene.agent)
-        ports = [each["port"] for each in service["spec"].get("ports") or [] if each.get("protocol", "TCP") == "TCP"]
-        enforced = await self._try(scene, service, suspects(scene, service, listeners))
-        if enforced is False:
-            return
-        for port in ports:
-            if port not in listeners:
-                continue
-            original, own = original_of(scene, service, port)
-            if uncovered := scene.policies.outsiders(original, own, agent, listeners[port]):
-                who = ", ".join(dict.fromkeys(map(described, uncovered)))
-                names = " or ".join(scene.policies.selecting(agent, "Ingress"))
-                what = f"{who} may connect to its pods, and the NetworkPolicy {names} admits them to the agent's not"
-                raise self._barred(scene, service, f"{what}, so they would wait in vain", admitting(Verdict(False)))
+        enforced = await self._try(scene, service, await self._worked_out(lambda: suspects(scene, service, listeners)))
+        if enforced is not False and (what := await self._worked_out(lambda: outside(scene, service, listeners))):
+            hint = admitting(Verdict(False))
+            raise await self._barred(scene, service, f"{what}, so they would wait in vain", hint)
 
     async def check_doors(self, found: Attachment, service: Document) -> None:
         """Whether the pods of a Service reach the agent, to which their doors lead. BarredError."""
         scene = await self._scene(service)
         if scene is None:
             return
-        agent = Peer.of(scene.agent)
-        for pod in kinds(scene.originals):
-            verdicts = [scene.policies.connects(Peer.of(pod), agent, port) for port in DOOR_PORTS]
-            barred = next((each for each in verdicts if each.may is False), None)
-            if barred is None:
-                continue
+        for pod, barred in await self._worked_out(lambda: barred_doors(scene, DOOR_PORTS)):
             own = next((o for p in found.spec.ports if (o := pods.own_port(service, pod, p))), 0)
             targets: tuple[Target, ...] = ((address_of(scene.agent), DOOR_PORTS[0]), ("127.0.0.1", own))
             result = await self._ask(Suspect(pod, barred, True, targets))
@@ -159,16 +149,13 @@ class Reaching:
             what += "; a NetworkPolicy may be why, and they may not be read"
             hint = f"{_PEER_HINT} {_BY_PODS} Nothing was changed."
             return BarredError(what, where=f"Service {service['metadata']['name']}", hint=hint, known=False)
-        agent = Peer.of(scene.agent)
-        originals = [Peer.of(each) for each in scene.originals] or [Peer(scene.selector)]
-        into = sorted({one for each in originals for one in scene.policies.selecting(each, "Ingress")})
+        into, out = await self._worked_out(lambda: selecting(scene))
         said = [f"the NetworkPolicy {one} does not admit it" for one in into]
-        out = scene.policies.selecting(agent, "Egress")
         known = bool(into or out)
         said += [f"the NetworkPolicy {one} does not let it out" for one in out]
         what += f": {' or '.join(said)}" if said else "; no NetworkPolicy of the namespace selects them"
         hint = " ".join(filter(None, [_PEER_HINT if into or not out else "", _LET_OUT if out else ""]))
-        return self._barred(scene, service, what, hint, known=known)
+        return await self._barred(scene, service, what, hint, known=known)
 
     async def out_of(self) -> str:
         """Policies that may keep the agent from the API server, for people; empty if none is known."""
@@ -260,11 +247,12 @@ class Reaching:
         owned = objects.owners(service) if service is not None else {}
         scene = await self._scene(owned) if service is not None else None
         if scene is not None:
-            why = kept_out(scene, owned)
+            why = await self._worked_out(lambda: kept_out(scene, owned))
             why = f"the agent is kept from its pods: {why}" if why else ""
-            sure = [each for each in suspects(scene, owned, found.listeners) if each.sure]
-            if sure and not why:
-                why = f"pod {sure[0].name} is kept from the agent: {sure[0].verdict}"
+            if not why:
+                suspected = await self._worked_out(lambda: suspects(scene, owned, found.listeners))
+                sure = next((each for each in suspected if each.sure), None)
+                why = f"pod {sure.name} is kept from the agent: {sure.verdict}" if sure is not None else ""
         if not why:
             self._foreseen.discard(found.spec.id)
         elif not found.barred and not found.over and found.task is not None:
@@ -303,6 +291,12 @@ class Reaching:
 
     # --- Looking --------------------------------------------------------------------------------------------------
 
+    async def _worked_out(self, work: Callable[[], T]) -> T:
+        """In a thread, one at a time: a namespace may have hundreds of policies and of kinds of pods, and an event loop
+        that is busy for two seconds is taken for gone by the agent."""
+        async with self._working:
+            return await asyncio.to_thread(work)
+
     async def _policies(self) -> Policies | None:
         if self._cache is not None:
             return Policies(list(self._cache.values()), self._api.namespace)
@@ -322,18 +316,16 @@ class Reaching:
             return None
         listed = await self._api.get(f"/api/v1/namespaces/{self._api.namespace}/pods", limit=str(PODS))
         found = [each for each in listed.get("items") or [] if pods.runs(each)]
-        agents = [
-            each
-            for each in found
-            if selects({"matchLabels": objects.AGENT_SELECTOR}, labels_of(each)) and running(each)
-        ]
-        if not agents:
-            return None
+        agents: list[Document] = []
+        originals: list[Document] = []
+        others: list[Document] = []
         selector = objects.owners(service)["spec"].get("selector") or {}
-        rest = [each for each in found if each not in agents and not each["spec"].get("hostNetwork")]
-        originals = [each for each in rest if selects({"matchLabels": selector}, labels_of(each))]
-        others = [each for each in rest if each not in originals]
-        return Scene(policies, agents[0], originals, others, selector)
+        for each in found:
+            if selects({"matchLabels": objects.AGENT_SELECTOR}, labels_of(each)) and running(each):
+                agents.append(each)
+            elif not each["spec"].get("hostNetwork"):
+                (originals if selects({"matchLabels": selector}, labels_of(each)) else others).append(each)
+        return Scene(policies, agents[0], originals, others, selector) if agents else None
 
     async def _try(self, scene: Scene, service: Document, suspects: list[Suspect]) -> bool | None:
         """Whether the policies are in force, as far as it shows. BarredError if they keep somebody from the agent."""
@@ -349,7 +341,7 @@ class Reaching:
                 enforced = False if suspect.verdict.may is False else enforced
             elif original:
                 what = f"pod {suspect.name} can't connect to the agent ({suspect.verdict}), and would wait in vain"
-                raise self._barred(scene, service, what, admitting(suspect.verdict))
+                raise await self._barred(scene, service, what, admitting(suspect.verdict))
             elif original is None and suspect.sure:  # the original's pods are away
                 untried.append((suspect, ""))
         sure = [each for each in untried if each[0].sure]
@@ -359,7 +351,7 @@ class Reaching:
             what = (
                 f"pod {suspect.name} can't connect to the agent ({suspect.verdict}), and would wait in vain{tried_out}"
             )
-            raise self._barred(scene, service, what, admitting(suspect.verdict))
+            raise await self._barred(scene, service, what, admitting(suspect.verdict))
         return enforced
 
     async def _ask(self, suspect: Suspect) -> tuple[bool, bool | None] | str:
@@ -380,13 +372,11 @@ class Reaching:
             self._reached.add(key)
         return found[0], found[1] if len(found) > 1 else None
 
-    def _barred(self, scene: Scene, service: Document, what: str, hint: str, *, known: bool = True) -> BarredError:
-        doors = [
-            scene.policies.connects(Peer.of(each), Peer.of(scene.agent), port).may
-            for each in scene.originals
-            for port in DOOR_PORTS
-        ]
-        if False not in doors and not objects.unsupported(service)[0]:
+    async def _barred(
+        self, scene: Scene, service: Document, what: str, hint: str, *, known: bool = True
+    ) -> BarredError:
+        doors = await self._worked_out(lambda: barred_doors(scene, DOOR_PORTS))
+        if not doors and not objects.unsupported(service)[0]:
             hint += f" {_BY_PODS}"
         name = service["metadata"]["name"]
         return BarredError(what, where=f"Service {name}", hint=f"{hint} Nothing was changed.", known=known)

@@ -9,7 +9,7 @@ from devloop.agent import objects
 from devloop.agent.objects import Document
 
 from . import pods
-from .policies import Peer, Policies, Verdict
+from .policies import Peer, Policies, Verdict, described
 from .trying import Target
 
 _OWN_LABELS = ("pod-template-hash", "controller-revision-hash", "statefulset.kubernetes.io/pod-name")
@@ -44,7 +44,11 @@ class Scene:
     selector: Mapping[str, str]
 
 
-def suspect_of(scene: Scene, service: Document, pod: Document, listeners: Mapping[int, int]) -> Suspect | None:
+Originals = Mapping[int, tuple[Peer, int | None]]
+"""By the Service's port: see `original_of`."""
+
+
+def suspect_of(scene: Scene, pod: Document, listeners: Mapping[int, int], originals: Originals) -> Suspect | None:
     """The pod, if at one of the ports it could connect to the original and to the agent perhaps not."""
     me, agent = Peer.of(pod), Peer.of(scene.agent)
     worst: Suspect | None = None
@@ -52,7 +56,7 @@ def suspect_of(scene: Scene, service: Document, pod: Document, listeners: Mappin
         to_agent = scene.policies.connects(me, agent, listener)
         if to_agent.may is True:
             continue
-        original, own = original_of(scene, service, port)
+        original, own = originals[port]
         before = scene.policies.connects(me, original, own)
         if before.may is False:
             continue
@@ -67,8 +71,41 @@ def suspects(scene: Scene, service: Document, listeners: Mapping[int, int]) -> l
     """One of each kind of the namespace's pods. `listeners`: where the agent listens, by the Service's port."""
     ports = [each["port"] for each in service["spec"].get("ports") or [] if each.get("protocol", "TCP") == "TCP"]
     known = {each: listeners[each] for each in ports if each in listeners}
-    found = (suspect_of(scene, service, each, known) for each in kinds(scene.others + scene.originals))
+    originals = {port: original_of(scene, service, port) for port in known}
+    found = (suspect_of(scene, each, known, originals) for each in kinds(scene.others + scene.originals))
     return [each for each in found if each is not None]
+
+
+def outside(scene: Scene, service: Document, listeners: Mapping[int, int]) -> str:
+    """Who from outside of the namespace may connect to the original and to the agent not; empty: nobody is known."""
+    agent = Peer.of(scene.agent)
+    for each in service["spec"].get("ports") or []:
+        if each.get("protocol", "TCP") != "TCP" or each["port"] not in listeners:
+            continue
+        original, own = original_of(scene, service, each["port"])
+        if uncovered := scene.policies.outsiders(original, own, agent, listeners[each["port"]]):
+            who = ", ".join(dict.fromkeys(map(described, uncovered)))
+            names = " or ".join(scene.policies.selecting(agent, "Ingress"))
+            return f"{who} may connect to its pods, and the NetworkPolicy {names} admits them to the agent's not"
+    return ""
+
+
+def barred_doors(scene: Scene, ports: Iterable[int]) -> list[tuple[Document, Verdict]]:
+    """Kinds of the original's pods that may not connect to one of these ports of the agent's."""
+    agent = Peer.of(scene.agent)
+    found = []
+    for pod in kinds(scene.originals):
+        verdicts = (scene.policies.connects(Peer.of(pod), agent, port) for port in ports)
+        if barred := next((each for each in verdicts if each.may is False), None):
+            found.append((pod, barred))
+    return found
+
+
+def selecting(scene: Scene) -> tuple[list[str], list[str]]:
+    """The policies that say who may connect to the original, and where the agent may connect to."""
+    originals = [Peer.of(each) for each in kinds(scene.originals)] or [Peer(scene.selector)]
+    into = {one for each in originals for one in scene.policies.selecting(each, "Ingress")}
+    return sorted(into), scene.policies.selecting(Peer.of(scene.agent), "Egress")
 
 
 def original_of(scene: Scene, service: Document, port: int) -> tuple[Peer, int | None]:

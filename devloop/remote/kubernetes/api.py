@@ -28,6 +28,11 @@ from .websocket import WebSocket
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 15.0
 WATCH_SECONDS = 300
+SILENCE_SECONDS = 90.0
+"""A watch that hears nothing for so long, not even a bookmark (one a minute), has lost its connection in silence: a
+NAT, a VPN or a load balancer has forgotten it."""
+PROBES = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+"""Where an honest server may say nothing for hours: the kernel asks whether it is there, and gives up after 90 s."""
 MERGE = "application/merge-patch+json"
 ERROR_CHARACTERS = 2000
 """What is shown of an answer that is an error."""
@@ -87,6 +92,15 @@ class _Client:
 def _tls(settings: Any) -> tuple[str | None, ...]:
     """What a session can't change: a client's certificate is shown once to a connection."""
     return settings.cert_file, settings.key_file
+
+
+def _probed(response: aiohttp.ClientResponse) -> None:
+    """Its connection ends with an error if the other end is there no more."""
+    transport = response.connection.transport if response.connection is not None else None
+    if transport is not None and (raw := transport.get_extra_info("socket")):
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in PROBES:
+            raw.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class Api:
@@ -247,9 +261,10 @@ class Api:
             raise
 
     async def watch(self, path: str, **query: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """Yield (ADDED, MODIFIED, DELETED; object) until the server ends the watch. Raises ApiError."""
-        query = {"watch": "1", "timeoutSeconds": str(WATCH_SECONDS), **query}
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=WATCH_SECONDS + 15)
+        """Yield (ADDED, MODIFIED, DELETED; object) until the server ends the watch. Raises ApiError, and
+        ApiUnreachableError also when it says nothing for `SILENCE_SECONDS`."""
+        query = {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS), **query}
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         response = await self._send("GET", f"{path}?{urlencode(query)}", timeout=timeout, headers={})
         async with response:
             if response.status >= HTTPStatus.BAD_REQUEST:
@@ -275,6 +290,7 @@ class Api:
         async with response:
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise await self._error(response, f"GET {path}")
+            _probed(response)
             try:
                 async for part in response.content.iter_any():
                     yield part

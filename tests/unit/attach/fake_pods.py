@@ -58,6 +58,7 @@ class FakePods:
         self.dies = ""
         self.refuses: Callable[[str], ApiError | None] = lambda name: None
         self.dry: list[str] = []
+        self.asked: list[list[Document]] = []
 
     async def get(self, path: str, **query: str) -> Document:
         if "devloop-agent" in query.get("labelSelector", ""):
@@ -65,7 +66,9 @@ class FakePods:
             agent["spec"]["containers"][0]["image"] = "agent:7"
             agent["status"]["containerStatuses"] = [{"state": {"running": {}}}]
             return {"items": [agent]}
-        return {"items": copy.deepcopy(list(self.pods.values()))}
+        wanted = dict(each.split("=") for each in query.get("labelSelector", "").split(",") if each)
+        found = [each for each in self.pods.values() if wanted.items() <= each["metadata"]["labels"].items()]
+        return {"items": copy.deepcopy(found)}
 
     async def find(self, path: str) -> Document | None:
         return copy.deepcopy(self.service)
@@ -99,6 +102,7 @@ class FakePods:
     async def ask(self, **message: Any) -> Document:
         """See `devloop/attach/session.py`."""
         assert message["do"] == "doors"
+        self.asked.append(message["pods"])
         standing = {}
         for each in message["pods"]:
             statuses = self.pods[each["name"]]["status"]["ephemeralContainerStatuses"]

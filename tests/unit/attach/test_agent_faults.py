@@ -49,6 +49,7 @@ class Api:
         self.calls: list[str] = []
         self.fails: list[Exception] = []
         self.over = False
+        self.watched: list[tuple[str, float]] = []
 
     def call(self, method: str, path: str, body: object = None) -> Document:
         self.calls.append(f"{method} {path.partition('?')[0].rpartition('/')[2]}")
@@ -62,6 +63,9 @@ class Api:
         raise error(404)
 
     def lines(self, path: str, silence: float) -> Iterator[bytes]:
+        self.watched.append((path, silence))
+        if "allowWatchBookmarks=true" in path:
+            yield b'{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "7"}}}'
         yield json.dumps({"type": "ADDED", "object": {"metadata": {"name": f"seen-{len(self.calls)}"}}}).encode()
         if self.ends:
             raise self.ends.pop(0)
@@ -86,6 +90,20 @@ async def test_a_watch_goes_on_however_it_was_cut(problem: Exception) -> None:
     found = kube.Watched(cast(Any, api), "/services", lambda: None)
     try:
         await until(lambda: "seen-2" in found.objects)
+    finally:
+        api.over = True
+        found.close()
+
+
+async def test_a_watch_is_blind_for_90_seconds_at_most() -> None:
+    """After a silent loss of its connection. What the API server says each minute is no news."""
+    api = Api(service())
+    found = kube.Watched(cast(Any, api), "/services", lambda: None)
+    try:
+        await until(lambda: "seen-1" in found.objects)
+        [(path, silence)] = api.watched
+        assert "allowWatchBookmarks=true" in path and silence <= 90
+        assert set(found.objects) == {"api", "seen-1"}
     finally:
         api.over = True
         found.close()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from devloop.agent.objects import AGENT_SELECTOR, swapped
 from devloop.agent.spec import Spec
 from devloop.attach.attachment import Attachment
 from devloop.attach.claims import Claims, GoneError
@@ -54,6 +55,19 @@ async def test_a_refusal_leaves_no_door_in_any_pod() -> None:
     with pytest.raises(AttachError, match="allows no NET_ADMIN"):
         await doors(api).ready(found, api)  # type: ignore[arg-type]
     assert api.doors() == {"web-0": 0, "web-1": 0}
+
+
+async def test_the_pods_are_the_owners_while_somebody_holds_the_service_at_its_address() -> None:
+    """The Service selects the agent's pod then, and leads to the agent's ports."""
+    api, found = FakePods(swapped(web(), {80: 20000}, {}), "web-0", "web-1"), attachment()
+    assert api.service is not None and api.service["spec"]["selector"] == AGENT_SELECTOR
+    work = Doors(api, Claims(api), lambda: [found])  # type: ignore[arg-type]
+    await work.ready(found, api)  # type: ignore[arg-type]
+    assert api.doors() == {"web-0": 1, "web-1": 1}
+    assert [each["ports"] for each in api.asked[-1]] == [{"80": 8080}] * 2
+    found.dirty.clear()
+    work._seen(pod("web-2"))
+    assert found.dirty.is_set()
 
 
 async def test_without_a_pod_or_a_service_there_is_nothing_to_take() -> None:

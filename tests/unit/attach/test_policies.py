@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from devloop.attach.policies import Peer, Policies, applies
+from devloop.attach.policies import COMPARED, Peer, Policies, applies
 
 NAME = "kubernetes.io/metadata.name"
 API = Peer({"app": "api"}, ("10.0.0.1",), {"http": 8080})
@@ -130,3 +130,15 @@ def test_clients_of_other_namespaces_that_the_agent_would_not_admit(
 ) -> None:
     found = Policies(policies, "shop").outsiders(API, 8080, AGENT, LISTENER)
     assert [each for each in found if each in outsiders or not outsiders] == outsiders
+
+
+@pytest.mark.slow
+def test_policies_without_end_can_not_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr("devloop.attach.policies._within", lambda block, _: looked.append(block))
+    blocks = [{"ipBlock": {"cidr": "192.0.2.0/24"}}] * 10_000
+    found = Policies([policy(f"p{n}", ingress=[{"from": blocks}] * 4) for n in range(2)], "shop")
+    verdicts = [found.connects(WEB, API, port).may for port in range(20)]
+    assert verdicts[0] is False and verdicts[-1] is None
+    assert COMPARED // 2 < len(looked) <= COMPARED
+    assert found.outsiders(API, 8080, AGENT, LISTENER) == []

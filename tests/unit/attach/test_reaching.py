@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +15,7 @@ import pytest
 
 from devloop.agent.spec import Spec
 from devloop.attach.attachment import Attachment
+from devloop.attach.policies import applies
 from devloop.attach.reaching import BarredError, Reaching
 from devloop.attach.seam import Wanted
 from devloop.attach.trying import _WAYS, tried
@@ -91,6 +93,33 @@ def reaching(api: Api, run: Pods | None, **more: Any) -> Reaching:
 def attachment(**more: Any) -> Attachment:
     spec = Spec("one", "ada", "h", more.pop("kind", "intercept"), "now", "api", {80: 8080}, **more)
     return Attachment(spec, Wanted("intercept", "api"), cast(Any, SimpleNamespace()), lambda _: None)
+
+
+async def test_policies_are_worked_out_once_for_each_pod_and_not_in_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An engine whose loop is busy for 2 s is cut by the agent."""
+    asked: list[int] = []
+
+    def counted(*given: Any) -> bool:
+        asked.append(threading.get_ident())
+        return applies(*given)
+
+    monkeypatch.setattr("devloop.attach.policies.applies", counted)
+    to_api = [{"to": [{"podSelector": {"matchLabels": {"app": "api"}}}]}]
+    found = [policy(f"p{n}", podSelector={"matchLabels": {"app": f"a{n}"}}, egress=to_api) for n in range(10)]
+    api = Api(*found, originals=3)
+    api.pods += [pod(f"a{n}", f"10.0.2.{n}") for n in range(30)]
+    many = service(ports=[{"port": port, "targetPort": 8080} for port in range(80, 90)])
+    of_its_ports = {each["port"]: 20000 + each["port"] for each in many["spec"]["ports"]}
+    with pytest.raises(BarredError):
+        await reaching(api, None).check(attachment(), many, of_its_ports, probed=True)
+    with pytest.raises(BarredError):
+        no_way_out = Api(policy("p", policyTypes=["Egress"]))
+        await reaching(no_way_out, None).check_doors(attachment(), many)
+    kinds = 3 + 30 + 2
+    assert len(asked) <= kinds * len(found) * 2 + 100
+    assert threading.get_ident() not in asked
 
 
 @pytest.mark.parametrize("policies", [(), (CLIENTS,), (policy("any", podSelector={}, ingress=[{}]),)])

@@ -36,6 +36,7 @@ from .objects import (
     lease_name,
     next_step,
     owners,
+    stands_for,
 )
 from .outage import Outage
 from .overlap import conflicts
@@ -106,6 +107,8 @@ class Attachments(Plans):
         self._memory = base / f"{memory.PREFIX}{own}" if base is not None else None
         self._gateway = Gateway(folder, binary, self._lines, self._memory, runner)
         self._settled = runner is None
+        self._coming: set[Member] = set()
+        """Who is let in and is not among the members yet: what they ask for is theirs already."""
         self._engines: set[Engine] = set()
         self._outage = Outage(self._engines, self._lead_back)
         self._dirty = asyncio.Event()
@@ -152,11 +155,19 @@ class Attachments(Plans):
         Service to be led here. RefusedError; also for one whose lease does not say that it is this
         developer's, and for one that takes what somebody else has.
         """
-        await self._entitled(spec, connection)
-        old = self._members.get(spec.id)
         member = Member(spec, connection, owner, time.monotonic(), time.monotonic())
-        member.encrypted = frozenset(tls or ())
-        member.tls = {port: each for port, each in (tls or {}).items() if each is not None}
+        try:
+            await self._entitled(member)
+            return await self._take_up(member, tls or {})
+        finally:
+            self._coming.discard(member)
+
+    async def _take_up(self, member: Member, tls: Mapping[int, Termination | None]) -> dict[int, int]:
+        """What remains of `attach`, once nobody else has it."""
+        spec, connection = member.spec, member.connection
+        old = self._members.get(spec.id)
+        member.encrypted = frozenset(tls)
+        member.tls = {port: each for port, each in tls.items() if each is not None}
         if member.tls and self._memory is None:
             raise RefusedError("the agent's pod has no files in memory (/dev/shm), where keys could be handed to Envoy")
         if old is not None:
@@ -174,7 +185,7 @@ class Attachments(Plans):
                 await until(lambda: self._is_given(member))
                 if not self._is_given(member):
                     raise NotNowError("the agent does not see yet what stands for it")
-                self._members[spec.id] = member
+                self._enter(member)
                 await self.apply(member)
                 return {}
             listeners = await self._listeners(spec.service) if spec.service else {}
@@ -192,7 +203,7 @@ class Attachments(Plans):
                 uplink = Uplink(connection, path, listen_path(spec.id, port), fallback, encrypted=encrypted)
                 await uplink.listen()
                 member.uplinks.append(uplink)
-            self._members[spec.id] = member
+            self._enter(member)
             if spec.service:
                 await self._view.endpoints(spec.service)
                 await self.apply(member)
@@ -204,6 +215,11 @@ class Attachments(Plans):
             raise
         log.info("%s: %s of %s", spec.who, spec.kind, spec.service or spec.workload)
         return listeners
+
+    def _enter(self, member: Member) -> None:
+        if member not in self._coming:
+            raise NotNowError("it was taken over while it came")
+        self._members[member.spec.id] = member
 
     async def led(self, attachment: str, connection: Connection) -> None:
         """Its developer has led the Service here; they get its traffic when this returns. RefusedError."""
@@ -229,8 +245,10 @@ class Attachments(Plans):
             raise RefusedError("this attachment belongs to another key")
         return member
 
-    async def _entitled(self, spec: Spec, connection: Connection) -> None:
-        """RefusedError unless the cluster says that this developer may have it, and nobody else has."""
+    async def _entitled(self, member: Member) -> None:
+        """RefusedError unless the cluster says that this developer may have it, and nobody else has or is about to: of
+        two who come at the same time, the second one hears of the first."""
+        spec, connection = member.spec, member.connection
         old = self._members.get(spec.id)
         if old is not None and not old.silent:
             self._own(spec.id, connection)
@@ -243,13 +261,20 @@ class Attachments(Plans):
             raise RefusedError(why)
         if spec.way == "pods" and not entitled.has_marker(self._view.services, spec, connection.key):
             await entitled.marked(self._api, spec, connection.key)
-        others = {each.spec.id: each for each in self._members.values() if each.spec.id != spec.id}
-        for clash in conflicts(spec, [each.spec for each in others.values()]):
-            if await entitled.lease(self._api, lease_name(clash)) is not None:
-                what = " or ".join(map(str, clash.routes))
-                of = clash.service or clash.workload
-                raise RefusedError(f"{clash.who} holds {what} of {of} ({clash.kind}) since {clash.since}")
-            await self._drop(others[clash.id])  # it was taken over, and the watch has not said so yet
+        while True:
+            others = {each.spec.id: each for each in (*self._members.values(), *self._coming)}
+            clashes = conflicts(spec, [each.spec for each in others.values()])
+            if not clashes:
+                self._coming.add(member)  # with nothing awaited since nobody had it
+                return
+            for clash in clashes:
+                if stands_for(await entitled.lease(self._api, lease_name(clash)), clash):
+                    what = " or ".join(map(str, clash.routes))
+                    of = clash.service or clash.workload
+                    raise RefusedError(f"{clash.who} holds {what} of {of} ({clash.kind}) since {clash.since}")
+                # It was taken over, and the watch has not said so yet.
+                self._coming.discard(others[clash.id])
+                await self._drop(others[clash.id])
 
     async def unreached(self, spec: Spec) -> list[str]:
         """Original pods that this pod can't connect to, of ports of which it reaches none."""
@@ -363,7 +388,8 @@ class Attachments(Plans):
             del self._members[member.spec.id]
             member.fades = time.monotonic()
             self._left.append(member)
-        if not any(each.spec.service == member.spec.service for each in self._members.values()):
+        at_address = (each.spec.service for each in self._members.values() if each.spec.way == "service")
+        if member.spec.service not in at_address:
             self._claimed.pop(member.spec.service, None)
         await self._apply_or_later()
         # Routes lead elsewhere by now. What is being answered may end, and a stream may last; what waits for the local
@@ -461,13 +487,12 @@ class Attachments(Plans):
         """
         async with self._applying:
             self._trying = trying
-            last, left = self._last, self._leaving.kept()
             try:
                 await self._apply()
             except RejectedError:
-                # Envoy goes on as it was. Who leaves would leave behind what it has refused, to be refused again.
-                self._last = last
-                self._leaving.put_back(left)
+                raise
+            except (GatewayError, OSError, asyncio.CancelledError):
+                self._dirty.set()  # who has asked for it may be gone, and it remains to be done
                 raise
             finally:
                 self._trying = None
@@ -479,12 +504,19 @@ class Attachments(Plans):
         if not self._settled:
             await self._settle()
         await self._pods.prepare()
-        plans = self._plans()
-        if plans or self._gateway.started:  # datagrams alone don't pass Envoy
-            await self._pods.link(plans)
-            address = "::" if _ipv6() else "0.0.0.0"
-            files = envoy.files(plans, str(self.folder), address=address, memory=str(self._memory or ""))
-            await self._gateway.apply(files)
+        last, left = self._last, self._leaving.kept()
+        try:
+            plans = self._plans()
+            if plans or self._gateway.started:  # datagrams alone don't pass Envoy
+                await self._pods.link(plans)
+                address = "::" if _ipv6() else "0.0.0.0"
+                files = envoy.files(plans, str(self.folder), address=address, memory=str(self._memory or ""))
+                await self._gateway.apply(files)
+        except BaseException:
+            # Envoy goes on as it was. Who leaves would leave behind what it has refused, to be refused again.
+            self._last = last
+            self._leaving.put_back(left)
+            raise
         await self._pods.catch(self._leaving.pods)
 
     async def _settle(self) -> None:
@@ -599,14 +631,15 @@ class Attachments(Plans):
         now, soon = time.monotonic(), False
         for each in list(self._members.values()):
             name = lease_name(each.spec)
-            if name in self._leases.objects:
+            if stands_for(self._leases.objects.get(name), each.spec):
                 continue
-            path = f"{leases(self._api.namespace)}/{name}"
             try:
-                if now - each.began > ENDPOINT_SECONDS and not await asyncio.to_thread(kube.exists, self._api, path):
-                    await self._drop(each)
-                    continue
-            except (OSError, HTTPException) as problem:
+                if now - each.began > ENDPOINT_SECONDS:
+                    found = await entitled.lease(self._api, name)
+                    if not stands_for(found, each.spec):
+                        await self._drop(each)
+                        continue
+            except RefusedError as problem:
                 log.info("the lease of %s can't be looked for: %s", each.spec.id, problem)
             soon = True
         return soon

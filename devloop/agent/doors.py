@@ -230,13 +230,15 @@ class Doors:
         self._carrying: set[str] = set()
         self.back = Back()
         self._server: asyncio.Server | None = None
+        self._opening = asyncio.Lock()
         self._strangers = Strangers(total=STRANGERS, each=STRANGERS_EACH, seconds=ANSWER_SECONDS)
 
     async def listen(self) -> None:
         """Let them come. OSError."""
-        if self._server is None:
-            await self.back.start()
-            self._server = await asyncio.start_server(self._came, None, PORT, limit=LINE_BYTES)
+        async with self._opening:
+            if self._server is None:
+                await self.back.start()
+                self._server = await asyncio.start_server(self._came, None, PORT, limit=LINE_BYTES)
 
     async def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from . import envoy, memory
@@ -24,6 +24,7 @@ from .tasks import background
 log = logging.getLogger("agent.envoy")
 
 TAKEN_SECONDS = 5.0
+ADMIN_SECONDS = 2.0
 POLL_SECONDS = 0.002
 RESPAWN_SECONDS = 0.1
 END_SECONDS = 1.0
@@ -113,6 +114,8 @@ class Gateway:
         self._binary = binary
         self._lines = lines
         self._files: dict[str, str] = {}
+        self._sure = True
+        """Envoy works by these, as far as is known. Otherwise whatever comes next is written and waited for whole."""
         self._lock = asyncio.Lock()
         self._beginning = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
@@ -240,55 +243,67 @@ class Gateway:
             await asyncio.sleep(0.005)
 
     async def apply(self, files: Mapping[str, str]) -> None:
-        """Make these the configuration; returns when Envoy works by it. GatewayError if it refuses.
+        """Make these the configuration; returns when Envoy works by it. GatewayError if it refuses; OSError.
 
-        Endpoints and clusters come first and go last, so that no route leads to one that isn't there.
+        Endpoints and clusters come first and go last, so that no route leads to one that isn't there. However it ends
+        before it is done, a cancellation too, the files are again what they were.
         """
         async with self._lock:
             await self.start()
             old = self._files
             new = dict(files)
-            if new == old:
+            if new == old and self._sure:
                 return
             rejected = await self._rejections()
-            changed = {name for name, text in new.items() if old.get(name) != text}
+            changed = {name for name, text in new.items() if old.get(name) != text or not self._sure}
+            unsure, self._sure = not self._sure, False
             both = envoy.merged(old["cds.json"], new["cds.json"])
-            if any(name.startswith("sds/") or name in ("cds.json", "lds.json") for name in changed):
-                self._show(new)
-            for name in sorted(changed):
-                if name.startswith("eds/"):
-                    self._write(name, new[name])
             try:
-                if both != old["cds.json"]:
+                if any(name.startswith("sds/") or name in ("cds.json", "lds.json") for name in changed):
+                    self._show(new)
+                for name in sorted(changed):
+                    if name.startswith("eds/"):
+                        self._write(name, new[name])
+                if both != old["cds.json"] or unsure:
                     self._write("cds.json", both)
                     await self._taken({"cluster_manager.cds.version_text": envoy.version(both)}, rejected)
                 wanted: dict[str, str] = {}
+                known: dict[str, str] = {}
                 for name in sorted(changed):
                     if name.startswith("rds/"):
                         self._write(name, new[name])
-                        wanted[f".rds.{name[4:-5]}.version_text"] = envoy.version(new[name])
+                        # One that is as it was may belong to a listener that has gone, and then nobody reads it.
+                        of = wanted if old.get(name) != new[name] else known
+                        of[f".rds.{name[4:-5]}.version_text"] = envoy.version(new[name])
                 if "lds.json" in changed:
                     self._write("lds.json", new["lds.json"])
                     wanted["listener_manager.lds.version_text"] = envoy.version(new["lds.json"])
-                secrets = {
-                    f"sds.{name[4:-5]}.version_text": envoy.version(new[name])
-                    for name in changed
-                    if name.startswith("sds/")
-                }
-                await self._taken(wanted, rejected, secrets)
-            except GatewayError:
-                # Envoy goes on with what it had; so do the files, for the next one.
-                for name in (*sorted(changed - {"cds.json"}), "cds.json"):
-                    if name in old:
-                        self._write(name, old[name])
+                for name in changed:
+                    if name.startswith("sds/"):
+                        known[f"sds.{name[4:-5]}.version_text"] = envoy.version(new[name])
+                await self._taken(wanted, rejected, known)
+                if new["cds.json"] != both:
+                    self._write("cds.json", new["cds.json"])
+            except BaseException:
+                # Envoy goes on with what it had, or will when it reads again; so do the files, for the next one.
+                self._put_back(changed, old)
                 raise
             finally:
                 self._hide()
-            if new["cds.json"] != both:
-                self._write("cds.json", new["cds.json"])
-            self._files = new
+            self._files, self._sure = new, True
             for name in old.keys() - new.keys():
                 self._path(name).unlink(missing_ok=True)
+
+    def _put_back(self, changed: Collection[str], old: Mapping[str, str]) -> None:
+        # Clusters after the routes to them, and what nobody has need of any more last.
+        for name in sorted(changed, key=lambda name: (name not in old, name == "cds.json", name)):
+            try:
+                if name in old:
+                    self._write(name, old[name])
+                else:
+                    self._path(name).unlink(missing_ok=True)
+            except (OSError, GatewayError) as problem:  # a full disk: what comes next is written whole
+                log.warning("%s can't be put back: %s", name, problem)
 
     def _show(self, files: Mapping[str, str]) -> None:
         """Let Envoy read what must not be on a disk."""
@@ -302,8 +317,8 @@ class Gateway:
             for each in (self._memory / "sds").glob("*"):
                 each.unlink(missing_ok=True)
 
-    async def _taken(self, wanted: Mapping[str, str], rejected: int, secrets: Mapping[str, str] | None = None) -> None:
-        """`secrets`: what only those have to have taken who know of them."""
+    async def _taken(self, wanted: Mapping[str, str], rejected: int, known: Mapping[str, str] | None = None) -> None:
+        """`known`: what only those have to have taken who know of it."""
         until = time.monotonic() + TAKEN_SECONDS
         while True:
             stats = await self._stats()
@@ -317,7 +332,7 @@ class Gateway:
             ]
             missing += [
                 key
-                for key, text in (secrets or {}).items()
+                for key, text in (known or {}).items()
                 if any(name.endswith(key) and value != text for name, value in stats.items())
             ]
             warming = int(stats.get("listener_manager.total_listeners_warming", "0"))
@@ -331,13 +346,16 @@ class Gateway:
         return sum(int(value) for key, value in (await self._stats()).items() if key.endswith("update_rejected"))
 
     async def _stats(self) -> dict[str, str]:
-        while True:
-            try:
-                text = await self._admin(f"/stats?filter={_STATS}")
-                break
-            except OSError:  # it is just being started anew
-                await asyncio.sleep(POLL_SECONDS)
-                async with asyncio.timeout(TAKEN_SECONDS):
+        """What Envoy says of itself, also while it is just being started anew. TimeoutError: it does not answer."""
+        async with asyncio.timeout(TAKEN_SECONDS):
+            while True:
+                try:
+                    text = await self._admin(f"/stats?filter={_STATS}")
+                    break
+                except TimeoutError:
+                    raise  # an OSError too: it is there, and stuck
+                except OSError:
+                    await asyncio.sleep(POLL_SECONDS)
                     await self._started.wait()
         found: dict[str, str] = {}
         for line in text.splitlines():
@@ -367,16 +385,20 @@ class Gateway:
             self._write(envoy.PRESSURE, "0\n")
 
     async def _admin(self, path: str, method: str = "GET") -> str:
-        reader, writer = await asyncio.open_unix_connection(str(self.folder / "admin.sock"))
-        try:
-            writer.write(f"{method} {path} HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n".encode())
-            async with asyncio.timeout(2):
+        """What Envoy's own interface answers. OSError; TimeoutError after `ADMIN_SECONDS`."""
+        async with asyncio.timeout(ADMIN_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(str(self.folder / "admin.sock"))
+            try:
+                writer.write(f"{method} {path} HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n".encode())
                 answer = await reader.read()
-        finally:
-            writer.close()
+            finally:
+                writer.close()
         head, _, body = answer.partition(b"\r\n\r\n")
         if b"chunked" in head.lower():
-            body = unchunked(body)
+            try:
+                body = unchunked(body)
+            except ValueError as problem:
+                raise ConnectionResetError("half an answer of Envoy's") from problem
         return body.decode(errors="replace")
 
     def _path(self, name: str) -> Path:

@@ -139,18 +139,6 @@ def snapshot(api: ClusterApi) -> Snapshot:
     return Snapshot(tuple(found), tuple(held), sizes)
 
 
-def exists(api: ClusterApi, path: str) -> bool:
-    """Whether an object is there. Blocking; OSError."""
-    try:
-        api.call("GET", path)
-    except urllib.error.HTTPError as problem:
-        problem.close()
-        if problem.code == HTTPStatus.NOT_FOUND:
-            return False
-        raise
-    return True
-
-
 def perform(api: ClusterApi, call: Call) -> None:
     """One call of a restoration. Blocking; HTTPError."""
     namespace = api.namespace

@@ -168,6 +168,12 @@ def unsupported(service: Document) -> tuple[str, bool]:
         return "it has no selector: somebody else keeps its endpoints", False
     if keeper := keeper_of(service):
         return f"{keeper} keeps its selector, and would write it back at once", True
+    if spec.get("externalTrafficPolicy") == "Local":
+        return (
+            "its externalTrafficPolicy is Local: what comes from outside to a node without the agent's pod would be "
+            "dropped",
+            True,
+        )
     if spec.get("clusterIP") == "None":
         return "it is headless: its clients connect to the pods' own addresses, and a selector changes nothing", True
     odd = sorted({each.get("protocol", "TCP") for each in spec.get("ports", [])} - {"TCP"})
@@ -444,6 +450,12 @@ def key_of(found: Document) -> str:
     return str((found["metadata"].get("annotations") or {}).get(OWNER_KEY) or "")
 
 
+def stands_for(found: Document | None, spec: Spec) -> bool:
+    """It is the lease of this very attachment: a replaced workload's has the same name whoever holds it."""
+    held_by = spec_of(found) if found is not None else None
+    return held_by is not None and held_by.id == spec.id
+
+
 def kept_in(found: Document) -> Record | None:
     """The copy of a Service's record that a lease has."""
     return record({"metadata": found["metadata"]})
@@ -495,16 +507,50 @@ def delete(kind: str, found: Document, why: str) -> Call:
     return Call("DELETE", kind, found["metadata"]["name"], {"preconditions": same}, why=why)
 
 
-def next_step(snapshot: Snapshot, dead: Collection[str]) -> Call | None:
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A lease whose holder has gone or is leaving, by what is known of it; empty: any is meant. A name is not enough:
+    that of a replaced workload is the next holder's too, and who was away for a while renews their lease."""
+
+    uid: str = ""
+    renewed: str = ""
+    """Its `renewTime` when it was taken for dead."""
+    attachment: str = ""
+
+    @classmethod
+    def seen(cls, found: Document) -> Dead:
+        """This very lease, unless it is renewed."""
+        return cls(str(found["metadata"].get("uid") or ""), str((found.get("spec") or {}).get("renewTime") or ""))
+
+    def means(self, found: Document) -> bool:
+        """The lease of its name that is there now is still that one."""
+        now, spec = Dead.seen(found), spec_of(found)
+        return (
+            self.uid in ("", now.uid)
+            and self.renewed in ("", now.renewed)
+            and (not self.attachment or (spec is not None and spec.id == self.attachment))
+        )
+
+
+def is_dead(found: Document, dead: Collection[str]) -> bool:
+    """Whether a lease is among these: see `next_step`."""
+    name = found["metadata"]["name"]
+    if isinstance(dead, Mapping):
+        return name in dead and bool(dead[name].means(found))
+    return name in dead
+
+
+def next_step(snapshot: Snapshot, dead: Mapping[str, Dead] | Collection[str]) -> Call | None:
     """The next call that puts back what nobody holds any more; None when all is as it should be.
 
-    `dead`: names of leases whose holders have gone or are leaving. In this order, so that nothing is ever without
-    the lease that tells of it: the traffic, the workload's size, the shadow Service, the lease.
+    `dead`: by their names, leases whose holders have gone or are leaving. In this order, so that nothing is ever
+    without the lease that tells of it: the traffic, the workload's size, the shadow Service, the lease.
     """
-    gone = [each for each in snapshot.leases if each["metadata"]["name"] in dead]
-    held = [each for each in snapshot.leases if each["metadata"]["name"] not in dead]
+    gone = [each for each in snapshot.leases if is_dead(each, dead)]
+    held = [each for each in snapshot.leases if not is_dead(each, dead)]
     living = {spec.id: spec for each in held if (spec := spec_of(each)) is not None}
-    used = {spec.service for spec in living.values() if spec.service}
+    # In the pods the Service itself is not led anywhere: who is there has no use for its being led here.
+    used = {spec.service for spec in living.values() if spec.service and spec.way == "service"}
     for service in snapshot.services:
         if not is_marked(service):
             continue
@@ -531,7 +577,8 @@ def next_step(snapshot: Snapshot, dead: Collection[str]) -> Call | None:
         owner, marked = shadows(service), spec_of(service)
         if owner is None or service["metadata"].get("deletionTimestamp"):
             continue
-        if owner not in used or (marked is not None and marked.id not in living):
+        needed = owner in used if SPEC not in service["metadata"]["annotations"] else marked and marked.id in living
+        if not needed:
             return delete("services", service, "nobody needs it")
     for each in gone:
         spec = spec_of(each)

@@ -23,6 +23,7 @@ from .objects import is_marked, is_swapped, listeners_of
 from .plan import Local, PortPlan, ServicePlan
 from .pods import PodWay
 from .protocols import ENCRYPTED, Protocol
+from .spec import Spec
 from .view import View, own_pair
 
 Document = dict[str, Any]
@@ -108,7 +109,7 @@ class Plans:
         members = [
             each
             for each in self._members.values()
-            if each.spec.service == name and (each.taken or each is self._trying)
+            if each.spec.service == name and each.spec.way == "service" and (each.taken or each is self._trying)
         ]
         members.sort(key=lambda each: (each.spec.since, each.spec.id))
         also = self._also(name)
@@ -193,7 +194,7 @@ class Plans:
         self._last = plans
         fading = {each.spec.id: each.spec for each in self._left if each.spec.id not in self._members}.values()
         return [
-            replace(plan, fading=tuple(each for each in fading if each.service == plan.name))
+            replace(plan, fading=tuple(each for each in fading if _leads(plan, each)))
             for plan in (*plans.values(), *self._leaving.now(now).values())
         ]
 
@@ -204,7 +205,7 @@ class Plans:
         (`kubectl get -o yaml`, another name, `apply`). Envoy would refuse two of a kind, and with them what is
         everybody's. It belongs to a Service that somebody here holds, or else to the oldest one.
         """
-        held = {each.spec.service for each in self._members.values()}
+        held = {each.spec.service for each in self._members.values() if each.spec.way == "service"}
 
         def order(service: Document) -> tuple[bool, str, str]:
             meta = service["metadata"]
@@ -225,3 +226,8 @@ class Plans:
             ]
             taken |= {each.listener for each in ports}
             yield replace(plan, ports=tuple(ports))
+
+
+def _leads(plan: ServicePlan, spec: Spec) -> bool:
+    """A plan of the kind that has led to this attachment: of its Service, at the address or in the pods."""
+    return spec.service == plan.name and (spec.way == "pods") == bool(plan.pod)

@@ -79,6 +79,8 @@ class PodWay:
             await self._doors.listen()
         except OSError as problem:
             raise RefusedError(f"the agent can't listen for doors: {problem}") from problem
+        for each in targets:  # somebody else may have come meanwhile; from here on nothing is awaited
+            self._check(member, each)
         wanted = {each.uid: each for each in targets}
         if member.targets == wanted:
             return False

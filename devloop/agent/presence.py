@@ -15,8 +15,10 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ class ClusterApi:
         """One request for any path. Raises OSError, of which HTTPError is one, and TooLongError if the answer has more
         than `most` bytes (ANSWER_BYTES); ValueError if it is no JSON.
         """
-        with self._open(method, path, body, API_SECONDS, content_type=content_type) as response:
+        with _told(), self._open(method, path, body, API_SECONDS, content_type=content_type) as response:
             return _read(response, ANSWER_BYTES if most is None else most)
 
     def metadata(self, path: str, most: int) -> tuple[dict[str, Any], datetime]:
@@ -69,7 +71,7 @@ class ClusterApi:
         """
         kind = "PartialObjectMetadataList" if "?" in path else "PartialObjectMetadata"
         accept = f"{JSON};as={kind};g=meta.k8s.io;v=v1"
-        with self._open("GET", path, None, API_SECONDS, accept=accept) as response:
+        with _told(), self._open("GET", path, None, API_SECONDS, accept=accept) as response:
             try:
                 now = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
             except (TypeError, ValueError):
@@ -78,7 +80,7 @@ class ClusterApi:
 
     def lines(self, path: str, silence: float) -> Iterator[bytes]:
         """The lines of a watch, until it ends. OSError: it says nothing for `silence` seconds, or a line has no end."""
-        with self._open("GET", path, None, silence) as response:
+        with _told(), self._open("GET", path, None, silence) as response:
             while line := response.readline(LINE_BYTES + 1):
                 yield bounded(line, LINE_BYTES)
 
@@ -99,6 +101,15 @@ class ClusterApi:
         if self._context is None:  # some 10 ms, so it is kept; an authority is not renewed as tokens are
             self._context = ssl.create_default_context(cafile=str(self.account / "ca.crt"))
         return urllib.request.urlopen(request, timeout=seconds, context=self._context)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What http.client has of its own (half an answer, one that is no HTTP) is an OSError to whoever asks."""
+    try:
+        yield
+    except HTTPException as problem:
+        raise ConnectionResetError(f"no answer of the API server's: {type(problem).__name__}: {problem}") from problem
 
 
 def _read(response: Any, most: int) -> dict[str, Any]:
@@ -188,14 +199,15 @@ class Presence:
 
     async def _remove(self) -> None:
         """Delete this pod; what was put beside it goes with it. Who joins meanwhile makes another one."""
-        if self.busy() or await self.joining() or self.clients:
-            if not self.clients:
-                self._wait()
-            return
         try:
-            await asyncio.to_thread(self._delete)
+            if not (self.busy() or await self.joining() or self.clients):
+                await asyncio.to_thread(self._delete)
+                return
         except (OSError, ValueError) as problem:
             log.warning("nobody is here, and the agent can't remove itself: %s", problem)
+        except Exception:  # whatever it is, it is tried again
+            log.exception("nobody is here, and the agent can't remove itself")
+        if not self.clients:
             self._wait()
 
     def _delete(self) -> None:

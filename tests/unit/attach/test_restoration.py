@@ -260,6 +260,7 @@ def test_services_that_cannot_be_led_are_refused_with_the_reason() -> None:
         ({"clusterIP": "None"}, "headless", True),
         ({"type": "ExternalName"}, "ExternalName", False),
         ({"selector": {}}, "no selector", False),
+        ({"type": "LoadBalancer", "externalTrafficPolicy": "Local"}, "externalTrafficPolicy", True),
         ({"ports": [{"port": 53, "protocol": "UDP"}]}, "UDP", True),
     ):
         why, other_way = objects.unsupported(service(**spec_))
@@ -270,14 +271,14 @@ def test_a_lease_is_over_when_it_was_not_renewed_for_its_duration_on_the_observe
     expiry = Expiry()
     lease = objects.lease(spec(routes=(ALL,)), seconds=30)
     expiry.see([lease], 1000.0)
-    assert expiry.over(1029.9) == set() and expiry.next(1010.0) == 20.0
+    assert not expiry.over(1029.9) and expiry.next(1010.0) == 20.0
     lease = {**lease, "spec": {**lease["spec"], "renewTime": "another"}}
     expiry.see([lease], 1020.0)
     expiry.see([lease], 1040.0)
-    assert expiry.over(1049.9) == set()
-    assert expiry.over(1050.0) == {lease_of(spec())}
+    assert not expiry.over(1049.9)
+    assert expiry.over(1050.0) == {lease_of(spec()): objects.Dead(renewed="another")}
     expiry.see([], 1051.0)
-    assert expiry.over(2000.0) == set() and expiry.next(2000.0) is None
+    assert not expiry.over(2000.0) and expiry.next(2000.0) is None
 
 
 async def test_a_workload_whose_size_can_not_be_read_keeps_its_lease() -> None:
@@ -292,6 +293,53 @@ async def test_a_workload_whose_size_can_not_be_read_keeps_its_lease() -> None:
     assert step is not None and step.verb == "DELETE"
     step = objects.next_step(objects.Snapshot((), leases, {"deployment/worker": 0}), dead)
     assert step is not None and (step.verb, step.replicas) == ("SCALE", 3)
+
+
+@pytest.mark.parametrize(
+    ("seen", "now", "same"),
+    [
+        (("u1", "t1"), ("u1", "t1"), True),
+        (("u1", "t1"), ("u1", "t2"), False),  # its laptop has woken up
+        (("u1", "t1"), ("u2", "t1"), False),  # it was taken over; a replaced workload's lease has one name
+    ],
+)
+async def test_a_lease_is_dead_as_it_was_seen_and_not_by_its_name(
+    seen: tuple[str, str], now: tuple[str, str], same: bool
+) -> None:
+    def lease(uid: str, renewed: str) -> dict[str, Any]:
+        made = objects.lease(spec(service="", ports={}, **REPLACE), replicas=3)
+        made["metadata"]["uid"], made["spec"]["renewTime"] = uid, renewed
+        return made
+
+    expiry = Expiry()
+    expiry.see([lease(*seen)], 0.0)
+    dead = expiry.over(1000.0)
+    step = objects.next_step(objects.Snapshot((), (lease(*now),), {"deployment/worker": 0}), dead)
+    assert (step is not None) is same
+    # A client's own is what it knows of it: whose attachment it is.
+    named = {lease_of(spec(**REPLACE)): objects.Dead(attachment=spec().id)}
+    assert objects.is_dead(lease(*now), named)
+    named = {lease_of(spec(**REPLACE)): objects.Dead(attachment=spec("ben").id)}
+    assert not objects.is_dead(lease(*now), named)
+
+
+@pytest.mark.parametrize("others", [("ada",), ("ada", "cem")])
+async def test_who_leaves_at_the_address_leaves_it_whoever_has_it_in_the_pods(others: tuple[str, ...]) -> None:
+    """The Service led to an agent that has nobody to lead it on to."""
+    api = FakeApi(service())
+    before = api.plain()
+    there = spec("ben", **route("ben"))
+    pods = [spec(each, way="pods", **route(each)) for each in others]
+    for each in (pods[0], there, *pods[1:]):
+        await attach(api, each)
+    await Claims(api).restore({lease_of(there)})  # type: ignore[arg-type]
+    left = api.plain()
+    assert left["/api/v1/namespaces/space/services/api"] == before["/api/v1/namespaces/space/services/api"]
+    assert "/api/v1/namespaces/space/services/api-devloop" not in left
+    assert all(f"/api/v1/namespaces/space/services/{objects.marker_name(each)}" in left for each in pods)
+    for each in pods:
+        await Claims(api).restore({lease_of(each)})  # type: ignore[arg-type]
+    assert api.plain() == before
 
 
 async def test_what_attaching_and_leaving_ask_the_api_server() -> None:

@@ -26,6 +26,8 @@ from .seam import LocalEnd
 P = TypeVar("P", bound=asyncio.Protocol)
 HANDSHAKE_SECONDS = 60.0
 """A process may be stopped by a debugger; a request that it has accepted waits for it, too."""
+WAITING_BYTES = 64 << 10
+"""So much of an upload is kept during a handshake; the rest waits where it comes from."""
 
 
 class Identity:
@@ -151,6 +153,11 @@ class _Wrapped(asyncio.Protocol):
         self._identity = identity
         self._told = told
         self._waiting: list[bytes] = []
+        self._kept = 0
+        self._held_back = False
+        """The relay was told to wait until TLS is there."""
+        self.full = False
+        """What TLS has to send waits for the local service."""
         self._lost = False
         self._task: asyncio.Task[None] | None = None
 
@@ -166,9 +173,13 @@ class _Wrapped(asyncio.Protocol):
             self.outside.inner.write(data)
             return
         self._waiting.append(data)
+        self._kept += len(data)
         if not self.shaking:
             self.shaking = True
             self._task = background(self._shake(data), name="TLS with the local service")
+        if self._kept > WAITING_BYTES and not self._held_back:
+            self._held_back = True
+            self.near.pause_writing()
 
     async def _shake(self, first: bytes) -> None:
         assert self.outside is not None
@@ -188,6 +199,7 @@ class _Wrapped(asyncio.Protocol):
                 self._told(_why(problem))
             plain.abort()
             self.shaking = False
+            self._waiting.clear()
             self.lost(ConnectionResetError("no TLS"))
             return
         self._told("")
@@ -196,6 +208,8 @@ class _Wrapped(asyncio.Protocol):
         waiting, self._waiting = self._waiting, []
         for data in waiting:
             tls.write(data)
+        if self._held_back and not self.full:
+            self.near.resume_writing()
         if self.outside.paused:
             with contextlib.suppress(RuntimeError):
                 tls.pause_reading()
@@ -237,9 +251,11 @@ class _Inside(asyncio.Protocol):
         return None  # TLS has no half-closed connections (asyncio)
 
     def pause_writing(self) -> None:
+        self._wrap.full = True
         self._wrap.near.pause_writing()
 
     def resume_writing(self) -> None:
+        self._wrap.full = False
         self._wrap.near.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:

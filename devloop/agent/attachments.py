@@ -570,7 +570,10 @@ class Attachments(Plans):
 
     def _see_who_is_silent(self, now: float) -> None:
         for each in self._members.values():
-            if not each.silent and now - each.beaten > SILENCE_SECONDS:
+            if each.silent or now - each.beaten <= SILENCE_SECONDS:
+                continue
+            # By a slow line a word of theirs is behind a long answer: whatever comes is a sign of life.
+            if each.connection.silence > SILENCE_SECONDS:
                 each.silent = True
                 log.info("%s does not answer: the original does", each.spec.who)
                 self._dirty.set()

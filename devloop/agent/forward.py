@@ -21,8 +21,9 @@ from asyncssh.packet import SSHPacket, String, UInt32
 
 from .destinations import EVERYWHERE, DeniedError, Destinations
 from .lane import READ_BYTES, Laned
-from .packets import PACKET_BYTES, Buffers, send_data
+from .packets import PACKET_BYTES, Buffers, send_data, silence
 from .quick import quicken
+from .unsent import bound_unsent
 
 WINDOW_BYTES = 8 * 1024 * 1024
 """The largest of a channel's windows. A stream gets one in each round trip: 8 MiB are 160 MB/s at 50 ms. It is a bound,
@@ -149,6 +150,12 @@ class Connection:
         hooks: Any = connection
         hooks.pause_writing = self._pause
         hooks.resume_writing = self._resume
+        bound_unsent(connection.get_extra_info("socket"))
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds nothing has come by it, be it a message or some bytes of a long answer."""
+        return silence(self.ssh)
 
     def _pause(self) -> None:
         self.full = True

@@ -22,6 +22,7 @@ from asyncssh.misc import DisconnectError, MACError, ProtocolError
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from .gcm import TAG_BYTES, Buffer, QuickGCM
+from .unsent import unacknowledged
 
 # Messages' numbers (RFC 4253, 12; RFC 4254, 9).
 IGNORE = 2
@@ -113,6 +114,17 @@ class State:
         """When something has come, in the loop's seconds."""
         self.out: list[bytes | memoryview] = []
         self.out_bytes = 0
+        self.written = 0
+        """Bytes that were given to the transport, or are about to be."""
+        self.taken = 0
+        """How many of these the other end's kernel had when it was last looked."""
+        self.asked = 0
+        """What `written` was when a sign of life was last asked for."""
+
+
+def silence(connection: Any) -> float:
+    """For how many seconds nothing has come by an SSH connection; not a packet's first byte."""
+    return float(connection._loop.time() - _state(connection).heard)
 
 
 def _state(connection: Any) -> State:
@@ -136,11 +148,13 @@ def _send_at_once(self: Any, data: Buffer) -> None:
     state = _state(self)
     if state.out:
         _flush(self)
+    state.written += len(data)
     _write(self, data)
 
 
 def _gather(connection: Any, packet: bytes | memoryview) -> None:
     state = _state(connection)
+    state.written += len(packet)
     if state.gathers:
         _write(connection, packet)
         return
@@ -380,11 +394,20 @@ _keepalive = _Connection._keepalive_timer_callback
 
 
 def _keepalive_timer_callback(self: Any) -> None:
-    """In place of SSHConnection's, where all that is received makes a timer anew: this one looks when it rings."""
-    left = _state(self).heard + self._keepalive_interval - self._loop.time()
+    """In place of SSHConnection's, where all that is received makes a timer anew: this one looks when it rings.
+
+    It does not ask again while the last question is behind bulk, and that moves: nobody can answer what has not come.
+    """
+    state = _state(self)
+    left = state.heard + self._keepalive_interval - self._loop.time()
+    taken = state.written - unacknowledged(self._transport)
     if left > 0.001:
         self._keepalive_timer = self._loop.call_later(left, self._keepalive_timer_callback)
+    elif state.taken < taken < state.asked:
+        state.taken = taken
+        self._keepalive_timer = self._loop.call_later(self._keepalive_interval, self._keepalive_timer_callback)
     else:
+        state.taken, state.asked = taken, state.written
         _keepalive(self)
 
 

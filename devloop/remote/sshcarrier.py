@@ -22,6 +22,7 @@ from devloop.agent.forward import WINDOW_BYTES as WINDOW_BYTES
 from devloop.agent.lane import Laned
 from devloop.agent.packets import PACKET_BYTES as PACKET_BYTES
 from devloop.agent.packets import SMALL
+from devloop.agent.unsent import bound_unsent
 from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.remote.said import said
 
@@ -256,6 +257,7 @@ class SshCarrier:
         hooks: Any = connection
         hooks.pause_writing = self._pause
         hooks.resume_writing = self._resume
+        bound_unsent(connection.get_extra_info("socket"))  # by the API server there is none: the websocket's is bounded
 
     def _pause(self) -> None:
         self.congested = True

@@ -95,6 +95,10 @@ class PodTransport(asyncio.Transport):
         for each in list_of_data:
             self._socket.write(each)
 
+    def get_write_buffer_size(self) -> int:
+        """Bytes that are still on this side."""
+        return self._socket.waiting
+
     def can_write_eof(self) -> bool:
         """Never: the protocol has no word for it."""
         return False

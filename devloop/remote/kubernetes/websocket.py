@@ -12,6 +12,8 @@ import asyncio
 import os
 from typing import Any, Protocol
 
+from devloop.agent.unsent import bound_unsent, unacknowledged
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 # A message of ours is flushed when it has this many bytes. API servers and the proxies before them
 # read into 32 KiB buffers; much larger frames only delay what is urgent.
@@ -20,7 +22,7 @@ READ_BYTES = 256 * 1024
 """So much is read in one turn of the event loop."""
 CONTROL_BYTES = 125
 """The longest control frame (RFC 6455, 5.5). A server that announces a longer one is not believed."""
-HIGH_WATER = 512 * 1024
+HIGH_WATER = 128 * 1024
 """More than this in the socket's write buffer pauses writing, in bytes."""
 
 
@@ -77,6 +79,7 @@ class WebSocket(asyncio.BufferedProtocol):
         """Deliver to `receiver` from now on; `prefix` comes before each message that is written."""
         self._receiver, self._prefix = receiver, prefix
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        bound_unsent(self._transport.get_extra_info("socket"))
         # What came together with the answer to the handshake is still in aiohttp's protocol.
         http = self._http
         http.read_timeout = None
@@ -254,6 +257,11 @@ class WebSocket(asyncio.BufferedProtocol):
         """Go on."""
         if not self._lost:
             self._transport.resume_reading()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were written and that the API server's kernel, or a proxy's before it, has not taken."""
+        return self._out_bytes + unacknowledged(self._transport)
 
     @property
     def closing(self) -> bool:

@@ -29,6 +29,8 @@ class FakeTransport:
 
     def set_write_buffer_limits(self, high: int) -> None: ...
 
+    def get_extra_info(self, name: str) -> None: ...
+
     def pause_reading(self) -> None:
         assert not self.closing  # asyncio's TLS can't, once it is closed
 

@@ -7,6 +7,7 @@ to it meanwhile (mTLS between pods, its own figures and rules) is not there on t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from devloop.agent import objects
 from devloop.agent.objects import Document
 from devloop.remote.kubernetes.api import Api, ApiError
 
-from . import pods
+from . import balancers, pods
 from .seam import AttachError
 
 PROXIES = {"istio-proxy": "Istio", "linkerd-proxy": "Linkerd", "kuma-sidecar": "Kuma", "consul-dataplane": "Consul"}
@@ -49,14 +50,17 @@ def strict(policies: Iterable[Mapping[str, Any]], labels: Mapping[str, str], por
 
 
 async def look(api: Api, service: Document, ports: Iterable[int]) -> str:
-    """What is to be known of a Service whose traffic is about to be led to the agent; mostly nothing. AttachError."""
+    """What is to be known of a Service whose traffic is about to be led to the agent, of load balancers too; mostly
+    nothing. AttachError."""
     owned = objects.owners(service)
     base = f"/namespaces/{api.namespace}"
     query = ",".join(f"{key}={value}" for key, value in (owned["spec"].get("selector") or {}).items())
-    behind = (await api.get(f"/api/v1{base}/pods", labelSelector=query)).get("items") or []
+    listed, bound = await asyncio.gather(api.get(f"/api/v1{base}/pods", labelSelector=query), balancers.bindings(api))
+    behind = listed.get("items") or []
+    balanced = balancers.told(owned, behind, bound)
     meshed = next((each for each in behind if pods.runs(each) and mesh_of(each)), None)
     if meshed is None:
-        return ""
+        return balanced
     mesh = mesh_of(meshed)
     if mesh == "Istio":
         try:
@@ -72,4 +76,4 @@ async def look(api: Api, service: Document, ports: Iterable[int]) -> str:
                 where=f"Service {service['metadata']['name']}",
                 hint="Another one of mode PERMISSIVE, for these pods alone, lets the agent in while it is there.",
             )
-    return OUTSIDE.format(mesh=mesh)
+    return "; ".join(filter(None, (OUTSIDE.format(mesh=mesh), balanced)))

@@ -146,6 +146,16 @@ NEEDS = (
     ),
     Need(
         Role.ATTACH,
+        "Know AWS load balancers that send to pods",
+        "where there are any: `attach` can't say beforehand that their health checks take a while to find the agent",
+        (
+            ("elbv2.k8s.aws", "targetgroupbindings", READ, ""),
+            ("eks.amazonaws.com", "targetgroupbindings", READ, ""),
+        ),
+        special=True,
+    ),
+    Need(
+        Role.ATTACH,
         "Stop a workload",
         "`replace` is refused",
         (

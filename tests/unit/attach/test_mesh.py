@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from devloop.agent.objects import unsupported
+from devloop.attach.balancers import NEG, NEG_STATUS
 from devloop.attach.draft import fitting
 from devloop.attach.mesh import look, mesh_of, strict
 from devloop.attach.seam import AttachError, Wanted
+from devloop.remote.kubernetes.api import ApiError
 from devloop.remote.kubernetes.install import OUTSIDE, pod_manifest
 from devloop.remote.kubernetes.podstate import container_of
 
@@ -75,6 +77,53 @@ async def test_a_mesh_is_told_of_and_one_that_lets_nobody_in_refuses() -> None:
     assert "Istio" in await look(Api([native], []), SERVICE, [80])  # type: ignore[arg-type]
     with pytest.raises(AttachError, match="PeerAuthentication all"):
         await look(Api([native], [policy("all", "STRICT")]), SERVICE, [80])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "why"),
+    [
+        ({}, ""),
+        ({NEG: '{"ingress": true}'}, ""),  # GKE writes it into Services that no load balancer has
+        ({NEG: '{"exposed_ports": {"80": {}}}'}, f"the annotation {NEG}"),
+        ({NEG: '{"ingress": true}', NEG_STATUS: '{"network_endpoint_groups": {"80": "k8s1-x"}}'}, NEG_STATUS),
+        ({NEG_STATUS: '{"network_endpoint_groups": {}}'}, ""),
+        ({NEG_STATUS: "[" * 100_000}, ""),
+        ({NEG: "[1]"}, ""),
+        ({"service.beta.kubernetes.io/aws-load-balancer-nlb-target-type": "ip"}, "nlb-target-type: ip"),
+        ({"service.beta.kubernetes.io/aws-load-balancer-nlb-target-type": "instance"}, ""),
+        ({"service.beta.kubernetes.io/aws-load-balancer-type": "nlb-ip"}, "nlb-ip"),
+    ],
+    ids=range(10),
+)
+async def test_a_load_balancer_that_sends_to_pods_is_told_of(annotations: dict[str, str], why: str) -> None:
+    found = {**SERVICE, "metadata": {"name": "web", "annotations": annotations}}
+    said = await look(Api([pod("main")], []), found, [80])  # type: ignore[arg-type]
+    assert bool(said) is bool(why) and why in said
+    assert not said or "--way pods" in said
+
+
+async def test_load_balancers_are_known_by_bindings_and_by_gates_of_pods() -> None:
+    def binding(service: str, kind: str = "ip") -> dict[str, Any]:
+        return {"metadata": {"name": "k8s-web"}, "spec": {"serviceRef": {"name": service}, "targetType": kind}}
+
+    said = await look(Api([pod("main")], [binding("api"), binding("web")]), SERVICE, [80])  # type: ignore[arg-type]
+    assert "the TargetGroupBinding k8s-web" in said
+    others = [binding("api"), binding("web", "instance"), {"metadata": {"name": "odd"}}]
+    assert await look(Api([pod("main")], others), SERVICE, [80]) == ""  # type: ignore[arg-type]
+    gates = [{"conditionType": "own"}, {"conditionType": "target-health.elbv2.k8s.aws/k8s-web"}]
+    said = await look(Api([pod("linkerd-proxy", readinessGates=gates)], []), SERVICE, [80])  # type: ignore[arg-type]
+    assert "Linkerd" in said and "the readiness gate target-health" in said
+    assert await look(Api([pod("main", readinessGates=gates[:1])], []), SERVICE, [80]) == ""  # type: ignore[arg-type]
+
+
+async def test_bindings_that_may_not_be_read_are_none() -> None:
+    class Refusing(Api):
+        async def get(self, path: str, **query: str) -> dict[str, Any]:
+            if path.endswith("/targetgroupbindings"):
+                raise ApiError(403, "Forbidden", "no", where="x")
+            return await super().get(path, **query)
+
+    assert await look(Refusing([pod("main")], []), SERVICE, [80]) == ""  # type: ignore[arg-type]
 
 
 def test_the_agent_stays_out_of_meshes_or_joins() -> None:

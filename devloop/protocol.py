@@ -145,17 +145,29 @@ class EarlierConnections(_Wire):
     """local (the process that was here), remote, or original: the pods whose traffic is attached."""
 
 
-def earlier_in_words(found: Collection[EarlierConnections]) -> tuple[str, ...]:
-    """A sentence for each place that they lead to: how many, and whose."""
+def earlier_in_words(found: Collection[EarlierConnections], rate: float | None = None) -> tuple[str, ...]:
+    """A sentence for each place that they lead to: how many, what they carry if the `rate` of requests per second is
+    known, and whose they are."""
     places = {"local": "the process that was here", "remote": "the remote", "original": "the original"}
     said = []
     for place in dict.fromkeys(each.leads_to for each in found):
         here = sorted((each for each in found if each.leads_to == place), key=lambda each: (-each.count, each.client))
         number = sum(each.count for each in here)
         lead = "1 connection from before still leads" if number == 1 else f"{number} connections from before still lead"
+        carried = ""
+        if rate is not None:
+            verb = "is" if number == 1 else "are"
+            carried = f", with {_per_second(rate)}" if rate else f" and {verb} idle"
         whose = ", ".join(f"{each.count} from {each.client}" for each in here)
-        said.append(f"{lead} to {places.get(place, place)}: {whose}")
+        said.append(f"{lead} to {places.get(place, place)}{carried}: {whose}")
     return tuple(said)
+
+
+def _per_second(rate: float) -> str:
+    if rate < 0.05:
+        return "fewer than 0.1 requests/s"
+    number = f"{rate:.0f}" if rate >= 9.95 else f"{rate:.1f}".removesuffix(".0")
+    return f"about {number} request{'' if number == '1' else 's'}/s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +196,9 @@ class AttachmentStatus(_Wire):
     earlier: tuple[EarlierConnections, ...] = ()
     """Connections that clients made before it was attached, and that still lead to the original: nothing of them comes
     here. Looked for every 10 s while there are some, else every minute."""
+    earlier_rate: float | None = None
+    """About how many requests per second they carry, by the packets that the kernel counted between the last two looks;
+    0 if none came or went. None: that is not known."""
     uncounted: str = ""
     """Why it is not known whether there are any; empty if it is."""
 

@@ -31,6 +31,7 @@ PACKAGES = {
     "setpriv": "util-linux",
     "fish": "fish",
     "ssh-keygen": "openssh-client",
+    "ss": "iproute2",
     "sshd": "openssh-server",
     "unshare": "util-linux",
     "tcsh": "tcsh",

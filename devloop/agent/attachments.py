@@ -352,8 +352,8 @@ class Attachments(Plans):
                 raise _refusal(problem) from problem
         return self._pods.standing(member)
 
-    async def earlier(self, attachment: str, connection: Connection) -> dict[str, dict[str, int]]:
-        """By pod's uid, how many connections of each client lead past its door. RefusedError."""
+    async def earlier(self, attachment: str, connection: Connection) -> dict[str, Any]:
+        """See `Pods.earlier`. RefusedError."""
         member = self._own(attachment, connection)
         if member is None or member.spec.way != "pods":
             raise RefusedError("it is not attached by way of pods")

@@ -176,7 +176,7 @@ class Desk:
             case "barred":
                 await self._attachments.barred(str(message["id"]), self._connection)
             case "earlier":
-                return {"pods": await self._attachments.earlier(str(message["id"]), self._connection)}
+                return await self._attachments.earlier(str(message["id"]), self._connection)
             case "renew":
                 tls = {int(port): Termination.read(each) for port, each in message["tls"].items()}
                 await self._attachments.renew(str(message["id"]), self._connection, tls)

@@ -54,8 +54,8 @@ class Connection:
     """Since the pod last sent something."""
     received_ms: int
     """Since the client's last bytes came."""
-    more_asked: bool = False
-    """More packets with something in them came than went: the client has the last word, unless it asks at length."""
+    packets: tuple[int, int] | None = None
+    """How many with something in them came, and how many went, since it was made; None: a kernel before 4.6."""
     address: str = ""
     """The pod's own."""
     under_way: int = 0
@@ -63,6 +63,11 @@ class Connection:
     transparent: bool = False
     """It may have another's address: a door's, or one that was taken over."""
     info: Info | None = None
+
+    @property
+    def more_asked(self) -> bool:
+        """More packets with something came than went: the client has the last word, unless it asks at length."""
+        return self.packets is not None and self.packets[0] > self.packets[1]
 
     @property
     def ends(self) -> tuple[int, str, int]:
@@ -76,8 +81,8 @@ def parsed(body: bytes) -> Connection:
     identity = body[4 : 4 + _ID_BYTES]
     port, client_port = struct.unpack_from(">HH", identity)
     unread, unsent = struct.unpack_from("=II", body, 4 + _ID_BYTES + 4)
-    unacked = sent = received = came = went = later = 0
-    transparent, info = False, None
+    unacked = sent = received = later = 0
+    transparent, info, packets = False, None, None
     at = 4 + _ID_BYTES + 20
     while at + 4 <= len(body):
         size, kind = struct.unpack_from("=HH", body, at)
@@ -89,7 +94,8 @@ def parsed(body: bytes) -> Connection:
             unacked = struct.unpack_from("=I", found, 24)[0]
             sent, received = (struct.unpack_from("=I", found, offset)[0] for offset in (44, 52))
         if kind == _INFO and len(found) >= 160:
-            later, _, came, went = struct.unpack_from("=IIII", found, 144)  # notsent, min_rtt, data_segs_in and _out
+            later, _, *counted = struct.unpack_from("=IIII", found, 144)  # notsent, min_rtt, data_segs_in and _out
+            packets = counted[0], counted[1]
         if kind == _INFO and len(found) >= 232:
             scales = found[6] if sys.byteorder == "little" else found[6] >> 4 | (found[6] & 15) << 4
             long, advertised, window = (struct.unpack_from("=I", found, each)[0] for each in (16, 84, 228))
@@ -106,7 +112,7 @@ def parsed(body: bytes) -> Connection:
         bool(unread or unsent or unacked),
         sent,
         received,
-        came > went,
+        packets,
         _address(family, identity[4:20]),
         max(0, unsent - later),
         transparent,

@@ -37,7 +37,7 @@ import signal
 import socket
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +48,7 @@ from . import diag, rules
 from .caught import TRANSPARENT, Caught
 from .gateways import gateways
 from .loops import new_event_loop
+from .request_rate import RequestRate
 from .splice import Inward, Onward
 from .tasks import background
 
@@ -98,6 +99,8 @@ class Door:
         self._caught: dict[int, int] = {}
         """Ports of the original to the agent's listeners."""
         self._open: set[Inward] = set()
+        self._rates: defaultdict[frozenset[int], RequestRate[bytes]] = defaultdict(RequestRate)
+        """By the ports that are asked for."""
         self._datagrams = Caught(self._datagrams_lost)
         self._caught_datagrams: frozenset[int] = frozenset()
         self._saying: asyncio.Task[None] | None = None
@@ -209,7 +212,7 @@ class Door:
             names = [*map(str, sorted(self._caught)), *(f"{port}/udp" for port in sorted(self._caught_datagrams))]
             log.info("catching %s", ", ".join(names) or "nothing")
         if "count" in message:
-            return {"clients": self._earlier({int(port) for port in message["count"]})}
+            return self._earlier(frozenset(map(int, message["count"])))
         return {}
 
     async def _connect_datagrams(self) -> None:
@@ -268,14 +271,21 @@ class Door:
             return
         self._open.add(made)
 
-    def _earlier(self, ports: set[int]) -> dict[str, int]:
-        """How many connections lead to these ports past this door, by client: those from before. OSError."""
+    def _earlier(self, ports: frozenset[int]) -> dict[str, Any]:
+        """How many connections lead to these ports past this door, by client: those from before; and, since somebody
+        has asked before, what they carry. OSError."""
         passed = {*self._passed, self._agent[0]}
         with contextlib.closing(diag.opened()) as sock:
             # What was taken over leads to the original until its streams have ended.
             found = diag.connections(sock, ports, taken_over=True)
-        clients = Counter(each.client for each in found if each.client not in passed and each.client != each.address)
-        return diag.fitting(Counter({each: clients[each] for each in clients if not ip_address(each).is_loopback}))
+        found = [each for each in found if each.client not in passed and each.client != each.address]
+        found = [each for each in found if not ip_address(each.client).is_loopback]
+        carried = {each.identity: each.packets for each in found if each.packets is not None}
+        compared = self._rates[ports].look(time.monotonic(), carried, len(found))
+        return {
+            "clients": diag.fitting(Counter(each.client for each in found)),
+            "compared": compared and compared.document(),
+        }
 
     async def _live(self, writer: asyncio.StreamWriter) -> None:
         """Tell the kernel, each second, that the door is there; and the agent."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from . import reach
 from .back import Back, plain
+from .request_rate import Compared
 from .strangers import Strangers
 from .tasks import background
 
@@ -140,14 +141,15 @@ class Door:
             await self._ask(catch={str(port): listener for port, listener in ports.items()}, udp=sorted(datagrams))
             self.caught, self.caught_datagrams = dict(ports), frozenset(datagrams)
 
-    async def count(self, ports: Collection[int]) -> dict[str, int]:
-        """How many connections lead to these ports past the door, by client's address. DoorLostError."""
+    async def count(self, ports: Collection[int]) -> tuple[dict[str, int], Compared | None]:
+        """How many connections lead to these ports past the door, by client's address, and what they carry, if it says
+        so. DoorLostError."""
         answer = await self._ask(count=sorted(ports))
         try:
             clients = {each and plain(each): int(number) for each, number in answer["clients"].items()}
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError):  # of whoever is in that pod
             raise DoorLostError("what the door says can't be read") from None
-        return dict(list(clients.items())[:CLIENTS])
+        return dict(list(clients.items())[:CLIENTS]), Compared.read(answer.get("compared"))
 
     def catches(self, ports: Iterable[int], datagrams: Iterable[int] = ()) -> bool:
         """All of these; of UDP it has a place for all, as it catches them only while somebody takes them."""

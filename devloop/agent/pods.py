@@ -23,6 +23,7 @@ from .member import Member, Target
 from .paths import listen_path
 from .plan import Local, PortPlan, ServicePlan, socket_path
 from .protocols import ENCRYPTED, Protocol
+from .request_rate import Compared
 from .uplink import Uplink
 from .view import RefusedError
 
@@ -134,12 +135,12 @@ class PodWay:
             raise RefusedError(f"the agent does not know its own address: {problem}") from problem
         return {"agent": host_port(address, PORT), "token": self._doors.token, "pods": pods}
 
-    async def earlier(self, member: Member) -> dict[str, dict[str, int]]:
-        """By pod, how many connections lead to it past its door, by client: those from before. RefusedError: it can't
-        be known of all."""
+    async def earlier(self, member: Member) -> dict[str, Any]:
+        """For the engine, by pod: `pods`, how many connections lead to it past its door, by client: those from before;
+        and `compared`, what they carry (`request_rate.Compared`). RefusedError: it can't be known of all."""
         doors = {uid: self._doors.known.get(uid) for uid in member.targets}
 
-        async def one(uid: str, door: Door | None) -> dict[str, int]:
+        async def one(uid: str, door: Door | None) -> tuple[dict[str, int], Compared | None]:
             target = member.targets[uid]
             if door is None:
                 raise RefusedError(f"pod {target.name} has no door that could count them")
@@ -148,8 +149,11 @@ class PodWay:
             except DoorLostError as problem:
                 raise RefusedError(f"pod {target.name}: {problem}") from problem
 
-        found = await asyncio.gather(*(one(*each) for each in doors.items()))
-        return dict(zip(doors, found, strict=True))
+        found = dict(zip(doors, await asyncio.gather(*(one(*each) for each in doors.items())), strict=True))
+        return {
+            "pods": {uid: clients for uid, (clients, _) in found.items()},
+            "compared": {uid: each.document() for uid, (_, each) in found.items() if each is not None},
+        }
 
     # --- What follows from it -----------------------------------------------------------------------------------------
 

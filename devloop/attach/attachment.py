@@ -60,6 +60,8 @@ class Attachment:
         """Where the agent listens, by the Service's port."""
         self.earlier: tuple[tuple[str, int], ...] = ()
         """Who has connections from before that lead to the original, and how many, most first (`earlier.py`)."""
+        self.earlier_rate: float | None = None
+        """About how many requests per second they carry; None: that is not known."""
         self.leads_to: frozenset[str] = frozenset()
         """The uids of the original's pods that they lead to."""
         self.uncounted = ""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from devloop.agent import objects
 from devloop.agent.overlap import conflicts
+from devloop.agent.request_rate import Compared
 from devloop.agent.spec import Spec
 from devloop.agent.tasks import background
 from devloop.errors import RemoteError
@@ -32,7 +33,7 @@ from .bridge import Bridge
 from .claims import Claims, GoneError, gone, held, version
 from .doors import Doors
 from .draft import drafted
-from .earlier import COUNTING, Earlier, Run
+from .earlier import COUNTING, Earlier, Past, Run
 from .encryption import Encryption
 from .hearers import Hearers
 from .moving import Moved, Mover
@@ -221,11 +222,14 @@ class Attachments(Hearers):
         """End connections that clients had before, between two requests or at once. AttachError, RemoteError."""
         return await self._mover.move(found, force=force)
 
-    async def _past_doors(self, attachment: str) -> Mapping[str, Mapping[str, int]]:
+    async def _past_doors(self, attachment: str) -> Mapping[str, Past]:
         answer = await (await self._desk()).ask(do="earlier", id=attachment)
         with understood(self.api.where):
+            compared = dict(answer.get("compared") or {})  # an older agent gives none
             return {
-                str(pod): {str(client): int(number) for client, number in by.items()}
+                str(pod): Past(
+                    {str(client): int(number) for client, number in by.items()}, Compared.read(compared.get(pod))
+                )
                 for pod, by in answer["pods"].items()
             }
 

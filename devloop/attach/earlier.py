@@ -2,7 +2,8 @@
 
 Who keeps a connection keeps the pod that it leads to, whatever the Service's selector says by now: kube-proxy looks at
 its first packet alone. Nothing of them passes the agent, so they are looked for where they end: in the tables of the
-original pods' networks, by a command there. What comes from the agent is what it hands on.
+original pods' networks, by a command there. What comes from the agent is what it hands on. Two looks, by what the
+kernel has counted between them, tell about how many requests per second they carry (`devloop.agent.request_rate`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from devloop.agent import objects, sockets
 from devloop.agent.objects import Document
+from devloop.agent.request_rate import Compared, RequestRate, estimate
+from devloop.agent.sockets import Carried
 from devloop.errors import RemoteError
 from devloop.failures import contained
 from devloop.remote.kubernetes.api import Api
@@ -25,6 +29,7 @@ from .attachment import Attachment
 from .claims import Claims
 from .seam import AttachError
 from .session import SessionLostError
+from .tables import ways
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +40,7 @@ SOON_SECONDS, LATER_SECONDS = 10.0, 60.0
 """Between two looks, while there are some, and while there are none."""
 SETTLE_SECONDS = 2.0
 """After the first look, and after one that was asked for, there is another one: nodes take a moment to hear where a
-Service leads, and who connects in that moment is counted as soon."""
+Service leads, and who connects in that moment is counted as soon. It is also the first that can tell a rate."""
 COUNTING = "they are being counted"
 """What is said until they have been counted once: on a busy node a command in a pod takes some seconds."""
 NAME_SECONDS = 60.0
@@ -44,29 +49,20 @@ OTHERS = "others"
 """Clients that are too many to be named."""
 AT_ONCE = 4
 """Commands at a time: each is a process on a node."""
-_WAYS: tuple[tuple[str, ...], ...] = (
-    ("cat", *sockets.TABLES),
-    ("/bin/busybox", "cat", *sockets.TABLES),
-    ("/busybox/busybox", "cat", *sockets.TABLES),
-    ("sh", "-c", f'for f in {" ".join(sockets.TABLES)}; do while IFS= read -r l; do echo "$l"; done <$f; done'),
-    (
-        "python3",
-        "-c",
-        f"import os\nfor f in {sockets.TABLES!r}:\n if os.path.exists(f): print(open(f).read())",
-    ),
-    (
-        "node",
-        "-e",
-        f"for (const f of {list(sockets.TABLES)!r}) try {{ console.log(require('fs').readFileSync(f, 'utf8')) }} "
-        "catch {}",
-    ),
-)
-"""No tool is in every image."""
 
 
-Ask = Callable[[str], Awaitable[Mapping[str, Mapping[str, int]]]]
-"""Asks the doors of an attachment: by pod's uid, how many connections of each client's address lead past its door.
-RemoteError."""
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Of one of the original's pods."""
+
+    clients: Mapping[str, int]
+    """How many connections of each client's address lead to it."""
+    compared: Compared | None = None
+    """What they carry; None: nothing is known of that."""
+
+
+Ask = Callable[[str], Awaitable[Mapping[str, Past]]]
+"""Asks the doors of an attachment, by pod's uid, for what leads past them. RemoteError."""
 
 
 class UncountedError(RemoteError):
@@ -83,8 +79,10 @@ class Earlier:
         self._run = run
         self._ask = ask
         self._pods = f"/api/v1/namespaces/{api.namespace}/pods"
-        self._ways: dict[str, tuple[str, ...]] = {}
-        """A pod's uid → the command that its image has."""
+        self._ways: dict[str, int] = {}
+        """A pod's uid → which of the commands its image has."""
+        self._rates: dict[str, dict[str, RequestRate[Carried]]] = {}
+        """An attachment's id → of its pods, by uid, what the last look has seen."""
         self._names: dict[str, tuple[float, str]] = {}
         """A client's address → when it was asked, and its pod's name, or the address again."""
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -94,6 +92,12 @@ class Earlier:
         if not found.spec.service or found.spec.kind == "replace":
             found.looked.set()
             return
+        try:
+            await self._watching(found)
+        finally:
+            self._rates.pop(found.spec.id, None)
+
+    async def _watching(self, found: Attachment) -> None:
         fresh = True
         while not found.over:
             await self.look(found)
@@ -111,22 +115,25 @@ class Earlier:
 
     async def look(self, found: Attachment) -> None:
         """Count anew, and say so if it is news."""
+        counted: tuple[tuple[str, int], ...] = ()
+        uids, rate, why = frozenset[str](), None, ""
         try:
-            (counted, uids), why = await self._count(found), ""
+            counted, uids, rate = await self._count(found)
         except UncountedError as problem:
-            (counted, uids), why = ((), frozenset()), problem.what
+            why = problem.what
         except (RemoteError, OSError, TimeoutError) as problem:
             log.info("connections from before of %s: %s", found.spec.service, problem)
             if found.looked.is_set() and not found.uncounted:
-                return  # what was counted last is likelier than nothing
-            reason = problem.what if isinstance(problem, RemoteError) else "the cluster did not answer"
-            (counted, uids), why = ((), frozenset()), reason
+                if found.earlier_rate is not None:  # it was of a moment
+                    found.earlier_rate = None
+                    found.tell()
+                return  # the count: what was counted last is likelier than nothing
+            why = problem.what if isinstance(problem, RemoteError) else "the cluster did not answer"
         except Exception as problem:  # what a pod prints is anybody's, and `attach` waits for this
-            what = f"the connections from before of {found.spec.service} can't be counted"
-            (counted, uids), why = ((), frozenset()), contained(problem, what).what
+            why = contained(problem, f"the connections from before of {found.spec.service} can't be counted").what
         found.leads_to = uids
-        if (counted, why) != (found.earlier, found.uncounted):
-            found.earlier, found.uncounted = counted, why
+        if (counted, rate, why) != (found.earlier, found.earlier_rate, found.uncounted):
+            found.earlier, found.earlier_rate, found.uncounted = counted, rate, why
             found.tell()
 
     async def service(self, found: Attachment) -> Document | None:
@@ -168,15 +175,16 @@ class Earlier:
             named[await self._name(address) if address else OTHERS] += number
         return tuple(sorted(named.items(), key=lambda each: (-each[1], each[0])))
 
-    async def _count(self, found: Attachment) -> tuple[tuple[tuple[str, int], ...], frozenset[str]]:
-        """`named`, and the uids of the pods that they lead to."""
+    async def _count(self, found: Attachment) -> tuple[tuple[tuple[str, int], ...], frozenset[str], float | None]:
+        """`named`, the uids of the pods that they lead to, and how many requests per second, if that is known."""
         by_pod = await (self._past_doors(found) if found.spec.way == "pods" else self._in_tables(found))
         counts: Counter[str] = Counter()
         for each in by_pod.values():
-            counts.update(each)
-        return await self.named(counts), frozenset(uid for uid, each in by_pod.items() if each)
+            counts.update(each.clients)
+        uids = frozenset(uid for uid, each in by_pod.items() if each.clients)
+        return await self.named(counts), uids, estimate(by_pod[uid].compared for uid in uids)
 
-    async def _past_doors(self, found: Attachment) -> Mapping[str, Mapping[str, int]]:
+    async def _past_doors(self, found: Attachment) -> Mapping[str, Past]:
         """A pod's tables don't tell connections from before from those that its door has caught; the door knows."""
         if self._ask is None:
             raise UncountedError("there is no way to ask the doors of its pods")
@@ -186,36 +194,51 @@ class Earlier:
             raise
         except AttachError as problem:
             raise UncountedError(problem.what) from None
-        return {uid: {a: n for a, n in each.items() if a not in agents} for uid, each in by_pod.items()}
+        return {
+            uid: replace(past, clients={a: n for a, n in past.clients.items() if a not in agents})
+            for uid, past in by_pod.items()
+        }
 
-    async def _in_tables(self, found: Attachment) -> Mapping[str, Mapping[str, int]]:
+    async def _in_tables(self, found: Attachment) -> Mapping[str, Past]:
         if self._run is None:
             raise UncountedError("there is no way to look into its pods")
         original, agents = await asyncio.gather(self.original(found), self.agents())
-        found_in = await asyncio.gather(*(self._of_pod(*pod, agents) for pod in original))
+        before = self._rates.get(found.spec.id, {})
+        rates = {pod.uid: before.get(pod.uid) or RequestRate[Carried]() for _, pod in original}
+        found_in = await asyncio.gather(*(self._of_pod(*each, agents, rates[each[1].uid]) for each in original))
+        self._rates[found.spec.id] = rates
         return {pod.uid: each for (_, pod), each in zip(original, found_in, strict=True)}
 
-    async def _of_pod(self, document: Document, pod: pods.Pod, agents: Collection[str]) -> Counter[str]:
+    async def _of_pod(
+        self, document: Document, pod: pods.Pod, agents: Collection[str], rate: RequestRate[Carried]
+    ) -> Past:
         network = await self._network(document, pod)
-        known = (*agents, *pod.nodes, *pod.addresses, *network.gateways)
-        return Counter(each.client for each in sockets.others(network, set(pod.ports.values()), known))
+        ports, known = set(pod.ports.values()), (*agents, *pod.nodes, *pod.addresses, *network.gateways)
+        held = sockets.others(network.connections, ports, known)
+        compared = None
+        if network.at is not None:
+            carried = {each: each.packets for each in sockets.others(network.carried, ports, known)}
+            compared = rate.look(network.at, carried, len(held))
+        return Past(Counter(each.client for each in held), compared)
 
     async def _network(self, document: Document, pod: pods.Pod) -> sockets.Network:
         assert self._run is not None
         container = str(document["spec"]["containers"][0]["name"])
+        commands = ways(pod.ports.values())
         known = self._ways.get(pod.uid)
         async with self._slots:
-            for way in (known,) if known else _WAYS:
+            for number in range(len(commands)) if known is None else (known,):
                 try:
-                    network = sockets.read((await self._run(pod.name, container, way)).decode(errors="replace"))
+                    printed = await self._run(pod.name, container, commands[number])
+                    network = sockets.read(printed.decode(errors="replace"))
                 except ValueError:
                     continue
                 except RemoteError as problem:
                     raise UncountedError(problem.what) from None
-                self._ways[pod.uid] = way
+                self._ways[pod.uid] = number
                 return network
         self._ways.pop(pod.uid, None)
-        tools = ", ".join(dict.fromkeys(way[0].rpartition("/")[2] for way in _WAYS))
+        tools = ", ".join(dict.fromkeys(way[0].rpartition("/")[2] for way in commands))
         raise UncountedError(f"the image of pod {pod.name} has none of {tools}")
 
     async def _name(self, address: str) -> str:

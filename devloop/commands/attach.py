@@ -113,7 +113,8 @@ def in_words(attachment: AttachmentStatus) -> str:
 
 def past(service: str, attachment: AttachmentStatus) -> list[str]:
     """What may go past an attachment: connections from before it, a line each, with what moves them."""
-    found = [f"{text}. `devloop move {service}` moves them" for text in earlier_in_words(attachment.earlier)]
+    said = earlier_in_words(attachment.earlier, attachment.earlier_rate)
+    found = [f"{text}. `devloop move {service}` moves them" for text in said]
     if attachment.uncounted:
         found.append(f"connections from before may still lead to the original; not counted: {attachment.uncounted}")
     return found

@@ -159,7 +159,8 @@ def earlier_lines(services: Sequence[ServiceStatus]) -> list[str]:
         name = service.name
         found += [f"{name}: {text}. `devloop move {name}` ends them." for text in earlier_in_words(service.earlier)]
         for each in service.attachments:
-            found += [f"{name}: {text}. `devloop move {name}` moves them." for text in earlier_in_words(each.earlier)]
+            said = earlier_in_words(each.earlier, each.earlier_rate)
+            found += [f"{name}: {text}. `devloop move {name}` moves them." for text in said]
             if each.uncounted:
                 found.append(
                     f"{name}: connections from before may still lead to the original of {each.target}; "

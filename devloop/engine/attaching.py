@@ -250,6 +250,7 @@ class Attaching:
                 reason=each.state.reason,
                 notes=each.state.notes,
                 earlier=tuple(EarlierConnections(client, number, "original") for client, number in each.earlier),
+                earlier_rate=each.earlier_rate,
                 uncounted=each.uncounted,
                 **self._rates(service, target)._asdict(),
             )

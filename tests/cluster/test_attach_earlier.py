@@ -92,6 +92,53 @@ async def test_they_are_counted_by_client_and_stay_where_no_net_admin_is_allowed
         await ada.attachments.leave(found)
 
 
+async def test_how_many_requests_per_second_go_past_is_told(
+    admin: ApiClient, namespace: Namespace, tmp_path: Path
+) -> None:
+    """By the kernel's counts, which a command in the original's pods reads."""
+    await told_and_idle(admin, namespace, tmp_path, "service")
+
+
+async def test_how_many_requests_per_second_go_past_a_door_is_told(
+    admin: ApiClient, open_namespace: Namespace, tmp_path: Path
+) -> None:
+    await told_and_idle(admin, open_namespace, tmp_path, "pods")
+
+
+async def told_and_idle(admin: ApiClient, space: Namespace, tmp_path: Path, way: str) -> None:
+    """Two connections are asked 20 requests a second, and one lies idle; then that one alone is left."""
+    async with prepared(admin, space, tmp_path) as (ada, here):
+        kept = load(space, connections=2, rate=20)
+        await started(space, 2)
+        command = ("timeout", "100", "python3", "-c", HOLD, SERVICE, str(PORT + 1), "1")
+        hold = asyncio.create_task(kit.execute(space.developer, space.name, "client", *command))
+        try:
+            await started(space, 1, PORT + 1)
+            ports = {PORT: here.port, PORT + 1: here.tcp_port}
+            found = await ada.attachments.attach(ada.wanted(here, routes=(ALL,), ports=ports, way=way), here)
+
+            async def known() -> bool:
+                return bool(found.earlier_rate)
+
+            await kit.eventually(known, True)
+            print(f"\n{way}: {found.earlier}, {found.earlier_rate} requests/s of 20")
+            assert found.earlier == (("client", 3),)
+            assert found.earlier_rate is not None and 10 < found.earlier_rate < 26
+            told = await kept.stop()
+            assert told["failed"] == 0
+            await seen(found, (("client", 1),))
+
+            async def rate() -> float | None:
+                found.look_again.set()
+                return found.earlier_rate
+
+            await kit.eventually(rate, 0.0)
+        finally:
+            hold.cancel()
+            await asyncio.gather(hold, return_exceptions=True)
+        await ada.attachments.leave(found)
+
+
 async def test_they_move_between_two_requests_and_none_fails(
     admin: ApiClient, open_namespace: Namespace, tmp_path: Path
 ) -> None:

@@ -208,7 +208,7 @@ async def held(
 
 def said(found: Attachment) -> tuple[str, ...]:
     """As `attach` and `status` say it."""
-    return earlier_in_words([EarlierConnections(*each, "original") for each in found.earlier])
+    return earlier_in_words([EarlierConnections(*each, "original") for each in found.earlier], found.earlier_rate)
 
 
 async def look(ada: Engine, found: Attachment) -> int:

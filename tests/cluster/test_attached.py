@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import tomllib
 from collections.abc import AsyncIterator, Iterator
@@ -167,16 +168,21 @@ async def test_connections_from_before_are_told_with_what_moves_them(shop: Names
             await project("toggle", "api", "local")
             await running.until_state("api", State.READY)
             said = (await project("attach", "api", "--all")).stdout
-            text = "connections from before still lead to the original: 2 from store-0"
-            assert text in said, said
-            assert "`devloop move api` moves them" in said
-            assert text in (await project("status")).stdout
+            text = (
+                r"2 connections from before still lead to the original{}: 2 from store-0. `devloop move api` moves them"
+            )
+            assert re.search(text.format("(, with about .*)?"), said), said
+            await running.until(
+                lambda: any(each.earlier_rate for each in running.services["api"].attachments), "what they carry"
+            )
+            said = (await project("status")).stdout
+            assert re.search(text.format(r", with about \d+(\.\d)? requests/s"), said), said
             services = {
                 each["name"]: each for each in json.loads((await project("status", "--json")).stdout)["services"]
             }
-            assert services["api"]["attachments"][0]["earlier"] == [
-                {"client": "store-0", "count": 2, "leads_to": "original"}
-            ]
+            (held,) = services["api"]["attachments"]
+            assert held["earlier"] == [{"client": "store-0", "count": 2, "leads_to": "original"}]
+            assert 4 < held["earlier_rate"] < 26  # each asks ten times a second, if it is let
             refused = await project("move", "api", code=3)
             assert "allows no NET_ADMIN" in refused.stderr
             assert f"kubectl -n {shop.name} rollout restart statefulset/store" in refused.stderr

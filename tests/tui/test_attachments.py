@@ -64,6 +64,12 @@ async def test_what_goes_past_an_attachment_is_shown(opened: Open) -> None:
         found = (EarlierConnections("front-y", 3, "original"),)
         screen.engine.update("web", attachments=(replace(held, earlier=found),))
         await screen.shows("3 connections from before still lead to the original: 3 from front-y")
+        screen.engine.update("web", attachments=(replace(held, earlier=found, earlier_rate=12.3),))
+        await screen.shows(
+            "3 connections from before still lead to the original, with about 12 requests/s: 3 from front-y"
+        )
+        screen.engine.update("web", attachments=(replace(held, earlier=found, earlier_rate=0.0),))
+        await screen.shows("still lead to the original and are idle: 3 from front-y")
         screen.engine.update("web", attachments=(replace(held, uncounted="no command may be run in pods"),))
         await screen.shows("not counted: no command may be run in pods")
 

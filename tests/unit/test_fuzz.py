@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import SimpleNamespace
@@ -23,13 +24,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from devloop import http2
-from devloop.agent import datagrams, goaway
+from devloop.agent import datagrams, goaway, sockets
 from devloop.agent.datagrams import OPEN, REFUSED, Datagrams, Record, RecordError, Records, destination_of, written
 from devloop.agent.desk import Desk
 from devloop.agent.doors import LINE_BYTES, Door
 from devloop.agent.forward import Connection as AgentConnection
 from devloop.agent.lane import CLOSE, LENGTH_BYTES, OFFSET_BYTES, Lane, Laned
 from devloop.agent.lanes import Arrived, Lanes
+from devloop.agent.request_rate import Compared, RequestRate, estimate
 from devloop.agent.spec import Spec, SpecError
 from devloop.attach.http1 import Exchange
 from devloop.attach.session import Session
@@ -457,6 +459,51 @@ def test_fuzz_what_a_door_says(runner: asyncio.Runner, lines: list[str]) -> None
 
     for each in ("open", "count"):
         runner.run(run(each))
+
+
+COUNTED = st.sampled_from(
+    (
+        *(
+            "uptime 5.0\n",
+            "uptime ",
+            "uptime nan\n",
+            "uptime -1\n",
+            "\t",
+            "\n",
+            " ",
+            "0 0 10.0.0.1:8080 10.0.0.9:1 sk:a\n",
+        ),
+        *(
+            "0 0 [::1]:8080 [fe80::1]%eth0:2 ino:1 sk:b\n",
+            "\t data_segs_in:5 data_segs_out:6\n",
+            "data_segs_in:",
+            "sk:",
+        ),
+        *("9" * 5000, "\u0663", ":8080", "[", "%", "0 0 ", "data_segs_out:99999999999999\n", "\x00", "\x85", "-1"),
+    )
+)
+
+
+@fuzz
+@given(pieces=st.lists(st.one_of(COUNTED, st.text(max_size=20)), max_size=30), at=st.floats(0, 1e12))
+def test_fuzz_what_a_pod_prints_of_packets(pieces: list[str], at: float) -> None:
+    """Whatever stands in an image as `ss` or `python3`."""
+    printed = "".join(pieces)
+    found, told = sockets._carried(printed)
+    assert told is not None or not found
+    rate = RequestRate[sockets.Carried]()
+    led = sockets.others(found, {8080}, ("10.0.0.1",))
+    for moment in (at, at + 10, told or 0.0):
+        compared = rate.look(moment, {each: each.packets for each in led}, len(led))
+        estimated = estimate([compared])
+        assert estimated is None or (math.isfinite(estimated) and estimated >= 0)
+
+
+@fuzz
+@given(answer=JSON)
+def test_fuzz_what_a_door_says_of_packets(answer: Any) -> None:
+    found = Compared.read(answer)
+    assert found is None or Compared.read(found.document()) == found
 
 
 # --- Of clients and services --------------------------------------------------------------------------------------

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from textual import events
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from devloop.protocol import AttachmentStatus, EarlierConnections, ServiceStatus, earlier_in_words
+from devloop.protocol import AttachmentStatus, ServiceStatus, earlier_in_words
 from tui import attachments
 from tui.connection import NOTED
 from tui.formats import age, count
@@ -50,7 +50,7 @@ class AttachmentLines(Widget):
         each = [_lines(found, status.name, self._now, width) for found in status.attachments] if status else []
         lines = [line for several in each for line in several]
         if status:
-            lines += _earlier(status.earlier, status.name, width)
+            lines += _earlier(earlier_in_words(status.earlier), status.name, width)
         if status and status.attachments and self.most == 1 and len(lines) > 1:
             lines = [each[status.attachments.index(found)][0] for found in (attachments.telling(status),) if found]
         elif len(lines) > self.most:
@@ -68,10 +68,10 @@ class AttachmentLines(Widget):
         )
 
 
-def _earlier(found: Collection[EarlierConnections], service: str, width: int, lead: str = "") -> list[Content]:
-    """Connections that don't lead to where a service is."""
+def _earlier(found: Iterable[str], service: str, width: int, lead: str = "") -> list[Content]:
+    """What is said of connections that don't lead to where a service is."""
     lines: list[Content] = []
-    for text in earlier_in_words(found):
+    for text in found:
         said = Content.assemble((text, "$text-warning"), (f" (: move {service})", "$text-muted"))
         lines += hanging(Content.styled(f"{lead}{NOTED} ", "$text-warning"), said, width)
     return lines
@@ -101,4 +101,4 @@ def _lines(attachment: AttachmentStatus, service: str, now: int, width: int) -> 
         said.append((f"{NOTED} ", text, "$text-warning"))
     for lead, text, tone in said:
         lines += hanging(Content.styled(f"  {lead}", tone), Content.styled(text, tone), width)
-    return lines + _earlier(attachment.earlier, service, width, "  ")
+    return lines + _earlier(earlier_in_words(attachment.earlier, attachment.earlier_rate), service, width, "  ")

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from devloop.agent.mover import Plan
+from devloop.agent.request_rate import Compared
 from devloop.agent.spec import Spec
 from devloop.attach.attachment import Attachment
-from devloop.attach.earlier import COUNTING, Earlier
+from devloop.attach.earlier import COUNTING, Earlier, Past
 from devloop.attach.moving import Mover
 from devloop.attach.seam import AttachError, Wanted
 from devloop.errors import RemoteError
@@ -74,7 +75,7 @@ class Rig:
         self.ran: list[tuple[str, str]] = []
         self.earlier = Earlier(self.api, self, self.run, self.ask)  # type: ignore[arg-type]
         self.told = 0
-        self.past_doors: dict[str, dict[str, int]] | Exception = {}
+        self.past_doors: dict[str, Past] | Exception = {}
         spec = Spec("a", "ada", "laptop", "intercept", "now", service="web", ports={80: 1})
         self.found = Attachment(spec, Wanted("intercept", "web"), None, self.tell)  # type: ignore[arg-type]
 
@@ -84,7 +85,7 @@ class Rig:
     async def service(self, name: str) -> dict[str, Any] | None:
         return await self.api.find(name)
 
-    async def ask(self, _: str) -> dict[str, dict[str, int]]:
+    async def ask(self, _: str) -> dict[str, Past]:
         if isinstance(self.past_doors, Exception):
             raise self.past_doors
         return self.past_doors
@@ -117,6 +118,57 @@ async def test_a_client_is_known_by_its_second_address_which_nobody_can_select_b
     rig.api.pods["front-5"]["status"]["podIPs"] += [{"ip": "fd00::9"}]
     assert await rig.earlier._name("fd00::9") == "front-5"
     assert await rig.earlier._name("fd00::10") == "fd00::10"
+
+
+def counted(at: float, *packets: int, client: str = "10.0.0.6") -> bytes:
+    """As `ss` prints it, of the connections of `table(client, …)`."""
+    lines = [
+        f"0 0 10.0.0.1:8080 {client}:{0xC350 + number} ino:8{number} sk:{number}\n"
+        f"\t data_segs_out:{each} data_segs_in:{each}\n"
+        for number, each in enumerate(packets)
+    ]
+    return f"uptime {at}\n{''.join(lines)}".encode()
+
+
+async def test_two_looks_tell_how_many_requests_they_carry() -> None:
+    rig = Rig()
+    rig.has = "sh"
+    two = table("10.0.0.6", "10.0.0.6")
+
+    async def looked(*, one: bytes, other: bytes) -> float | None:
+        rig.tables = {"web-0": one, "web-1": other}
+        await rig.earlier.look(rig.found)
+        assert rig.found.uncounted == ""
+        return rig.found.earlier_rate
+
+    assert await looked(one=two + counted(100, 10, 50), other=table() + counted(500)) is None
+    assert await looked(one=two + counted(102, 20, 54), other=table() + counted(502)) == 7
+    told = rig.told
+    assert await looked(one=two + counted(104, 30, 58), other=table() + counted(504)) == 7
+    assert rig.told == told
+    assert await looked(one=two + counted(106, 30, 58), other=table() + counted(506)) == 0
+    assert rig.told == told + 1
+    # Of one that has come in the other pod nothing is known yet, so nothing is said of all.
+    new = table("10.0.0.6")
+    assert await looked(one=two + counted(108, 30, 58), other=new + counted(508, 10**9)) is None
+    assert await looked(one=two + counted(110, 30, 58), other=new + counted(510, 10**9 + 4)) == 2
+    # An image that prints the tables alone.
+    assert await looked(one=two, other=new + counted(512, 10**9 + 8)) is None
+    assert sum(number for _, number in rig.found.earlier) == 3
+    assert await looked(one=table(), other=table()) == 0
+    assert {command for _, command in rig.ran} == {"sh"}, "one command a look"
+
+
+async def test_what_was_seen_of_an_attachment_is_forgotten_with_it() -> None:
+    rig = Rig()
+    rig.has = "sh"
+    rig.tables["web-0"] = table("10.0.0.6") + counted(100, 10)
+    watching = asyncio.create_task(rig.earlier.watching(rig.found))
+    await asyncio.wait_for(rig.found.looked.wait(), 5)
+    assert rig.earlier._rates
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert not rig.earlier._rates
 
 
 async def test_who_has_connected_while_the_service_led_elsewhere_is_counted_soon(
@@ -156,7 +208,7 @@ async def test_what_is_not_known_is_said(why: str) -> None:
     if why == "right":
         rig.refuses, words = "no command may be run in pods", "no command may be run in pods"
     elif why == "tool":
-        rig.has, words = "", "has none of cat, busybox, sh, python3, node"
+        rig.has, words = "", "has none of sh, cat, busybox, python3, node"
     else:
         rig.api.pods["web-0"]["spec"]["hostNetwork"] = True
         words = "pod web-0 has the network of its node"
@@ -183,8 +235,10 @@ async def test_none_is_said_only_when_it_was_counted(monkeypatch: pytest.MonkeyP
     await rig.earlier.look(rig.found)
     assert (rig.found.earlier, rig.found.uncounted) == ((("front-5", 1),), "")
     monkeypatch.setattr(rig.earlier, "_run", fails)
+    rig.found.earlier_rate = 5.0
     await rig.earlier.look(rig.found)  # a moment's trouble
     assert (rig.found.earlier, rig.found.uncounted) == ((("front-5", 1),), "")
+    assert rig.found.earlier_rate is None, "it is not known what they carry now"
 
 
 async def test_what_a_pod_prints_stops_nothing() -> None:
@@ -206,11 +260,15 @@ async def test_those_who_are_too_many_to_be_named_are_counted() -> None:
 async def test_in_the_pods_the_doors_are_asked() -> None:
     rig = Rig()
     rig.found.spec = replace(rig.found.spec, way="pods")
-    rig.past_doors = {"uid-web-0": {"10.0.0.6": 2, "10.0.0.9": 1}, "uid-web-1": {}}
+    rig.past_doors = {"uid-web-0": Past({"10.0.0.6": 2, "10.0.0.9": 1}), "uid-web-1": Past({})}
     await rig.earlier.look(rig.found)
     assert (rig.found.earlier, rig.found.uncounted) == ((("front-5", 2),), "")
     assert rig.found.leads_to == {"uid-web-0"}
     assert rig.ran == [], "nothing is run in its pods"
+    assert rig.found.earlier_rate is None
+    rig.past_doors["uid-web-0"] = replace(rig.past_doors["uid-web-0"], compared=Compared(12, 2, 2))
+    await rig.earlier.look(rig.found)
+    assert rig.found.earlier_rate == 12
     rig.past_doors = AttachError("pod web-0 has no door that could count them", where="here")
     await rig.earlier.look(rig.found)
     assert rig.found.uncounted == "pod web-0 has no door that could count them"

@@ -21,7 +21,7 @@ from devloop.attach.moving import spoken
 
 
 def quiet(sent: int, received: int, *, queued: bool = False, more: bool = False) -> Connection:
-    return Connection(socket.AF_INET, b"", 8080, "10.0.0.1", 5000, queued, sent, received, more)
+    return Connection(socket.AF_INET, b"", 8080, "10.0.0.1", 5000, queued, sent, received, (1, 0) if more else (1, 1))
 
 
 @pytest.mark.parametrize(

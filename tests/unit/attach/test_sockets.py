@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devloop.agent.sockets import TABLES, others, read
+from devloop.agent.sockets import TABLES, Carried, others, read
 
 TEXT = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -32,17 +32,17 @@ cat: /proc/net/ipv6_route: No such file or directory
 def test_who_leads_to_a_port_is_read_and_who_is_known_is_not_told() -> None:
     network = read(TEXT)
     assert network.gateways == ("10.244.0.1",)
-    found = others(network, {8080}, (*network.gateways, "10.244.0.77"))
+    found = others(network.connections, {8080}, (*network.gateways, "10.244.0.77"))
     assert [(each.client, each.client_port, each.inode, each.queued) for each in found] == [
         ("10.244.0.9", 0xC350, 82, False),
         ("10.244.0.9", 0xC351, 83, True),
         ("10.244.0.10", 0xC356, 87, True),
         ("fe80::9", 0xC357, 88, False),
     ]
-    assert [each.client for each in others(network, {8080}, ("10.244.0.9", "10.244.0.1", found[3].client))] == [
-        "10.244.0.10"
-    ]
-    assert others(network, {9090}, ()) == []
+    assert [
+        each.client for each in others(network.connections, {8080}, ("10.244.0.9", "10.244.0.1", found[3].client))
+    ] == ["10.244.0.10"]
+    assert others(network.connections, {9090}, ()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the tables are Linux's")
@@ -58,3 +58,43 @@ def test_this_machines_own_tables_are_read() -> None:
 def test_what_is_no_table_is_refused() -> None:
     with pytest.raises(ValueError, match="no table"):
         read("cat: can't open '/proc/net/tcp': Permission denied\n")
+
+
+COUNTED = """\
+uptime 66499.52
+0      0                 10.244.0.5:8080         10.244.0.9:50000 timer:(keepalive,1min,0) uid:1000 ino:82 sk:b22d <->
+\t ts sack cubic wscale:7,7 rto:204 rtt:0.5/0.2 segs_out:8 segs_in:13 data_segs_out:6 data_segs_in:5 send 1Gbps
+0      16  [::ffff:10.244.0.5]:8080 [::ffff:10.244.0.10]:50006 ino:87 sk:b22e cgroup:/x <->
+\t ts sack cubic wscale:7,7 rto:204 rtt:0.5/0.2 segs_out:2 segs_in:2 minrtt:0.01
+0      0   [fe80::5]%eth0:8080           [fe80::9]%eth0:50007 ino:88 sk:1 <->
+\t ts sack cubic data_segs_in:99999999999 data_segs_out:7
+"""  # as `ss -tineH` of iproute2 6.1 prints it
+
+
+def test_what_each_connection_has_carried_is_read() -> None:
+    network = read(TEXT + COUNTED)
+    assert network.at == 66499.52
+    assert [(each, each.packets) for each in network.carried] == [
+        (Carried(8080, "10.244.0.9", 50000, "b22d", (0, 0)), (5, 6)),
+        (Carried(8080, "10.244.0.10", 50006, "b22e", (0, 0)), (0, 0)),
+        (Carried(8080, "fe80::9", 50007, "1", (0, 0)), (0, 7)),
+    ]
+    assert [each.client for each in others(network.carried, {8080}, ("10.244.0.9",))] == ["10.244.0.10", "fe80::9"]
+    assert network.connections == read(TEXT).connections
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        COUNTED.replace("uptime 66499.52", ""),
+        COUNTED.replace("66499.52", "nan"),
+        COUNTED.replace("66499.52", "9" * 5000),
+        COUNTED.replace("data_segs", "segs"),  # a kernel before 4.6
+        "uptime 5.0\n\t data_segs_in:5\n0 0 a:b c:d sk:1\n\tx\n0 0 1.1.1.1:1\n",
+    ],
+)
+def test_what_is_not_counted_is_not_known(text: str) -> None:
+    network = read(TEXT + text)
+    assert (network.carried, network.at) == ((), None)
+    assert network.connections == read(TEXT).connections

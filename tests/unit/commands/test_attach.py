@@ -222,6 +222,20 @@ def test_attach_says_what_goes_past_it(devloop: Run, engine: FakeEngine, capsys:
     assert f"web: {text}" in capsys.readouterr().out
     devloop("attach", "web")
     assert f"  {text}" in capsys.readouterr().out
+    for rate, words in (
+        (12.3, "lead to the original, with about 12 requests/s: 3 from front-y"),
+        (1.02, "lead to the original, with about 1 request/s: 3 from front-y"),
+        (0.01, "lead to the original, with fewer than 0.1 requests/s: 3 from front-y"),
+        (0.0, "lead to the original and are idle: 3 from front-y"),
+    ):
+        engine.update("web", attachments=(replace(held, earlier=found, earlier_rate=rate),))
+        devloop("status")
+        assert words in capsys.readouterr().out
+        devloop("attach", "web")
+        assert words in capsys.readouterr().out
+    devloop("status", "--json")
+    (service,) = [each for each in json.loads(capsys.readouterr().out)["services"] if each["name"] == "web"]
+    assert service["attachments"][0]["earlier_rate"] == 0.0
     engine.update("web", attachments=(replace(held, uncounted="no command may be run in pods"),))
     devloop("status")
     words = "may still lead to the original of web; not counted: no command may be run in pods"

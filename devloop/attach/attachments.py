@@ -567,7 +567,7 @@ class Attachments(Hearers):
         looked = await silent.watched(self._claims, {objects.lease_name(each) for each in clash}, enough=True)
         if alive := [each for each in clash if objects.lease_name(each) in looked.alive]:
             raise held(spec, alive, {}, self.api.where)
-        await self._claims.restore(looked.silent.keys(), looked.meant)
+        await self._claims.restore(looked.silent)
         return [Holding(each, over[each.id], mine=False) for each in clash]
 
     async def close(self) -> None:

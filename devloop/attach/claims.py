@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 
 from devloop.agent import objects
-from devloop.agent.objects import Call, Document, Record, Snapshot
+from devloop.agent.objects import Call, Dead, Document, Record, Snapshot, is_dead
 from devloop.agent.overlap import conflicts
 from devloop.agent.paths import STEPS, leases, scale, services
 from devloop.agent.spec import Spec
@@ -30,7 +30,6 @@ from .seam import AttachError, HeldError
 from .unsettled import WRITE_SECONDS, Unsettled
 
 TRIES = 8
-Meant = Callable[[Document], bool]
 
 
 class GoneError(AttachError):
@@ -305,12 +304,9 @@ class Claims:
         kind, _, name = workload.partition("/")
         return scale(self.api.namespace, f"{kind}s", name)
 
-    async def restore(self, dead: Collection[str], meant: Meant = lambda _: True) -> bool:
+    async def restore(self, dead: Mapping[str, Dead] | Collection[str]) -> bool:
         """Put back what these leases stood for, and whatever else nobody holds. False if one of them has to stay: what
         it says is still needed, as the size of its workload can't be told now.
-
-        `meant` says of a lease of such a name whether it is the one that is meant: by now it may be somebody else's, or
-        have been renewed.
 
         What there is is read once, as each call carries the version of what it changes. Only who holds what is read
         again before a Service is changed or deleted: whoever has just come has a lease and relies on what is there.
@@ -320,14 +316,12 @@ class Claims:
             looked = known is None
             if known is None:
                 known = await self.snapshot()
-            over = _those(known, dead, meant)
-            step = objects.next_step(known, over)
+            step = objects.next_step(known, dead)
             if step is not None and step.kind == "services" and not looked:
                 known = replace(known, leases=tuple(await self.leases()))
-                over = _those(known, dead, meant)
-                step = objects.next_step(known, over)
+                step = objects.next_step(known, dead)
             if step is None:
-                return not over
+                return not any(is_dead(each, dead) for each in known.leases)
             try:
                 known = objects.after(known, step, await self.perform(step))
             except ApiError as problem:
@@ -344,10 +338,6 @@ class Claims:
             return await self.resize(f"{call.kind.removesuffix('s')}/{call.name}", call.replicas, only_from=0)
         path = {"services": self._services, "leases": self._leases}[call.kind]
         return await self.api.request(call.verb, f"{path}/{call.name}", call.body)
-
-
-def _those(known: Snapshot, dead: Collection[str], meant: Meant) -> set[str]:
-    return {name for each in known.leases if (name := str(each["metadata"]["name"])) in dead and meant(each)}
 
 
 def held(spec: Spec, clash: list[Spec], over: Mapping[str, float], where: str) -> HeldError:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from devloop.agent import objects
+from devloop.agent.objects import Dead
 from devloop.agent.spec import Spec
 from devloop.agent.tasks import background
 from devloop.errors import RemoteError
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5.0
 """How long requests that the local service is answering may take to end when it leaves."""
+END_SECONDS = 1.0
 AGAIN_SECONDS = (0.1, 5.0)
 """Between two tries to put back what could not be: at first, and at most."""
 PATIENCE_SECONDS = 3.0
@@ -100,7 +102,8 @@ class Releases:
 
     async def _release(self, found: Attachment, *, stop: bool) -> None:
         """Undo, in the order that leaves no request unanswered, and no queue with two consumers."""
-        await asyncio.gather(*found.tasks, return_exceptions=True)
+        if found.tasks:  # they are cancelled, and one that is slow to end keeps nothing from being put back
+            await asyncio.wait(found.tasks, timeout=END_SECONDS)
         found.stop()
         handed_over = await found.local.stop() if stop and found.spec.kind == "replace" and found.task else None
         whole = False
@@ -138,18 +141,13 @@ class Releases:
                     await good.forget(spec)
 
     async def _restore(self, found: Attachment) -> bool:
-        def meant(lease: objects.Document) -> bool:
-            """A replaced workload's lease has the workload's name, and may be somebody else's by now."""
-            spec = objects.spec_of(lease)
-            return spec is not None and spec.id == found.spec.id
-
-        return await self._claims.restore({found.lease}, meant)
+        """A replaced workload's lease has the workload's name, and may be somebody else's by now."""
+        return await self._claims.restore({found.lease: Dead(attachment=found.spec.id)})
 
     async def _back_to_size(self, found: Attachment) -> None:
         """The replaced pods first, so that there is somebody to lead the traffic back to."""
         for each in await self._claims.leases():
-            spec = objects.spec_of(each)
-            if each["metadata"]["name"] == found.lease and spec is not None and spec.id == found.spec.id:
+            if each["metadata"]["name"] == found.lease and objects.stands_for(each, found.spec):
                 said = (each["metadata"].get("annotations") or {}).get(objects.REPLICAS, "")
                 if said.isdecimal():
                     api, service = self._claims.api, found.spec.service

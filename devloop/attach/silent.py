@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from devloop.agent import objects
 from devloop.agent.expiry import Expiry
-from devloop.agent.objects import Document
+from devloop.agent.objects import Dead, Document
 
 from .claims import Claims
 
@@ -25,13 +25,9 @@ LOOK_SECONDS = 1.0
 class Watched:
     """What has come of it."""
 
-    silent: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """By name, what the leases say that have stood still for their duration."""
-    alive: frozenset[str] = frozenset()
-
-    def meant(self, lease: Document) -> bool:
-        """This lease is as it was: it has not been renewed in the meantime, nor is it somebody else's of its name."""
-        return self.silent.get(str(lease["metadata"]["name"])) == _says(lease)
+    silent: Mapping[str, Dead]
+    """By name, the leases that have stood still for their duration, as they were."""
+    alive: frozenset[str]
 
 
 def seconds(leases: Collection[Document]) -> float:
@@ -47,7 +43,7 @@ async def watched(claims: Claims, names: Collection[str], *, enough: bool = Fals
     `enough`, it ends when one of them is. What is gone meanwhile is neither.
     """
     expiry = Expiry()
-    first: dict[str, tuple[str, str]] = {}
+    first: dict[str, Dead] = {}
     alive: set[str] = set()
     while True:
         began = time.monotonic()
@@ -55,21 +51,17 @@ async def watched(claims: Claims, names: Collection[str], *, enough: bool = Fals
         leases = {name: each for each in await claims.leases() if (name := str(each["metadata"]["name"])) in names}
         for name, each in leases.items():
             if name in first:
-                alive |= {name} if first[name] != _says(each) else set()
+                alive |= {name} if first[name] != Dead.seen(each) else set()
             else:
-                first[name] = _says(each)
+                first[name] = Dead.seen(each)
                 alive |= {name} if _is_fresh(each, now) else set()
         rest = {name: each for name, each in leases.items() if name not in alive}
         # Seen after it was asked for, and over before: so the time between is never taken for longer than it was.
         expiry.see(rest.values(), time.monotonic())
-        over = set(expiry.over(began))
-        if rest.keys() <= over or (enough and alive):
-            return Watched({name: first[name] for name in rest if name in over}, frozenset(alive))
+        over = expiry.over(began)
+        if rest.keys() <= over.keys() or (enough and alive):
+            return Watched(over, frozenset(alive))
         await asyncio.sleep(min(LOOK_SECONDS, expiry.next(time.monotonic()) or 0.0))
-
-
-def _says(lease: Document) -> tuple[str, str]:
-    return str(lease["metadata"].get("uid")), str((lease.get("spec") or {}).get("renewTime"))
 
 
 def _duration(lease: Document) -> float:

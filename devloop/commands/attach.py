@@ -219,7 +219,7 @@ async def put_back(claims: Claims, names: Collection[str], say: Callable[[str], 
             holders=tuple(each.spec for each in alive),
             dead=False,
         )
-    await claims.restore(looked.silent.keys(), looked.meant)
+    await claims.restore(looked.silent)
     left = {each["metadata"]["name"] for each in await claims.leases()}  # one whose size may not be read stays
     lost = nobodys(found.services, found.leases)
     words = ["not put back" if objects.lease_name(each.spec) in left else "put back" for each in dead]

@@ -39,6 +39,8 @@ READS = 32
 """Datagrams that are read of one socket before it is another's turn."""
 BUFFER_BYTES = 1 << 20
 """Asked of the kernel for what has arrived and was not read yet; it gives what its own limit allows."""
+UNREAD_BYTES = 1 << 20
+"""The other end of a session that lets more wait is hung up on. Datagrams are dropped long before that."""
 _HEAD = struct.Struct(">IBI")
 _LENGTH = 4
 
@@ -122,9 +124,14 @@ class RecordSession:
             self._end_all()
 
     def _write(self, record: Record) -> None:
-        if not self.over:
-            with contextlib.suppress(OSError):  # it is being closed, and `ended` comes
-                self._channel.write(written(record))
+        if self.over:
+            return
+        with contextlib.suppress(OSError):  # it is being closed, and `ended` comes
+            self._channel.write(written(record))
+        if self._stuck and self._channel.get_write_buffer_size() > UNREAD_BYTES:
+            log.warning("a session with %s is ended: nobody reads it", self.WHAT)
+            self.ended()
+            self._channel.abort()  # `close` would keep what waits until somebody reads it
 
     def _do(self, record: Record) -> None:
         """One record. Raises RecordError."""

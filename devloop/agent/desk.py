@@ -43,6 +43,8 @@ LINE_BYTES = 1 << 20
 MESSAGES = 256
 QUEUED_BYTES = 8 << 20
 """An engine that asks faster than it is answered, by more than so many or so much, is hung up on."""
+UNREAD_BYTES = 8 << 20
+"""So is one that leaves more of what it is told unread."""
 Do = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 ASIDE = 8
 """So many questions of what can be reached, and of what speaks TLS how, are worked on at a time: each makes
@@ -103,7 +105,7 @@ class Desk:
     def _hang_up(self, why: str) -> None:
         log.warning("an engine is hung up on: %s", why)
         self._hung_up, self._rest = True, ""
-        self._channel.close()
+        self._channel.abort()  # `close` would keep what waits until the engine reads it
 
     async def _work(self) -> None:
         """One message after the other: what the engine asks for has an order."""
@@ -217,9 +219,12 @@ class Desk:
         self._send({"requests": lines, "counts": counts, "holders": self._attachments.holders_of(counts)})
 
     def _send(self, message: dict[str, Any]) -> None:
-        if not self._ended:
-            with contextlib.suppress(OSError):  # it is being closed, and `ended` comes
-                self._channel.write(json.dumps(message) + "\n")
+        if self._ended or self._hung_up:
+            return
+        with contextlib.suppress(OSError):  # it is being closed, and `ended` comes
+            self._channel.write(json.dumps(message) + "\n")
+        if self._stuck and self._channel.get_write_buffer_size() > UNREAD_BYTES:
+            self._hang_up("it reads nothing of what it is told")
 
     def stuck(self, now: bool) -> None:
         """Whether the channel's window is used up."""

@@ -69,6 +69,10 @@ LINGER_SECONDS = (10.0, 60.0)
 STOP_SECONDS = (0.5, 25.0)
 """The same when the pod itself ends; the original's own end is what most of them wait for."""
 NFT_SECONDS = 5.0
+FAILURES = 3
+"""After so many words to the kernel that it does not take, one after the other, the door ends: it catches nothing."""
+_ORIGINAL_DST = 80
+"""SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST, linux/netfilter_ipv4.h; Python's `socket` has no name for them."""
 NO_DATAGRAMS = "UDP takes TPROXY for nftables, nft_tproxy"
 
 
@@ -289,6 +293,7 @@ class Door:
 
     async def _live(self, writer: asyncio.StreamWriter) -> None:
         """Tell the kernel, each second, that the door is there; and the agent."""
+        failures = 0
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             silent = time.monotonic() - self._heard
@@ -300,8 +305,24 @@ class Door:
             if self._datagrams.places and not self._datagrams.connected and not waits:
                 self._connects = background(self._connect_datagrams_again(), name="datagrams")
             self._datagrams.expire()
-            await self._say_alive_or_not()
-            self._say(writer, beat=True)
+            try:
+                await self._say_alive_or_anew()
+            except DoorError as problem:
+                failures += 1
+                log.warning("%s", problem)
+                if failures == FAILURES:
+                    self._ended.set()
+            else:
+                failures = 0
+                self._say(writer, beat=True)
+
+    async def _say_alive_or_anew(self) -> None:
+        """As `_say_alive`; where somebody has flushed the rules, they are made anew. DoorError."""
+        try:
+            await self._say_alive()
+        except DoorError:
+            await self._tell_rules()
+            await self._say_alive()
 
     # --- The kernel -----------------------------------------------------------------------------------------------
 
@@ -382,6 +403,8 @@ class Door:
         async def dial(onward: Onward) -> None:
             loop = asyncio.get_running_loop()
             listener = self._caught.get(place.port)
+            if _asked_port(made.transport) == place.number:
+                listener = None  # what the agent sends to the original, and the rules are gone: it would come again
             if listener is not None and time.monotonic() >= self._shut:
                 try:
                     async with asyncio.timeout(DIAL_SECONDS):
@@ -399,6 +422,16 @@ class Door:
         made = Inward(dial, self._open.discard)
         self._open.add(made)
         return made
+
+
+def _asked_port(transport: asyncio.Transport) -> int:
+    """Which port the client of a connection has asked for; a transparent socket's own is that."""
+    connected = transport.get_extra_info("socket")
+    level = socket.IPPROTO_IPV6 if connected.family == socket.AF_INET6 else socket.SOL_IP
+    with contextlib.suppress(OSError):  # ENOENT: nothing was translated
+        # A sockaddr_in or sockaddr_in6, whose port is in the same place; of `redirect`.
+        return int.from_bytes(connected.getsockopt(level, _ORIGINAL_DST, 28)[2:4], "big")
+    return int(transport.get_extra_info("sockname")[1])
 
 
 def _listening(family: socket.AddressFamily, port: int) -> socket.socket:

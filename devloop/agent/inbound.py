@@ -29,7 +29,8 @@ log = logging.getLogger("agent")
 COMMAND = "attached datagrams 1"
 """The SSH session. Its number is the version of what OPEN says."""
 ROOM_BYTES = 1 << 20
-"""So much may wait for a door that reads slowly."""
+"""So much may wait for a door that reads slowly: then it gets no more datagrams. One for which twice that waits reads
+nothing, and is cut."""
 _READ_BYTES = 1 << 18
 
 
@@ -93,7 +94,7 @@ class FromDoor:
         port, *client = client_of(record.body)
         taker = self._inbound.taker(self._uid, port)
         engine = self._inbound.engine(taker.connection) if taker is not None else None
-        if taker is None or engine is None or len(self.flows) >= MAX_FLOWS:
+        if taker is None or engine is None or engine.full or len(self.flows) >= MAX_FLOWS:
             self._write(Record(END, record.flow))
             return
         flow = engine.open(self, record.flow, taker.id)
@@ -116,8 +117,12 @@ class FromDoor:
             self._write(Record(DATA, flow.number, data))
 
     def _write(self, record: Record) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(written(record))
+        if self._writer.is_closing():
+            return
+        self._writer.write(written(record))
+        if self._writer.transport.get_write_buffer_size() > 2 * ROOM_BYTES:
+            log.warning("a door that reads nothing is cut")
+            self._writer.transport.abort()
 
     def ended(self) -> None:
         """The door has gone."""
@@ -140,6 +145,11 @@ class ToEngine(RecordSession):
     def __len__(self) -> int:
         """Flows that there are."""
         return len(self._flows)
+
+    @property
+    def full(self) -> bool:
+        """The engine takes no more now: a flow would not reach it."""
+        return self._stuck
 
     def open(self, door: FromDoor, number: int, attachment: str) -> Flow:
         """A flow of a door's."""

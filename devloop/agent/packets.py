@@ -42,6 +42,9 @@ GATHERED_BYTES = 256 * 1024
 """So much is sent at once, and not only at the end of the turn."""
 SMALL = 32 * 1024
 """Less than this is handed on as bytes of its own: whoever keeps it shall not keep a buffer of four times its size."""
+UNREAD_BYTES = 64 << 20
+"""A connection whose other end leaves more than that unread is ended. Who has much to send waits long before; what is
+answered at once to whoever asks (RFC 4254, 4) does not."""
 REKEY_BYTES = 16 << 30
 """RFC 4344, 3.2 allows 2^32 blocks of 16 bytes to a key. asyncssh changes it after 1 GiB: ten seconds of a download."""
 
@@ -150,6 +153,7 @@ def _send_at_once(self: Any, data: Buffer) -> None:
         _flush(self)
     state.written += len(data)
     _write(self, data)
+    _bound(self)
 
 
 def _gather(connection: Any, packet: bytes | memoryview) -> None:
@@ -175,6 +179,14 @@ def _flush(connection: Any) -> None:
         _write(connection, out[0])
     elif out:
         connection._transport.writelines(out)
+    _bound(connection)
+
+
+def _bound(connection: Any) -> None:
+    """End a connection for which too much waits."""
+    size = getattr(connection._transport, "get_write_buffer_size", None)
+    if size is not None and size() > UNREAD_BYTES:
+        connection.abort()
 
 
 def _send(connection: Any, head: bytes, data: Buffer) -> bool:

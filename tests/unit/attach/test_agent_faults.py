@@ -19,7 +19,7 @@ import pytest
 from devloop.agent import attachments, envoy, kube
 from devloop.agent.attachments import Attachments
 from devloop.agent.certificates import Termination
-from devloop.agent.desk import ASIDE, LINE_BYTES, MESSAGES, QUEUED_BYTES, Desk
+from devloop.agent.desk import ASIDE, LINE_BYTES, MESSAGES, QUEUED_BYTES, UNREAD_BYTES, Desk
 from devloop.agent.doors import Door, DoorLostError
 from devloop.agent.gateway import Gateway, RejectedError
 from devloop.agent.member import Member
@@ -278,7 +278,7 @@ async def test_an_engine_that_only_asks_is_hung_up_on(do: str) -> None:
         await asyncio.Event().wait()
 
     given = SimpleNamespace(warm=nothing, beat=lambda _: None, left=nothing, reach=stuck)
-    channel = SimpleNamespace(write=lambda _: None, close=lambda: closed.append(True))
+    channel = SimpleNamespace(write=lambda _: None, abort=lambda: closed.append(True))
     message = json.dumps({"do": do, "id": "x"})
 
     async def ended(desk: Desk) -> None:
@@ -607,3 +607,34 @@ def test_a_service_that_was_copied_while_it_was_led_here_is_in_nobodys_way(tmp_p
         "a-copy": [],
         "odd": [],
     }
+
+
+async def test_an_engine_that_reads_nothing_is_hung_up_on() -> None:
+    """Its window is used up, and what it is told waits for it in the agent's memory."""
+
+    class Unread:
+        waiting = 0
+        cut = False
+
+        def write(self, text: str) -> None:
+            self.waiting += len(text)
+
+        def get_write_buffer_size(self) -> int:
+            return self.waiting
+
+        def abort(self) -> None:
+            self.cut = True
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    channel = Unread()
+    given = SimpleNamespace(warm=nothing, beat=lambda _: None, left=nothing)
+    desk = Desk(cast(Any, given), cast(Any, None), channel)
+    desk.stuck(True)
+    message = json.dumps({"do": "x" * 200_000, "n": 1}) + "\n"  # the answer says what it does not know
+    for _ in range(60):
+        desk.received(message)
+        await until(lambda: not desk._unanswered)
+    assert channel.cut and channel.waiting < UNREAD_BYTES + len(message) + 1000
+    desk.ended()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from devloop.agent import caught, inbound
+from devloop.agent import caught, datagrams, inbound
 from devloop.agent.caught import IDLE_SECONDS, Caught
 from devloop.agent.datagrams import DATA, END, OPEN, Record, RecordError, Records, written
 from devloop.agent.inbound import FromDoor, Taker, ToEngine
@@ -42,6 +42,9 @@ class Pipe:
             self.to(data)
 
     def exit(self, code: int) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
         self.closed = True
 
     def close(self) -> None:
@@ -194,6 +197,30 @@ async def test_who_reads_slowly_loses_datagrams_and_nothing_is_kept(rig: Rig) ->
     rig.door.waiting = inbound.ROOM_BYTES
     rig.local.clients[0].received(b"lost")
     assert rig.local.ways[0].sent == [b"1"] and rig.door.sent == []
+
+
+async def test_a_flow_that_can_not_be_said_to_the_engine_is_none(rig: Rig) -> None:
+    rig.session.stuck(True)
+    for number in range(1, 5000):  # each from a port of its own
+        rig.open(number)
+    assert (len(rig.session), rig.down.sent) == (0, [])
+    assert [each.kind for each in rig.door.said()] == [END] * 4999
+    rig.session.stuck(False)
+    rig.open(5000)
+    await until(lambda: len(rig.local.ways) == 1)
+
+
+async def test_who_reads_nothing_is_cut(rig: Rig) -> None:
+    rig.door.waiting = 2 * inbound.ROOM_BYTES + 1
+    rig.open(1, port=1)  # nobody takes it, which the door is told
+    assert rig.door.closed
+    rig.session.stuck(True)
+    rig.down.waiting = datagrams.UNREAD_BYTES
+    rig.session.tell(Record(END, 1), whatever=True)
+    assert not rig.session.over
+    rig.down.waiting += 1
+    rig.session.tell(Record(END, 1), whatever=True)
+    assert rig.session.over and rig.down.closed
 
 
 @pytest.mark.parametrize(

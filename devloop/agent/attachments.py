@@ -607,7 +607,7 @@ class Attachments(Plans):
         seen = Snapshot(tuple(self._view.services.values()), tuple(found))
         soon = False
         # What is seen here may be a moment old, and then it is nothing: the API is asked before anything is done.
-        if dead or next_step(seen, dead) is not None:
+        if dead or next_step(seen, dead, vouched=True) is not None:
             try:
                 await asyncio.to_thread(kube.restore, self._api, dead)
             except urllib.error.HTTPError as problem:

@@ -355,28 +355,33 @@ def marker_name(spec: Spec) -> str:
     return short(f"devloop-{spec.id}", "")
 
 
-def marker(spec: Spec, key: str, service: Document) -> Document:
-    """What stands beside the lease of an attachment in the pods: a Service that leads nowhere.
+def marker(spec: Spec, key: str, service: Document | None = None, replicas: int | None = None) -> Document:
+    """What stands beside the lease of an attachment in the pods, or of a `replace`: a Service that leads nowhere.
 
-    Nothing is changed there that who attaches has to have the right to change, and a lease is what many may write who
-    may take nobody's traffic: whatever elects a leader. `key`: as in the lease.
+    A lease is what many may write who may take nobody's traffic and start nobody's workload: whatever elects a leader.
+    In the pods, nothing else is changed that who attaches has to have the right to change. And what the agent starts
+    again, it starts with its own rights. `key`: as in the lease. `service`: its owner, with which it goes. `replicas`:
+    the size that the workload is to have again.
     """
-    meta = service["metadata"]
-    return {
+    annotations = {
+        SHADOW_OF: spec.service or spec.workload,
+        SPEC: json.dumps(spec.document(), sort_keys=True),
+        OWNER_KEY: key,
+    }
+    if replicas is not None:
+        annotations[REPLICAS] = str(replicas)
+    out: Document = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {
-            "name": marker_name(spec),
-            "labels": dict(MANAGED),
-            "annotations": {
-                SHADOW_OF: meta["name"],
-                SPEC: json.dumps(spec.document(), sort_keys=True),
-                OWNER_KEY: key,
-            },
-            "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": meta["name"], "uid": meta["uid"]}],
-        },
+        "metadata": {"name": marker_name(spec), "labels": dict(MANAGED), "annotations": annotations},
         "spec": {"clusterIP": "None"},
     }
+    if service is not None:
+        meta = service["metadata"]
+        out["metadata"]["ownerReferences"] = [
+            {"apiVersion": "v1", "kind": "Service", "name": meta["name"], "uid": meta["uid"]}
+        ]
+    return out
 
 
 def is_marker(found: Document) -> bool:
@@ -388,6 +393,20 @@ def marks(found: Document, spec: Spec, key: str) -> bool:
     """It is the marker of this very attachment, of this key."""
     there = not found["metadata"].get("deletionTimestamp")
     return is_marker(found) and there and spec_of(found) == spec and key_of(found) == key
+
+
+def same_marker(found: Document, wanted: Document) -> bool:
+    """It says the same, and goes with the same Service."""
+    if not is_marker(found) or spec_of(found) != spec_of(wanted) or not same_owner(found, wanted):
+        return False
+    said = [one["metadata"]["annotations"] for one in (found, wanted)]
+    return all(said[0].get(key) == said[1].get(key) for key in (SHADOW_OF, OWNER_KEY, REPLICAS))
+
+
+def renewed_marker(found: Document, wanted: Document) -> Document:
+    """The marker that is there, saying what it should."""
+    annotations = {**(found["metadata"].get("annotations") or {}), **wanted["metadata"]["annotations"]}
+    return {**found, "metadata": {**found["metadata"], "annotations": annotations}}
 
 
 # --- The lease ----------------------------------------------------------------------------------------------------
@@ -540,11 +559,28 @@ def is_dead(found: Document, dead: Collection[str]) -> bool:
     return name in dead
 
 
-def next_step(snapshot: Snapshot, dead: Mapping[str, Dead] | Collection[str]) -> Call | None:
+def _size_of(found: Document) -> int | None:
+    text = (found["metadata"].get("annotations") or {}).get(REPLICAS, "")
+    return int(text) if text.isdecimal() else None
+
+
+def _vouched(services: Iterable[Document], spec: Spec) -> int | None:
+    """The size that the marker of a replaced workload says; None: there is none that says one."""
+    for each in services:
+        said = spec_of(each) if is_marker(each) else None
+        if said is not None and (said.id, said.workload) == (spec.id, spec.workload):
+            return _size_of(each)
+    return None
+
+
+def next_step(snapshot: Snapshot, dead: Mapping[str, Dead] | Collection[str], *, vouched: bool = False) -> Call | None:
     """The next call that puts back what nobody holds any more; None when all is as it should be.
 
     `dead`: by their names, leases whose holders have gone or are leaving. In this order, so that nothing is ever
     without the lease that tells of it: the traffic, the workload's size, the shadow Service, the lease.
+
+    `vouched`: the size is the one that a marker says, and none without one. For the agent: it has rights that who
+    writes a lease may not have.
     """
     gone = [each for each in snapshot.leases if is_dead(each, dead)]
     held = [each for each in snapshot.leases if not is_dead(each, dead)]
@@ -565,26 +601,34 @@ def next_step(snapshot: Snapshot, dead: Mapping[str, Dead] | Collection[str]) ->
         stale = set(kept.holders) - living.keys() if kept is not None else set()
         if stale:
             return Call("PUT", "services", name, without_holders(service, stale), why="one holder less")
+    stay: set[str] = set()
     for each in gone:
-        spec, wanted = spec_of(each), (each["metadata"].get("annotations") or {}).get(REPLICAS, "")
-        if spec is None or not spec.workload or not wanted.isdecimal():
+        spec, wanted = spec_of(each), _size_of(each)
+        if spec is None or not spec.workload or REPLICAS not in (each["metadata"].get("annotations") or {}):
+            continue
+        if spec.workload not in snapshot.replicas:
+            stay.add(spec.id)  # whether it is to be started again can't be told now
             continue
         # Another size than zero is somebody's decision since then.
-        if snapshot.replicas.get(spec.workload) == 0 and int(wanted):
+        if snapshot.replicas[spec.workload] != 0 or not wanted:
+            continue
+        size = _vouched(snapshot.services, spec) if vouched else wanted
+        if size is None:
+            stay.add(spec.id)  # whoever may start it does: its holder, or who takes over
+        elif size:
             kind, _, name = spec.workload.partition("/")
-            return Call("SCALE", f"{kind}s", name, replicas=int(wanted), why="its original size")
+            return Call("SCALE", f"{kind}s", name, replicas=size, why="its original size")
     for service in snapshot.services:
         owner, marked = shadows(service), spec_of(service)
         if owner is None or service["metadata"].get("deletionTimestamp"):
             continue
-        needed = owner in used if SPEC not in service["metadata"]["annotations"] else marked and marked.id in living
-        if not needed:
+        of_living = marked is not None and (marked.id in living or marked.id in stay)
+        if not (of_living if is_marker(service) else owner in used):
             return delete("services", service, "nobody needs it")
     for each in gone:
         spec = spec_of(each)
-        sized = spec is not None and spec.workload and REPLICAS in (each["metadata"].get("annotations") or {})
-        if sized and spec is not None and spec.workload not in snapshot.replicas:
-            continue  # whether it is to be started again can't be told now
+        if spec is not None and spec.id in stay:
+            continue
         return delete("leases", each, "all that it stood for is put back")
     return None
 

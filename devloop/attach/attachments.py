@@ -296,6 +296,7 @@ class Attachments(Hearers):
                 await session.attach(spec, found.end, lambda: None)
                 await session.detach(spec)
             if spec.kind == "replace":
+                await self._claims.mark(spec, key, replicas=replicas)  # or the agent would not start it again
                 await self._sizes.stop(found)
                 if not spec.service:
                     found.version = 0
@@ -472,7 +473,8 @@ class Attachments(Hearers):
         owner = objects.shadows(service)
         marked = objects.spec_of(service) if owner else None
         for found in [each for each in self._held.values() if each.task is not None and not each.over]:
-            if owner == found.spec.service and owner and kind == "DELETED" and marked in (None, found.spec):
+            ours = marked == found.spec if marked is not None else owner == found.spec.service
+            if owner and ours and kind == "DELETED":
                 found.version = -1
                 found.dirty.set()
             if name != found.spec.service or found.version <= 0 or version(service) <= found.version:

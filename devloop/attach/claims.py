@@ -140,14 +140,16 @@ class Claims:
             hint="The original pods are reached by a Service of that name: rename yours.",
         )
 
-    async def mark(self, spec: Spec, key: str, service: Document) -> None:
-        """Make what stands for an attachment in the pods, if it is not there. AttachError."""
-        wanted = objects.marker(spec, key, service)
+    async def mark(self, spec: Spec, key: str, service: Document | None = None, *, replicas: int | None = None) -> None:
+        """Make what stands for an attachment in the pods, or for the size of a replaced workload, if it is not there.
+        AttachError."""
+        wanted = objects.marker(spec, key, service, replicas)
         await self._place(
             wanted,
             "making the Service that stands for it",
-            right=lambda found: objects.marks(found, spec, key) and objects.same_owner(found, wanted),
+            right=lambda found: objects.same_marker(found, wanted),
             ours=objects.is_marker,
+            renewed=lambda found: objects.renewed_marker(found, wanted),  # in place: nothing is ever without it
         )
 
     async def _place(

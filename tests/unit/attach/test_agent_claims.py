@@ -14,7 +14,7 @@ import pytest
 from devloop.agent import attachments, kube
 from devloop.agent.attachments import Attachments
 from devloop.agent.member import Member
-from devloop.agent.objects import lease, lease_name, marker, swapped
+from devloop.agent.objects import Dead, lease, lease_name, marker, swapped
 from devloop.agent.pods import PodWay
 from devloop.agent.spec import Spec
 from devloop.agent.view import RefusedError
@@ -227,3 +227,37 @@ async def test_the_agent_puts_back_no_lease_that_is_held_again(
     await asyncio.sleep(0.005)
     await made._put_back()
     assert list(asked[-1]) == [lease_name(replacing("ada"))] and not api.changes
+
+
+class Storing(Api):
+    """The API server, as far as the agent puts back: objects by their paths, and a Deployment's size."""
+
+    def __init__(self, *items: Document, size: int = 0) -> None:
+        super().__init__()
+        self.size = size
+        self.objects = {
+            f"{'leases' if 'holderIdentity' in each['spec'] else 'services'}/{name}": each
+            for each in items
+            if (name := each["metadata"]["name"])
+        }
+
+    def call(self, method: str, path: str, body: Any = None, **_: object) -> Document:
+        path = path.partition("?")[0].partition("/space/")[2]
+        if path == "deployments/worker/scale":
+            self.size = body["spec"]["replicas"] if method == "PUT" else self.size
+            return {"metadata": {}, "spec": {"replicas": self.size}}
+        if path in ("leases", "services"):
+            return {"items": [each for key, each in self.objects.items() if key.startswith(f"{path}/")]}
+        return self.objects.pop(path) if method == "DELETE" else self.objects[path]
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+async def test_the_agent_gives_a_workload_the_size_that_its_holder_had_the_right_to_write(vouched: bool) -> None:
+    """Whoever elects a leader may write a lease, and change one."""
+    spec = replacing("ada")
+    found = lease(spec, key="key of ada", replicas=500)
+    marked = marker(spec, "key of ada", replicas=3)
+    api = Storing(found, *([marked] if vouched else []))
+    kube.restore(cast(Any, api), {lease_name(spec): Dead.seen(found)})
+    assert api.size == (3 if vouched else 0)
+    assert list(api.objects) == ([] if vouched else [f"leases/{lease_name(spec)}"])

@@ -42,6 +42,7 @@ async def attach(api: FakeApi, wanted: Spec, replicas: int | None = None) -> Non
             await claims.shadow(found)
             await claims.lead(wanted, LISTENERS)
     if wanted.kind == "replace":
+        await claims.mark(wanted, "key", replicas=replicas)
         await claims.resize(wanted.workload, 0)
 
 
@@ -58,11 +59,11 @@ async def test_a_crash_between_any_two_calls_is_mended_by_the_next_party(kind: s
     whole = FakeApi(service(), service("web"), workloads={"deployments/worker": 3})
     before = whole.plain()
     await attach(whole, wanted, 3)
-    assert len(whole.calls) == {"intercept": 3, "replace": 4, "pods": 2}[kind]
+    assert len(whole.calls) == {"intercept": 3, "replace": 5, "pods": 2}[kind]
     assert whole.plain() != before
     # A crash of the one who attaches after `made` calls, then of the one who mends after `mended`, then a third.
     for made in range(len(whole.calls) + 1):
-        for mended in range(6):
+        for mended in range(7):
             api = FakeApi(service(), service("web"), workloads={"deployments/worker": 3})
             api.crash_after = made
             with contextlib.suppress(CrashError):
@@ -321,6 +322,54 @@ async def test_a_lease_is_dead_as_it_was_seen_and_not_by_its_name(
     assert objects.is_dead(lease(*now), named)
     named = {lease_of(spec(**REPLACE)): objects.Dead(attachment=spec("ben").id)}
     assert not objects.is_dead(lease(*now), named)
+
+
+def agents(api: FakeApi, dead: dict[str, objects.Dead]) -> objects.Call | None:
+    """What the agent does next."""
+    leases = tuple(each for path, each in api.objects.items() if "/leases/" in path)
+    found = tuple(each for path, each in api.objects.items() if "/services/" in path)
+    sizes = {"deployment/worker": api.sizes["deployments/worker"]}
+    return objects.next_step(objects.Snapshot(found, leases, sizes), dead, vouched=True)
+
+
+@pytest.mark.parametrize("named", [{}, {"service": "api", "ports": {80: 3000}}])
+async def test_the_agent_starts_nothing_by_what_a_lease_alone_says(named: dict[str, Any]) -> None:
+    """Leases are anybody's who elects a leader, and the agent may start whatever there is, as often as it likes."""
+    api = FakeApi(service(), workloads={"deployments/worker": 3})
+    wanted = spec(**{"service": "", "ports": {}, **named, **REPLACE})
+    await Claims(api).acquire(wanted, replicas=500)  # type: ignore[arg-type]
+    api.sizes["deployments/worker"] = 0
+    dead = {lease_of(wanted): objects.Dead()}
+    assert agents(api, dead) is None, "the lease stays, and whoever may start it does"
+    # A marker is a Service, which they may not write; and one of something else is none.
+    for other in (spec("eve", **{**named, **REPLACE}), spec(**{**named, **REPLACE, "workload": "deployment/other"})):
+        await Claims(api).mark(other, "key", replicas=500)  # type: ignore[arg-type]
+        step = agents(api, dead)
+        assert step is None or step.verb == "DELETE"
+        del api.objects[f"/api/v1/namespaces/space/services/{objects.marker_name(other)}"]
+    await Claims(api).mark(wanted, "key", replicas=3)  # type: ignore[arg-type]
+    step = agents(api, dead)
+    assert step is not None and (step.verb, step.replicas) == ("SCALE", 3)
+    # While its size can't be read, what vouches for it stays, too.
+    leases = tuple(each for path, each in api.objects.items() if "/leases/" in path)
+    markers = tuple(each for each in api.objects.values() if objects.is_marker(each))
+    assert objects.next_step(objects.Snapshot(markers, leases, {}), dead, vouched=True) is None
+    # Its holder has rights of their own.
+    assert await Claims(api).restore({lease_of(wanted)})  # type: ignore[arg-type]
+    assert api.sizes["deployments/worker"] == 500 and len(api.objects) == 1
+
+
+async def test_a_marker_follows_the_size_that_somebody_has_asked_for_since() -> None:
+    api = FakeApi(workloads={"deployments/worker": 0})
+    wanted, claims = spec(service="", ports={}, **REPLACE), Claims(api)  # type: ignore[arg-type]
+    await claims.acquire(wanted, replicas=3)
+    await claims.mark(wanted, "key", replicas=3)
+    await claims.mark(wanted, "key", replicas=5)
+    assert not any(each.startswith("DELETE") for each in api.calls), "nothing is ever without it"
+    step = agents(api, {lease_of(wanted): objects.Dead()})
+    assert step is not None and step.replicas == 5
+    made = api.objects[f"/api/v1/namespaces/space/services/{objects.marker_name(wanted)}"]
+    assert objects.shadows(made) and not objects.is_marked(made), "it leads nowhere, and is in no list"
 
 
 @pytest.mark.parametrize("others", [("ada",), ("ada", "cem")])

@@ -101,7 +101,7 @@ async def test_a_size_that_is_set_too_late_is_put_back(rig: Rig, how: How) -> No
 
 @pytest.mark.slow
 async def test_one_that_never_comes_keeps_its_lease_for_a_while(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unsettled, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(unsettled, "SETTLE_SECONDS", 1.0)
     await late(rig, "no answer")
     assert rig.lease() is not None
     await until(lambda: rig.lease() is None)

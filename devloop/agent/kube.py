@@ -25,9 +25,10 @@ log = logging.getLogger("agent.kube")
 Document = dict[str, Any]
 RETRY_SECONDS = (0.1, 5.0)
 FORBIDDEN_SECONDS = 60.0
-WATCH_SECONDS = 120
+WATCH_SECONDS = 75
 SILENCE_SECONDS = 90.0
-"""A watch that hears nothing for so long, not even a bookmark (one a minute), has lost its connection in silence."""
+"""The API server ends a watch before that. One that hears nothing for so long has lost its connection in silence. Not
+every API server gives bookmarks, which would tell sooner."""
 ERROR_BYTES = 64 << 10
 """What is read of an answer that is an error."""
 AGAIN = frozenset(
@@ -72,7 +73,7 @@ class Watched:
                 found = self._api.call("GET", f"{self._path}?{self._query}")
                 self._tell(self._all, found.get("items") or [])
                 version = found["metadata"]["resourceVersion"]
-                query = f"watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}"
+                query = f"watch=1&timeoutSeconds={WATCH_SECONDS}"
                 query += f"&resourceVersion={version}&{self._query}"
                 delay = RETRY_SECONDS[0]
                 for line in self._api.lines(f"{self._path}?{query}", SILENCE_SECONDS):

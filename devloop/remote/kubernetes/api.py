@@ -27,10 +27,11 @@ from .websocket import WebSocket
 
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 15.0
-WATCH_SECONDS = 300
+WATCH_SECONDS = 75
 SILENCE_SECONDS = 90.0
-"""A watch that hears nothing for so long, not even a bookmark (one a minute), has lost its connection in silence: a
-NAT, a VPN or a load balancer has forgotten it."""
+"""The server ends a watch before that. One that hears nothing for so long has lost its connection in silence: a NAT, a
+VPN or a load balancer has forgotten it. Bookmarks would tell sooner, and an API server without a watch cache whose
+storage reports no progress ends every watch that asks for them with an error."""
 PROBES = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 """Where an honest server may say nothing for hours: the kernel asks whether it is there, and gives up after 90 s."""
 MERGE = "application/merge-patch+json"
@@ -263,7 +264,7 @@ class Api:
     async def watch(self, path: str, **query: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Yield (ADDED, MODIFIED, DELETED; object) until the server ends the watch. Raises ApiError, and
         ApiUnreachableError also when it says nothing for `SILENCE_SECONDS`."""
-        query = {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS), **query}
+        query = {"watch": "1", "timeoutSeconds": str(WATCH_SECONDS), **query}
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         response = await self._send("GET", f"{path}?{urlencode(query)}", timeout=timeout, headers={})
         async with response:

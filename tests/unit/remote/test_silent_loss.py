@@ -63,12 +63,13 @@ async def test_a_watch_that_hears_nothing_ends(monkeypatch: pytest.MonkeyPatch) 
                 async for _, found in api.watch("/things"):
                     seen.append(found["metadata"]["name"])
         assert seen == ["one"]
-        assert asked[0]["allowWatchBookmarks"] == "true"
+        # Not every API server gives bookmarks: it ends the watch before the silence is too long.
+        assert int(asked[0]["timeoutSeconds"]) <= 75 and "allowWatchBookmarks" not in asked[0]
 
 
 @pytest.mark.slow
-async def test_a_watch_where_nothing_changes_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The API server says once a minute that it is there; that is no news."""
+async def test_a_watch_that_is_given_bookmarks_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the API server is there is no news."""
     monkeypatch.setattr(module, "SILENCE_SECONDS", 1.0)
     async with serving(*[BOOKMARK] * 6, NEWS, pause=0.25) as (api, _):
         async with asyncio.timeout(30):

@@ -11,8 +11,12 @@ import re
 
 _REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [^\r\n ]+ HTTP/1\.[01]\r?\n")
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
-_INTERIM = re.compile(rb"(?:HTTP/1\.1 1(?!01)\d\d [^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n)+")
-"""Interim answers and nothing else (RFC 9110, 15.2). 101 is no such: it is the last word in HTTP."""
+_INTERIM = re.compile(rb"HTTP/1\.1 1(?!01)\d\d[ \r\n]")
+"""An interim answer (RFC 9110, 15.2). 101 is no such: it is the last word in HTTP."""
+_HEAD_END = re.compile(rb"\n\r?\n")
+_BEGIN = b"HTTP/1."
+HEAD_BYTES = 64 * 1024
+"""A longer head is none that Envoy takes (60 KiB)."""
 LOST = (
     b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/plain\r\nconnection: close\r\nx-devloop: lost\r\n"
     b"content-length: 70\r\n\r\nThe local service was lost before it answered; this can't be repeated\n"
@@ -39,17 +43,48 @@ class Turns:
 
     def __init__(self) -> None:
         self.waiting = False
-        """A request was handed on, and nothing of its answer has come."""
+        """A request was handed on, and the head of its answer is not whole. Until then Envoy would give it to somebody
+        else if the connection was lost, whatever had come of the head."""
         self.repeatable = True
         """That request may be given to somebody else (RFC 9110, 9.2.2)."""
+        self._kept = b""
+
+    @property
+    def begun(self) -> bool:
+        """Part of an answer's head has come, and no more."""
+        return bool(self._kept)
+
+    def rest(self) -> bytes:
+        """That part, for who is to have it as it is."""
+        kept, self._kept, self.waiting = self._kept, b"", False
+        return kept
 
     def asked(self, data: bytes) -> None:
         """Bytes from Envoy."""
         if not self.waiting and (found := begins(data)):
-            self.waiting = True
+            self.waiting, self._kept = True, b""
             self.repeatable = found[1] in _IDEMPOTENT
 
-    def answered(self, data: bytes = b"") -> None:
-        """Bytes from the local service. A word before the answer (100 Continue) is none."""
-        if not _INTERIM.fullmatch(data):
-            self.waiting = False
+    def answered(self, data: bytes) -> bytes:
+        """Bytes from the local service; those that may go on now. Part of a head is kept: what is said in its place, if
+        the way is lost, must not come behind it. Words before the answer (100 Continue) end no waiting.
+        """
+        if not self.waiting:
+            return data
+        data, self._kept, at = self._kept + data, b"", 0
+        while at < len(data):
+            head = _HEAD_END.search(data, at)
+            if data[at : at + len(_BEGIN)] != _BEGIN[: len(data) - at]:
+                break  # it is no HTTP/1, and nobody waits for a head
+            if head is None:
+                if len(data) - at > HEAD_BYTES:
+                    break
+                self._kept = data[at:]
+                return data[:at]
+            if not _INTERIM.match(data, at):
+                break
+            at = head.end()
+        else:
+            return data  # interim answers alone
+        self.waiting = False
+        return data

@@ -30,8 +30,6 @@ HANDSHAKE = b"\x16"
 REFUSE_SECONDS = 0.5
 LAST_SECONDS = 1.0
 """How long Envoy may take to close a connection of HTTP/2 that is over."""
-INTERIM_BYTES = 4096
-"""A longer piece is no interim answer alone."""
 Endpoints = Callable[[], Sequence[Sequence[tuple[str, int]]]]
 
 
@@ -129,7 +127,7 @@ class FromEnvoy(Far, asyncio.Protocol):
         if self.over:
             return
         if self.turns.waiting and not self.turns.repeatable:
-            self.turns.answered()
+            self.turns = Turns()
             self.transport.write(LOST)
             self.transport.close()
         elif not (self.silent and self._open and self.uplink.hand_on(self)):
@@ -143,13 +141,22 @@ class ToDeveloper(Near):
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
         """The answer."""
-        self.far.turns.answered(bytes(data) if len(data) <= INTERIM_BYTES else b"")
         self.far.silent = False
-        super().data_received(data)
+        if not self.far.turns.waiting:
+            super().data_received(data)
+            return
+        self.got(len(data))
+        if ready := self.far.turns.answered(bytes(data)):
+            self.deliver(ready)
 
     def eof_received(self) -> bool:
         """That it says no more is a word, too."""
         self.far.silent = False
+        if self.far.turns.begun:
+            if not self.far.uplink.plain:
+                self.far.cut()  # half a head is no answer, and Envoy would ask somebody else
+                return False
+            self.deliver(self.far.turns.rest())
         return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -157,7 +164,7 @@ class ToDeveloper(Near):
         self.connection.open.discard(self)
         if self.far.near is not self:  # somebody else has it by now
             return
-        if self.finished and exc is None:
+        if self.finished and exc is None and not self.far.turns.begun:
             self.far.transport.close()
         else:
             self.far.cut()
@@ -182,6 +189,11 @@ class Uplink:
         self._handed_on: set[FromEnvoy] = set()
         """The original has these: what the developer does is nothing to them."""
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def plain(self) -> bool:
+        """To Envoy it is bytes and no more."""
+        return self.fallback is not None and not self.encrypted
 
     @property
     def open(self) -> bool:

@@ -62,7 +62,7 @@ class Exchange:
             if not begins(data):
                 self.where = Where.RAW
                 return
-            self._turns.answered()
+            self._turns = Turns()
             self._turns.asked(data)
             self.where, self.closes, self.kept, self._head = Where.WAITING, False, data, data.startswith(b"HEAD ")
             self._buffer, self._body = b"", None

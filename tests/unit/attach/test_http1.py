@@ -163,7 +163,7 @@ def test_the_agent_knows_what_may_be_given_to_somebody_else() -> None:
     turns.asked(POST)
     turns.asked(b"ab")
     assert (turns.waiting, turns.repeatable) == (True, False)
-    turns.answered()
+    assert turns.answered(OK + b"content-length: 0\r\n\r\n")
     assert not turns.waiting
     turns.asked(GET)
     assert (turns.waiting, turns.repeatable) == (True, True)
@@ -189,7 +189,37 @@ def test_a_word_before_the_answer_is_none_to_the_agent_either() -> None:
     turns.asked(GET)  # the body, whatever it looks like
     assert turns.waiting and not turns.repeatable
     turns.answered(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert turns.waiting and turns.begun
+    turns.answered(b"\r\n")
     assert not turns.waiting
     turns.asked(GET)
     turns.answered(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
     assert not turns.waiting
+
+
+HEADS = [
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nset-cookie: a=b\r\ncontent-length: 4\r\n\r\n",
+]
+ANSWER = b"".join(HEADS) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 50, len(ANSWER)])
+def test_a_request_waits_until_the_head_of_its_answer_is_whole(size: int) -> None:
+    """Half a head is kept, as 502 behind it would be a part of it."""
+    turns, said = Turns(), b""
+    turns.asked(POST)
+    for at in range(0, len(ANSWER), size):
+        assert turns.waiting is (at < len(b"".join(HEADS)))
+        said += turns.answered(ANSWER[at : at + size])
+        if turns.waiting:
+            assert said in (b"", HEADS[0], HEADS[0] + HEADS[1])
+    assert said == ANSWER
+
+
+@pytest.mark.parametrize("said", [b"ICY 200 OK\r\n", b"\0\1\2", b"HTTP/2 x", b"HTTP/1.1 200 OK\nx: y\n\n"])
+def test_what_is_no_head_or_a_whole_one_is_kept_by_nobody(said: bytes) -> None:
+    turns = Turns()
+    turns.asked(POST)
+    assert turns.answered(said) == said and not turns.waiting

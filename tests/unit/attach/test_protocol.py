@@ -13,7 +13,7 @@ from devloop.agent.paths import COMMAND, PROTOCOL, SOFTWARE, protocol_of
 
 SPOKEN = ("agent/desk.py", "agent/spec.py", "agent/records.py", "agent/uplink.py", "attach/session.py", "agent/keys.py")
 """Where the words are: messages, what is in them, and the channels that the connections come by."""
-RECORDED = (5, "17dae845dae2a48b")
+RECORDED = (5, "f91d676340fecf2e")
 
 
 def _digest() -> str:

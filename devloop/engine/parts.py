@@ -10,6 +10,7 @@ from devloop.engine.networks import Networks
 from devloop.engine.routes import Routes
 from devloop.net.dns import Resolver
 from devloop.net.upstream import HostResolvers
+from devloop.remote.kubernetes.kubeconfig import Lasting
 from devloop.remote.open import agent_image, host_link, kubeconfig, link_by
 from devloop.remote.workload import KubeCluster, RunFolder
 from devloop.remote.workload.runfolder import remove
@@ -70,11 +71,12 @@ async def _kubernetes(side: RemoteSide, remote: Remote) -> tuple[Link, dict[str,
     if side.connects:
         link.start()  # before all else: it takes the longest
     settings = await chosen.configuration()
+    lasting = Lasting(chosen, settings)
     clusters = {}
     own = chosen.chosen.namespace
     others = (service.place.namespace for service in side.project.services.values())
     for namespace in dict.fromkeys((own, *(each for each in others if each))):
-        clusters[namespace] = await side._stack.enter_async_context(KubeCluster(settings, namespace))
+        clusters[namespace] = await side._stack.enter_async_context(KubeCluster(settings, namespace, lasting))
     return link, clusters
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import errno
 import json
 import os
@@ -323,6 +324,34 @@ class Kubeconfig:
         # One connection for each port-forward; aiohttp's limit of 100 would let the next one wait for ever.
         settings.connection_pool_maxsize = 0
         return settings
+
+
+class Lasting:
+    """One context's settings for who keeps them for longer than a token or a certificate is good."""
+
+    def __init__(self, kubeconfig: Kubeconfig, settings: Any) -> None:
+        """`settings` are what it has given; they are changed in place."""
+        self._kubeconfig = copy.copy(kubeconfig)  # what others fetch anew is not known to be new here
+        self._settings = settings
+        self._refused = False
+        self._loading = asyncio.Lock()
+
+    async def fresh(self) -> None:
+        """What authenticates a request is good now. Raises PermanentError."""
+        async with self._loading:
+            if self._refused or self._kubeconfig.stale():
+                now = await self._kubeconfig.configuration()
+                self._refused = False
+                for each in ("api_key", "cert_file", "key_file"):
+                    setattr(self._settings, each, getattr(now, each))
+
+    def refused(self) -> bool:
+        """The API server takes these no more (401). Whether others can be had."""
+        if not {"exec", "tokenFile"} & self._kubeconfig.chosen.user.keys():
+            return False
+        self._kubeconfig.forget()
+        self._refused = True
+        return True
 
 
 _EMBEDDED = ("certificate-authority", "client-certificate", "client-key")

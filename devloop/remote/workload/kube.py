@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import urlencode
 
 from devloop.errors import RemoteError
@@ -35,17 +35,36 @@ ERROR_CHARACTERS = 2000
 """What is shown of an answer that is an error."""
 
 
+class Credentials(Protocol):
+    """Who renews a configuration in place."""
+
+    async def fresh(self) -> None:
+        """It is good now. Raises RemoteError."""
+
+    def refused(self) -> bool:
+        """It was answered with 401. Whether others can be had: then `fresh` gets them."""
+
+
 class KubeCluster:
     """One namespace, as the user of a `kubernetes.aio.client.Configuration`; an async context manager."""
 
-    def __init__(self, configuration: Any, namespace: str) -> None:
+    def __init__(self, configuration: Any, namespace: str, credentials: Credentials | None = None) -> None:
+        """Without `credentials` these are good for as long as they are."""
         self.namespace = namespace
         self._configuration = configuration
+        self._credentials = credentials
         self._api: Any = None
         self._streams: Any = None
+        self._certificate: object = None
+        self._former: list[Any] = []
+        """Clients with an earlier certificate: what runs through them goes on."""
 
     async def __aenter__(self) -> Self:
         """Connect when first used; nothing is asked yet."""
+        self._make()
+        return self
+
+    def _make(self) -> None:
         # Imported late: it takes some 280 ms.
         from kubernetes.aio.client import ApiClient
         from kubernetes.aio.stream import WsApiClient
@@ -53,14 +72,22 @@ class KubeCluster:
         self._api = ApiClient(self._configuration)
         streams: Any = WsApiClient  # without types
         self._streams = streams(self._configuration, heartbeat=30)
-        return self
+        self._certificate = self._configuration.cert_file, self._configuration.key_file
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close all connections."""
-        await self._streams.close()
-        await self._api.close()
+        for each in (self._streams, self._api, *self._former):
+            await each.close()
+
+    async def _fresh(self) -> None:
+        if self._credentials is None:
+            return
+        await self._credentials.fresh()
+        if (self._configuration.cert_file, self._configuration.key_file) != self._certificate:
+            self._former += [self._streams, self._api]
+            self._make()
 
     async def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Object:
         """See `Cluster`."""
@@ -160,18 +187,22 @@ class KubeCluster:
         query = [("container", container), ("stdout", "true"), ("stderr", "true"), ("tty", "false")]
         query += [("stdin", "true" if stdin else "false"), *(("command", each) for each in command)]
         path = f"{kinds.POD.path(self.namespace, pod, 'exec')}?{urlencode(query)}"
-        try:
-            request = await self._send(self._streams, "GET", path, {}, None, None)
-            # The generated client gives a request that is made when it is awaited.
-            socket = await request.response
-        except aiohttp.WSServerHandshakeError as problem:
-            absence = {403: Absence.FORBIDDEN, 404: Absence.MISSING}.get(problem.status)
-            what = f"exec in pod {pod}: the API server answers {problem.status}"
-            hint = roles.ask_for(roles.Role.ATTACH) if absence is Absence.FORBIDDEN else None
-            raise AbsentError(absence, what, hint=hint) if absence else RemoteError(what) from problem
-        except (aiohttp.ClientError, TimeoutError, OSError) as problem:
-            raise RemoteError(f"exec in pod {pod}: {_words(problem)}") from problem
-        return _Exec(socket)
+        for again in (True, False):
+            await self._fresh()
+            try:
+                request = await self._send(self._streams, "GET", path, {}, None, None)
+                # The generated client gives a request that is made when it is awaited.
+                return _Exec(await request.response)
+            except aiohttp.WSServerHandshakeError as problem:
+                if again and problem.status == 401 and self._credentials is not None and self._credentials.refused():
+                    continue
+                absence = {403: Absence.FORBIDDEN, 404: Absence.MISSING}.get(problem.status)
+                what = f"exec in pod {pod}: the API server answers {problem.status}"
+                hint = roles.ask_for(roles.Role.ATTACH) if absence is Absence.FORBIDDEN else None
+                raise AbsentError(absence, what, hint=hint) if absence else RemoteError(what) from problem
+            except (aiohttp.ClientError, TimeoutError, OSError) as problem:
+                raise RemoteError(f"exec in pod {pod}: {_words(problem)}") from problem
+        raise AssertionError("the second answer is the last")
 
     async def _json(
         self,
@@ -229,13 +260,18 @@ class KubeCluster:
         if method == "PATCH":
             headers["Content-Type"] = "application/strategic-merge-patch+json"
         full = f"{path}?{urlencode(query)}" if query else path
-        response = await self._send(self._api, method, full, headers, body, timeout)
-        return response.response
+        await self._fresh()
+        response = (await self._send(self._api, method, full, headers, body, timeout)).response
+        if response.status == 401 and self._credentials is not None and self._credentials.refused():
+            response.release()
+            await self._fresh()
+            response = (await self._send(self._api, method, full, headers, body, timeout)).response
+        return response
 
     async def _send(
         self, api: Any, method: str, path: str, headers: dict[str, str], body: Object | None, timeout: Any
     ) -> Any:
-        """One request with the user's credentials, which an exec plugin may just have renewed."""
+        """One request with the user's credentials."""
         request = await api.param_serialize(
             method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
         )

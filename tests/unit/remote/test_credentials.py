@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +15,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from devloop.remote.kubernetes.api import Api, ApiError
+from devloop.remote.kubernetes.kubeconfig import Kubeconfig, Lasting
 from devloop.remote.kubernetes.podport import PROTOCOL, PodTransport
+from devloop.remote.workload import references as kinds
+from devloop.remote.workload.kube import KubeCluster
 
 
 class Credentials:
@@ -63,6 +69,8 @@ class Far:
     async def serve(self) -> TestServer:
         app = web.Application()
         app.add_routes([web.get("/ws", self._ws), web.get("/watch", self._watch), web.get("/get", self._get)])
+        app.add_routes([web.get("/version", self._get)])
+        app.add_routes([web.get("/api/v1/namespaces/shop/configmaps", self._watch)])
         server = TestServer(app)
         await server.start_server()
         return server
@@ -87,7 +95,7 @@ class Far:
         self.tokens.append(int(request.headers["Authorization"].removeprefix("Bearer ")))
         if self.tokens[-1] < self.least:
             return web.json_response({"message": "Unauthorized"}, status=401)
-        return web.json_response({})
+        return web.json_response({"major": "1", "minor": "30"})
 
 
 class Near(asyncio.Protocol):
@@ -186,6 +194,49 @@ async def test_a_token_of_a_file_is_read_anew_when_it_is_refused(far: Far) -> No
     await api.get("/get")
     assert far.tokens == [1, 2]
     await api.close()
+
+
+@pytest.mark.parametrize("ends", ["known", "refused"])
+async def test_workloads_are_read_on_after_a_tokens_end(far: Far, tmp_path: Path, ends: str) -> None:
+    """Those of EKS are good for a quarter of an hour. The plugin gives another one each time that it is run."""
+    plugin = tmp_path / "plugin"
+    until = datetime.now(UTC) + timedelta(seconds=20 if ends == "known" else 3600)  # 20: within the margin at once
+    plugin.write_text(
+        f"#!/bin/sh\necho x >> {tmp_path}/runs\n"
+        """echo '{"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": {"token": "'"""
+        f"""$(wc -l < {tmp_path}/runs)'", "expirationTimestamp": "{until.isoformat()}"}}}}'\n"""
+    )
+    plugin.chmod(0o755)
+    how = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(plugin)}
+    named = {"clusters": {"cluster": {"server": far.url}}, "users": {"user": {"exec": how}}}
+    named |= {"contexts": {"context": {"cluster": "x", "user": "x"}}}
+    parts = {key: [{"name": "x", **value}] for key, value in named.items()}
+    (tmp_path / "config").write_text(json.dumps({"current-context": "x", **parts}))
+    chosen = Kubeconfig(tmp_path / "config")
+    settings = await chosen.configuration()
+    async with KubeCluster(settings, "shop", Lasting(chosen, settings)) as cluster:
+        if ends == "refused":
+            await cluster.version()
+        far.least = 2
+        assert await cluster.version() == (1, 30)
+        assert far.tokens == ([2] if ends == "known" else [1, 1, 2])
+
+
+async def test_workloads_are_read_with_a_certificate_that_is_renewed(far: Far, tmp_path: Path) -> None:
+    """A session shows the one that it was made with."""
+    credentials = Credentials(certificates=True)
+    credentials.host = far.url
+    settings = await credentials.configuration()
+    async with KubeCluster(settings, "shop", Lasting(cast(Any, credentials), settings)) as cluster:
+        watch = cluster.watch(kinds.CONFIG_MAP, "one", "1")
+        assert (await anext(watch)).type == "ADDED"
+        first = cluster._api
+        far.least = 2
+        assert await cluster.version() == (1, 30)
+        assert cluster._api is not first and cluster._streams.configuration.key_file == settings.key_file
+        far.renewed.set()
+        async with asyncio.timeout(5):
+            assert len([each async for each in watch]) == 1
 
 
 async def test_a_token_of_the_kubeconfig_is_sent_once(far: Far) -> None:

@@ -50,7 +50,7 @@ def client_of(body: bytes) -> tuple[int, str, int]:
         said = json.loads(body)
         address, port = said["client"]
         return int(said["port"]), str(address), int(port)
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise RecordError(f"a flow that can't be read: {body[:60]!r}") from problem
 
 

@@ -120,7 +120,7 @@ def record(service: Document) -> Record | None:
             bool(said.get("localPolicy")),
             {str(key): dict(value) for key, value in said.get("holders", {}).items()},
         )
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
 
 
@@ -460,7 +460,7 @@ def spec_of(found: Document) -> Spec | None:
     text = (found["metadata"].get("annotations") or {}).get(SPEC)
     try:
         return Spec.read(json.loads(text)) if text is not None else None
-    except (ValueError, SpecError):
+    except (ValueError, SpecError, RecursionError):
         return None
 
 

@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # HASHED=1, as CI has it: every package is what requirements-ci.txt has the hash of, setuptools too. uv installs them in a
 # tenth of pip's time. An editable package has no hash, so that one comes after the others, and `pip check` looks at all.
 INSTALL = $(if $(HASHED),$(PIP) install --require-hashes --no-deps -r requirements-uv.txt && \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-ci.txt && \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --no-deps -r requirements-ci.txt && \
 	$(PIP) install --no-deps --no-build-isolation -e . && $(PIP) check,\
 	$(PIP) install -c constraints.txt -e '.[dev]')
 

@@ -156,7 +156,7 @@ class TestAgent(ClusterContract):
 
         assert await echoes(rig, b"little")
         assert not lanes._tasks
-        async with asyncio.TaskGroup() as group, asyncio.timeout(60):
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             for _ in range(MOST + 2):
                 group.create_task(one())
             while sum(each.by_lane and each.lane._offset is not None for each in channels) < MOST:  # noqa: ASYNC110

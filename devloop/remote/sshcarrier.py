@@ -108,6 +108,9 @@ class Channel(Laned, asyncssh.SSHTCPSession[bytes], asyncio.Transport):
     def pressure(self) -> None:
         """Tell the protocol, if that changes anything for it."""
         hold = self.lane.full if self.by_lane and self.lane else self._full or self._carrier.congested
+        if hold and self._carrier.congested:
+            # Its window may open while the socket takes nothing, and it writes nothing by which it would be told later.
+            self._carrier.writers.add(self)
         if hold != self._held:
             self._held = hold
             if hold:

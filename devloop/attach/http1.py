@@ -42,6 +42,8 @@ class Exchange:
         """The local service has said that it closes after this answer; then Envoy has to hear of the end."""
         self.kept: bytes | None = b""
         """The request that is under way; None if it is too long to be kept."""
+        self.pieces = 0
+        """In how many pieces it came. One piece that a process has not read is a request that it has not seen."""
         self._turns = Turns()
         self._requests = Requests()
         self._head = False  # the request asked for a head alone
@@ -65,8 +67,9 @@ class Exchange:
             self._turns = Turns()
             self._turns.asked(data)
             self.where, self.closes, self.kept, self._head = Where.WAITING, False, data, data.startswith(b"HEAD ")
-            self._buffer, self._body = b"", None
+            self._buffer, self._body, self.pieces = b"", None, 1
         elif self.where is Where.WAITING and self.kept is not None:
+            self.pieces += 1
             self.kept = self.kept + data if len(self.kept) + len(data) <= KEPT_BYTES else None
 
     def answered(self, data: bytes) -> None:

@@ -31,6 +31,7 @@ class Streams:
     def __init__(self) -> None:
         self.last = 0
         """The newest that the process was given."""
+        self._before = 0  # the newest before the last piece of what it was given
         self.open: set[int] = set()
         """Those that are not answered to the end."""
         self._asked = Frames(len(PREFACE))
@@ -39,6 +40,7 @@ class Streams:
 
     def asked(self, data: bytes) -> None:
         """Bytes that the process is given."""
+        self._before = self.last
         for each in self._asked.parts(data):
             if not isinstance(each, Frame):
                 continue
@@ -62,11 +64,11 @@ class Streams:
         """What is said when the process has gone: which calls nobody has seen, and that the others are lost. None if it
         went within a frame.
 
-        `unread`: it has never accepted the connection. Else it may have read, and acted on, all that it was given.
+        `unread`: it has not read the last piece of what it was given; see `http1.Exchange.pieces`.
         """
         if not self._answered.between:
             return None
-        last = 0 if unread else self.last
+        last = self._before if unread else self.last
         lost = sorted(stream for stream in self.open if stream <= last)
         said = goaway(last) + b"".join(reset(stream, INTERNAL_ERROR) for stream in lost)
         return said if self._greeted else frame(SETTINGS) + said

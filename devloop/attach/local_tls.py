@@ -21,7 +21,7 @@ from devloop.agent.turns import is_h2
 from devloop.agent.uplink import HANDSHAKE
 from devloop.datagrams import DatagramClient, DatagramFlow
 
-from .seam import Follower, LocalEnd
+from .seam import LocalEnd
 
 P = TypeVar("P", bound=asyncio.Protocol)
 HANDSHAKE_SECONDS = 60.0
@@ -81,8 +81,6 @@ class TlsEnd:
             return _Wrapped(made[-1], identity, lambda why: self._told(port, why))
 
         _, wrap = await self._local.connect(wrapped, port)
-        if isinstance(inner := made[-1], Follower):
-            inner.process = wrap.process
         return cast(asyncio.Transport, wrap.outside), made[-1]
 
     @property
@@ -144,7 +142,7 @@ class _Outside:
         return getattr(self.inner, name)
 
 
-class _Wrapped(Follower):
+class _Wrapped(asyncio.Protocol):
     """Between a connection to the local service and the relay's protocol."""
 
     def __init__(self, near: asyncio.Protocol, identity: Identity, told: Callable[[str], None]) -> None:

@@ -5,9 +5,8 @@ the next request opens a new one, which waits while the service reloads. A reque
 unanswered is given to the new one where that is safe:
 
 - its method may be repeated (RFC 9110, 9.2.2);
-- or the old process has never accepted the connection, and so has read nothing of it: the kernel told so before the
-  process was asked to end, and reset the connection with it. A reset alone says that *something* was not read: a
-  process that has read half of a request, and acted on it, resets the connection as well.
+- or the kernel says that the old process has not read it: a process that ends with unread bytes resets the
+  connection instead of closing it, and what reaches a closed socket is answered with a reset.
 
 Otherwise it is answered with 502, and never given to anybody else. What was not given to any process ends without an
 answer, and Envoy asks the original pods.
@@ -30,7 +29,6 @@ from devloop.http2 import HEADER_BYTES, greets
 
 from .http1 import KEPT_BYTES, Exchange, Where
 from .http2 import Streams
-from .seam import Follower
 
 Connect = Callable[[Callable[[], "Near"]], Awaitable[tuple[asyncio.Transport, "Near"]]]
 """Connects to the local service, waiting while it reloads."""
@@ -47,7 +45,7 @@ _ESTABLISHED = 1
 """tcpi_state, the first byte of TCP_INFO (tcp(7))."""
 
 
-class Near(Follower):
+class Near(asyncio.Protocol):
     """The local service's side: one connection to one process of it.
 
     A process may speak first, and end, before anybody can be told. It is not read from before `begin`, and what it has
@@ -74,14 +72,6 @@ class Near(Follower):
     def there(self) -> bool:
         """The kernel has not heard of the process' end either; this process may be about to."""
         return self.usable and not _closed_by_peer(cast(asyncio.Transport, self.transport))
-
-    @property
-    def unread(self) -> bool:
-        """Now that it is lost: it was given nothing, or nobody has accepted the connection."""
-        if not self.given:
-            return True
-        never = self.process is not None and self.process.never_accepted
-        return never and (self._problem is not None or was_reset(self))
 
     @property
     def silent_loss(self) -> bool:
@@ -119,11 +109,6 @@ class Near(Follower):
         if self.usable:
             self.given = True
             cast(asyncio.Transport, self.transport).write(data)
-
-    def close(self) -> None:
-        """Nothing more comes."""
-        if self.usable:
-            cast(asyncio.Transport, self.transport).close()
 
     def drop(self) -> None:
         """Nobody has a use for it."""
@@ -259,9 +244,6 @@ class Far(asyncio.Protocol):
 
     def _takes(self, near: Near, *, anew: bool) -> bool:
         """This process may be given what has come."""
-        if anew and near.process is not None and near.process.ending:
-            near.close()  # it would end with this unanswered, and nobody could tell how far it had come with it
-            return False
         if near.there:
             return True
         # One that has half-closed may still read, where nothing is known of what it speaks.
@@ -359,7 +341,7 @@ class Far(asyncio.Protocol):
         if self._may_wait():
             asyncio.get_running_loop().call_later(FIRST_SECONDS, self._silent_loss, problem)
         elif self._streams is not None:
-            self._give_up(unread=near.unread)
+            self._give_up(unread=problem is not None or was_reset(near))
         elif exchange is None or exchange.where is Where.RAW:
             if problem is None:
                 self.transport.close()
@@ -374,7 +356,7 @@ class Far(asyncio.Protocol):
             else:
                 self._abort()
         else:
-            self._unanswered(exchange, unread=near.unread)
+            self._unanswered(exchange, unread=not near.given or problem is not None or was_reset(near))
 
     def _may_wait(self) -> bool:
         """Nothing was asked, and what was said is no more than how a server of HTTP/2 begins."""
@@ -398,7 +380,7 @@ class Far(asyncio.Protocol):
     def _unanswered(self, exchange: Exchange, *, unread: bool) -> None:
         """A process has left a request without an answer."""
         assert self.transport is not None
-        if not (exchange.repeatable or unread):
+        if not (exchange.repeatable or (unread and exchange.pieces == 1)):
             self.transport.write(LOST)
             self.transport.close()
         elif exchange.kept is None or self._repeats >= REPEATS:

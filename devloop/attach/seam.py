@@ -16,33 +16,13 @@ from devloop.errors import RemoteError
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
-class Process(Protocol):
-    """The process of a local service that a connection leads to."""
-
-    @property
-    def ending(self) -> bool:
-        """It is about to end, or has been replaced: what begins now is the next one's."""
-
-    @property
-    def never_accepted(self) -> bool:
-        """It was asked to end before it had accepted the connection. If that was reset then, nobody has read it."""
-
-
-class Follower(asyncio.Protocol):
-    """A connection that minds which process it leads to."""
-
-    process: Process | None = None
-    """None where nobody can tell."""
-
-
 class LocalEnd(Protocol):
     """The local service, as its traffic sees it. Every method is for the event loop's thread."""
 
     async def connect(self, factory: Callable[[], P], port: int) -> tuple[asyncio.Transport, P]:
         """A connection to what listens on `port` there; while the service reloads, wait for up to its `hold`.
 
-        A `Follower` is told of its process. OSError (or a RemoteError) when it does not come, or there is nothing to
-        wait for.
+        OSError (or a RemoteError) when it does not come, or there is nothing to wait for.
         """
 
     @property

@@ -6,10 +6,8 @@ import asyncio
 import socket
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from devloop.attach.seam import Follower
 from devloop.datagrams import DatagramClient, DatagramFlow
 from devloop.errors import DevloopError
 from devloop.net.listeners import Listener
@@ -86,24 +84,6 @@ class _Ear:
         return deaf
 
 
-@dataclass(frozen=True, slots=True)
-class _Process:
-    """The one that a connection leads to: see `devloop.attach.seam.Process`."""
-
-    ports: Ports
-    port: int
-    source: int
-    generation: int
-
-    @property
-    def ending(self) -> bool:
-        return self.ports.ending(self.generation)
-
-    @property
-    def never_accepted(self) -> bool:
-        return self.ports.never_accepted(self.port, self.source, self.generation)
-
-
 class Local:
     """One service as its traffic sees it: `devloop.attach.LocalEnd`."""
 
@@ -134,15 +114,11 @@ class Local:
             await self._handing_over.wait()  # its caller knows for how long
             raise ConnectionRefusedError("its workload runs again")
         assert sock is not None
-        source, generation = sock.getsockname()[1], found.generation
         try:
-            transport, protocol = await asyncio.get_running_loop().create_connection(factory, sock=sock)
+            return await asyncio.get_running_loop().create_connection(factory, sock=sock)
         except BaseException:
             sock.close()
             raise
-        if isinstance(protocol, Follower):
-            protocol.process = _Process(found, port, source, generation)
-        return transport, protocol
 
     async def _open(self, ports: Ports, port: int) -> socket.socket:
         if port in self.deaf:

@@ -265,7 +265,7 @@ class Publisher:
 
     def may_repeat(self, port: int, relay: Relay) -> bool:
         """Whether a connection that was lost without an answer goes to the new process, or wherever the service is."""
-        if isinstance(relay.target.note, int) and not self.ending(relay.target.note):
+        if self._gate is Gate.OPEN and relay.target.note == self.generation:
             return False  # the process that is there has ended it
         if repeatable(relay.early):
             return True
@@ -273,17 +273,6 @@ class Publisher:
         # order was accepted after all, between the look at the queue and the old process' end.
         source = relay.target.transport.get_extra_info("sockname")
         return relay.target.broken and source is not None and (port, source[1]) in self._unaccepted
-
-    def ending(self, generation: int) -> bool:
-        """Whether that process of the service is about to end, or has been replaced."""
-        return self._gate is not Gate.OPEN or generation != self.generation
-
-    def never_accepted(self, port: int, source: int, generation: int) -> bool:
-        """Whether that process had not accepted the connection from the port `source` when it was asked to end.
-
-        It may have accepted it after that; then it ends in good order, or there is an answer.
-        """
-        return self.ending(generation) and (port, source) in self._unaccepted
 
     # Datagrams
 

@@ -169,12 +169,6 @@ class Ports(Protocol):
     def may_repeat(self, port: int, relay: Relay) -> bool:
         """Whether a connection that was lost unanswered goes to the service's new process."""
 
-    def ending(self, generation: int) -> bool:
-        """Whether that process of the service is about to end, or has been replaced."""
-
-    def never_accepted(self, port: int, source: int, generation: int) -> bool:
-        """Whether that process had not accepted the connection from the port `source` when it was asked to end."""
-
     def served(self) -> None:
         """The process that runs now has answered a connection."""
 

@@ -51,12 +51,6 @@ class Here:
     def may_repeat(self, port: int, relay: Relay) -> bool:
         return False
 
-    def ending(self, generation: int) -> bool:
-        return False
-
-    def never_accepted(self, port: int, source: int, generation: int) -> bool:
-        return False
-
     def served(self) -> None:
         """Nobody wants to know."""
 

@@ -116,9 +116,9 @@ def test_only_a_whole_request_is_followed_by_another(cuts: list[int], body: byte
 def test_what_may_be_repeated() -> None:
     assert after(GET).repeatable and not after(POST).repeatable
     kept = after(POST)
-    assert kept.kept == POST
+    assert (kept.kept, kept.pieces) == (POST, 1)
     kept.asked(b"ab")
-    assert kept.kept == POST + b"ab"
+    assert (kept.kept, kept.pieces) == (POST + b"ab", 2)
     kept.asked(b"x" * KEPT_BYTES)
     assert kept.kept is None
 

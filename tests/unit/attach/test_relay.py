@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
@@ -162,44 +161,17 @@ async def test_one_that_may_not_be_is_answered_and_given_to_nobody() -> None:
     assert (rig.envoy.sent, rig.envoy.done) == (LOST, ["close"])
 
 
-@dataclass
-class Process:
-    """See `devloop.attach.seam.Process`."""
-
-    ending: bool = True
-    never_accepted: bool = False
-
-
-@pytest.mark.parametrize("pieces", [[POST], [POST[:-1], POST[-1:]]])
-async def test_one_that_was_never_accepted_is_given_to_the_next_process(pieces: list[bytes]) -> None:
-    rig = await Rig.open(pieces[0])
-    for piece in pieces[1:]:
-        rig.far.data_received(piece)
-    rig.processes[-1][1].process = Process(never_accepted=True)
+async def test_one_that_was_never_read_is_given_to_the_next_process() -> None:
+    rig = await Rig.open(POST)
     rig.ends(ConnectionResetError())
     await rig.settle()
     assert [wire.sent for wire, _ in rig.processes] == [POST, POST]
-
-
-@pytest.mark.parametrize("process", [None, Process(), Process(never_accepted=True)])
-async def test_one_that_may_have_been_read_in_part_is_not(process: Process | None) -> None:
-    rig = await Rig.open(POST)
-    rig.processes[-1][1].process = process
-    accepted_after_all = process is not None and process.never_accepted
-    rig.ends(None if accepted_after_all else ConnectionResetError())  # the kernel resets what nobody has accepted
-    await rig.settle()
-    assert (len(rig.processes), rig.envoy.sent) == (1, LOST)
-
-
-async def test_a_process_that_is_about_to_end_is_given_nothing_new() -> None:
-    rig = await Rig.open(GET)
-    near = rig.processes[-1][1]
-    rig.far.answered(near, OK)
-    near.process = Process(ending=True)
-    rig.far.data_received(POST)
-    await rig.settle()
-    assert [wire.sent for wire, _ in rig.processes] == [GET, POST]
-    assert rig.processes[0][0].done == ["close"]
+    # In two pieces, the first of which may have been read.
+    other = await Rig.open(POST[:-1])
+    other.far.data_received(POST[-1:])
+    other.ends(ConnectionResetError())
+    await other.settle()
+    assert other.envoy.sent == LOST
 
 
 async def test_a_request_that_kills_every_process_ends() -> None:
@@ -389,14 +361,10 @@ async def test_http2_ends_with_its_process_and_says_which_requests_it_was_given(
     assert len(rig.processes) == 1
 
 
-@pytest.mark.parametrize("accepted", [False, True])
-async def test_http2_that_no_process_has_accepted_is_refused_as_a_whole(accepted: bool) -> None:
+async def test_http2_that_no_process_has_read_is_refused_as_a_whole() -> None:
     rig = await Rig.open(PREFACE + HEADERS)
-    rig.processes[-1][1].process = Process(never_accepted=not accepted)
     rig.ends(ConnectionResetError())
-    # What was accepted may have been read in part, whatever the kernel says of the rest.
-    said = goaway(1) + frame(3, 0, 1, (2).to_bytes(4, "big")) if accepted else goaway(0)
-    assert (rig.envoy.sent, rig.envoy.done) == (frame(4, 0, 0) + said, [])
+    assert (rig.envoy.sent, rig.envoy.done) == (frame(4, 0, 0) + goaway(0), [])
 
 
 async def test_http2_that_ends_within_a_frame_is_cut() -> None:

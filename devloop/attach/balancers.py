@@ -13,12 +13,12 @@ Services that is true of is written where the cloud's own controllers write it:
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from devloop.agent.objects import Document
 from devloop.remote.kubernetes.api import Api, ApiError
+from devloop.remote.said import json_of
 
 NEG = "cloud.google.com/neg"
 NEG_STATUS = "cloud.google.com/neg-status"
@@ -85,7 +85,6 @@ def told(owned: Document, pods: Iterable[Document], bound: Iterable[Document]) -
 
 def _object(text: object) -> Mapping[str, Any]:
     try:
-        found = json.loads(text) if isinstance(text, str) else {}
-    except (ValueError, RecursionError):
+        return json_of(text) if isinstance(text, str) else {}
+    except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
